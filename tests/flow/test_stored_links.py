@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
@@ -59,7 +59,7 @@ class Place:
 
 
 def stored(directory: Path, **tables: dict[str, object]) -> dict[str, dict[str, object]]:
-    return {"storage": {"url": directory.as_uri()}, "images": {"links": "gateway"}} | tables
+    return {"storage": {"url": directory.as_uri()}, "images": {"links": "gateway"}, **tables}
 
 
 @pytest.fixture(scope="module")
@@ -337,9 +337,9 @@ def test_a_model_may_have_other_links_than_the_rest(
     redis_url: str, simulator: Simulator, tmp_path: Path, stack: ExitStack
 ) -> None:
     configured = document(redis_url, upstream("sim", "minimax", simulator.url), **stored(tmp_path))
-    [model] = configured["models"]  # type: ignore[misc]
-    other: dict[str, Any] = dict(model, id="plain", aliases=[], links="provider")  # type: ignore[call-overload]
-    gateway = stack.enter_context(gatewaying(configured | {"models": [model, other]}))
+    models = cast("list[dict[str, object]]", configured["models"])
+    models.append(models[0] | {"id": "plain", "aliases": [], "links": "provider"})
+    gateway = stack.enter_context(gatewaying(configured))
     starts = {"image-01": gateway.url, "plain": simulator.url}
     for name, start in starts.items():
         answer = gateway.generate(prompt="a cat", model=name, response_format="url")
