@@ -1,7 +1,9 @@
 """Files as OpenAI's SDKs send them: uploaded in any order of parts, listed, read by ranges and deleted."""
 
 import io
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.support.forms import BOUNDARY, form, part
 from tests.support.harness import (
     REDIS_BINARIES,
     Gateway,
+    MakeGateway,
     document,
     gatewaying,
     new_key,
@@ -24,6 +27,7 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.memory import MB, held
+from tests.support.strangers import connected, replies
 
 PURPOSE: Final = part("purpose", b"batch")
 LINES: Final = b'{"custom_id": "a"}\nnot JSON at all\n'
@@ -247,3 +251,159 @@ def test_a_wrong_upload_is_refused_and_leaves_nothing(place: Place, kind: str) -
     answer = place.gateway.post("/v1/files", body, content_type=f"multipart/form-data; boundary={BOUNDARY}")
     assert (status, param) == (answer.status_code, answer.json()["error"]["param"]), answer.text
     wait_until(lambda: not place.objects() and place.counted_bytes() == 0, "nothing is left")
+
+
+def test_a_repeated_upload_gets_the_file_of_the_first(place: Place) -> None:
+    first = place.send(PURPOSE, file(), idempotency_key="k1")
+    again = place.send(file(), PURPOSE, idempotency_key='"k1"')
+    assert first.json() == again.json()
+    assert ("true", None) == (again.headers["x-imagegate-replayed"], first.headers.get("x-imagegate-replayed"))
+    for other in ((PURPOSE, file(b"other")), (PURPOSE, file(file_name="c")), (PURPOSE, *expiry("3600"), file())):
+        refused = place.send(*other, idempotency_key="k1")
+        assert (422, "idempotency_key_reused") == (refused.status_code, refused.json()["error"]["code"])
+    assert 1 == len(place.objects())
+    place.client().files.delete(first.json()["id"])
+    assert first.json()["id"] != place.send(PURPOSE, file(b"other"), idempotency_key="k1").json()["id"]
+    malformed = place.send(PURPOSE, file(), idempotency_key="k" * 256)
+    assert (400, "idempotency-key") == (malformed.status_code, malformed.json()["error"]["param"])
+
+
+def test_uploads_with_one_key_at_once_make_one_file(place: Place) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        sent = [threads.submit(place.send, PURPOSE, file(b"x" * 9 * MB), idempotency_key="k2") for _ in range(4)]
+        answers = [each.result() for each in sent]
+    assert {200} == {answer.status_code for answer in answers}
+    assert 1 == len({answer.json()["id"] for answer in answers})
+    assert (2, 9 * MB) == (len(place.objects()), place.counted_bytes())
+
+
+def test_a_tenant_has_a_limited_number_of_files(place: Place) -> None:
+    made = [place.upload()["id"] for _ in range(5)]
+    refused = place.send(PURPOSE, file())
+    assert (429, "rate_limit_exceeded", "false") == (
+        refused.status_code,
+        refused.json()["error"]["code"],
+        refused.headers["x-should-retry"],
+    )
+    assert "5 files" in refused.json()["error"]["message"]
+    place.client().files.delete(made[0])
+    place.upload()
+
+
+def test_the_bytes_of_files_count_in_the_quota_of_the_tenant(place: Place) -> None:
+    place.gateway.admin("PATCH", "/tenants/acme", {"storage_bytes": 10 * MB})
+    try:
+        made = place.upload(b"x" * 9 * MB)["id"]
+        for size_bytes in (2 * MB, 9 * MB):  # refused at the end, and at the first stored part
+            refused = place.send(PURPOSE, file(b"x" * size_bytes))
+            assert (429, "insufficient_quota") == (refused.status_code, refused.json()["error"]["code"])
+        assert (9 * MB, 2) == (place.counted_bytes(), len(place.objects()))
+        place.client().files.delete(made)
+        assert 9 * MB == place.upload(b"x" * 9 * MB)["bytes"]
+    finally:
+        place.gateway.admin("PATCH", "/tenants/acme", {"storage_bytes": None})
+
+
+def test_an_upload_counts_as_a_request_and_is_refused_before_its_body(place: Place) -> None:
+    key = new_key(place.gateway.url, "slow", limits={"requests_per_minute": 2})
+    gateway = Gateway(place.gateway.url, key)
+    slow = Place(gateway, place.directory, place.redis_url)
+    made = slow.send(PURPOSE, file())
+    assert ("2", "1") == (made.headers["x-ratelimit-limit-requests"], made.headers["x-ratelimit-remaining-requests"])
+    assert 400 == slow.send(file()).status_code
+    with connected(gateway.url) as client:
+        client.sendall(begin(gateway, 10 * MB))
+        (reply,) = replies(client.recv(65536))
+    assert (429, "rate_limit_exceeded") == (reply.status, reply.code)
+    assert 200 == gateway.get("/v1/files").status_code
+    slow.client().files.delete(made.json()["id"])
+
+
+def begin(gateway: Gateway, length: int, body: bytes = b"") -> bytes:
+    head = f"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.api_key}\r\n"
+    kind = f"content-type: multipart/form-data; boundary={BOUNDARY}\r\n"
+    return f"{head}{kind}content-length: {length}\r\n\r\n".encode() + body
+
+
+def test_a_client_that_disconnects_in_an_upload_leaves_nothing(place: Place) -> None:
+    body = form(PURPOSE, file(b"x" * 17 * MB))
+    for at in (10, 9 * MB, len(body) - 1):
+        with connected(place.gateway.url) as client:
+            client.sendall(begin(place.gateway, len(body), body[:at]))
+            if at > 8 * MB:
+                wait_until(lambda: bool(place.objects()), "a part is stored")
+        wait_until(lambda: not place.objects() and place.counted_bytes() == 0, "nothing is left")
+
+
+def test_addresses_and_keys_of_azures_clients_work(place: Place) -> None:
+    client = openai.AzureOpenAI(
+        base_url=f"{place.gateway.url}/openai", api_key=place.gateway.api_key, api_version="2024-10-21", max_retries=0
+    )
+    made = client.files.create(file=("lines.jsonl", LINES), purpose="batch")
+    assert [made.id] == [found.id for found in client.files.list(limit=1)]
+    assert LINES == client.files.content(made.id).content
+
+
+def test_requests_without_a_key_are_refused(place: Place) -> None:
+    for method, path in (
+        ("POST", ""),
+        ("GET", ""),
+        ("GET", "/file-x"),
+        ("DELETE", "/file-x"),
+        ("GET", "/file-x/content"),
+    ):
+        answer = httpx.request(method, f"{place.gateway.base_url}/files{path}", verify=False)
+        assert 401 == answer.status_code
+
+
+def test_pages_of_browsers_may_delete_files(place: Place) -> None:
+    asked = {"origin": "https://a.example", "access-control-request-method": "DELETE"}
+    answer = httpx.options(f"{place.gateway.base_url}/files/file-x", headers=asked, verify=False)
+    assert 200 == answer.status_code
+
+
+def test_files_of_a_deleted_tenant_are_gone(place: Place) -> None:
+    client = place.client("gone")
+    client.files.create(file=("lines.jsonl", LINES), purpose="batch")
+    place.gateway.admin("DELETE", "/tenants/gone")
+    place.gateway.admin("PATCH", "/tenants/gone", {"disabled": False})
+    assert [] == list(client.files.list())
+    for found in place.objects():  # the reaper's next round deletes it
+        found.unlink()
+
+
+def test_without_a_storage_there_are_no_files(gateway: Gateway) -> None:
+    for answer in (gateway.get("/v1/files"), gateway.get("/v1/files/x/content"), gateway.post("/v1/files", b"")):
+        error = answer.json()["error"]
+        assert (404, "unknown_url") == (answer.status_code, error["code"])
+        assert "This server has no storage" in error["message"]
+
+
+def test_a_storage_that_fails_refuses_uploads_and_keeps_none(make_gateway: MakeGateway, tmp_path: Path) -> None:
+    directory = tmp_path / "storage"
+    gateway = make_gateway(storage={"url": directory.as_uri()})
+    place = Place(gateway, directory, "")
+    made = place.upload()
+    (directory / "files").rename(tmp_path / "away")
+    (directory / "files").write_text("no directory")
+    refused = place.send(PURPOSE, file())
+    assert (503, True) == (refused.status_code, "retry-after" in refused.headers)
+    assert [made] == gateway.get("/v1/files").json()["data"]
+
+
+def test_a_body_may_take_longer_than_its_timeout_while_it_makes_progress(
+    make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    gateway = make_gateway(storage={"url": tmp_path.as_uri()}, server={"body_timeout_s": 0.5})
+    body = form(PURPOSE, file(b"x" * 4 * MB))
+    with connected(gateway.url) as client:
+        client.sendall(begin(gateway, len(body)))
+        for at in range(0, len(body), MB):
+            time.sleep(0.3)
+            client.sendall(body[at : at + MB])
+        (reply,) = replies(client.recv(65536))
+        assert 200 == reply.status
+        client.sendall(begin(gateway, len(body), body[: 2 * MB]))
+        (reply,) = replies(client.recv(65536))
+        assert (408, "request_timeout") == (reply.status, reply.code)
+    wait_until(lambda: held(gateway) == 0, "no byte is left")
