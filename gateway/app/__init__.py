@@ -32,8 +32,9 @@ from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.api.stored_files import StoredFileRoutes
 from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
+from gateway.app.files import build_file_routes
 from gateway.app.reload import ReloadTargets
-from gateway.app.storage import build_file_routes, build_storage
+from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy

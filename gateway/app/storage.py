@@ -5,12 +5,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.api.authentication import TenantAuthenticator
-from gateway.api.bodies import BodyLimits
-from gateway.api.files import FileRoutes
-from gateway.api.multipart import FormLimits
-from gateway.api.shutdown import ShutdownState
-from gateway.config import Settings, SettingsError
+from gateway.config import SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.errors import GatewayError
 from gateway.generation.memory_budget import ByteBudget
@@ -25,12 +20,6 @@ from gateway.storage.quota import HOUR_S, StorageQuota, StorageTerms
 from gateway.storage.reaper import StorageReaper
 
 _REAP_EVERY_S: Final = 60.0
-_TEXTS_MAX_BYTES: Final = 16 * 1024
-"""Fields of an upload."""
-_FRAMING_BYTES: Final = 64 * 1024
-"""What a form may have besides its file: fields, boundaries and headers of parts."""
-_PROGRESS_BYTES: Final = 1024 * 1024
-"""What must arrive in each `body_timeout_s`. At 30 s, 200 MiB take at most 100 minutes."""
 _CHECK_CONTENT: Final = b"imagegate check"
 _REMEDIES: Final = {
     StorageKind.DIRECTORY: "give the gateway's user access to the directory, and check that its disk is not full",
@@ -84,20 +73,6 @@ def build_storage(config: Config, redis: Client, metrics: Metrics, budget: ByteB
     lock = LeaderLock(redis, STORAGE_LEADER, uuid.uuid4().hex, _REAP_EVERY_S)
     reaper = StorageReaper(objects, redis, lock, time.time, every_s=_REAP_EVERY_S)
     return StorageParts(objects, quota, pictures, files, reaper)
-
-
-def build_file_routes(
-    settings: Settings, storage: StorageParts | None, authenticator: TenantAuthenticator, drain: ShutdownState
-) -> FileRoutes:
-    max_bytes = settings.files.max_file_bytes
-    body = BodyLimits(
-        max_bytes + _FRAMING_BYTES,
-        settings.server.body_timeout_s,
-        content_types="'multipart/form-data'",
-        progress_bytes=_PROGRESS_BYTES,
-    )
-    limits = FormLimits(body, _TEXTS_MAX_BYTES, file_max_bytes=max_bytes, files_max=1, texts_max=16)
-    return FileRoutes(authenticator, storage.files if storage else None, limits, drain)
 
 
 async def check_storage(config: Config) -> str:
