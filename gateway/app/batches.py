@@ -65,7 +65,8 @@ def build_batches(
         send = partial(post, transport)
         webhooks = Webhooks(redis, terms.webhook.url, config.webhook_secret, send, metrics, uuid.uuid4().hex)
     drain = images.drain
-    worker = BatchWorker(store, lines, stages, metrics, lambda: drain.is_on, terms.max_concurrency, webhooks)
+    lease_s, lines_max = settings.requests.reservation_lease_s, terms.max_concurrency
+    worker = BatchWorker(store, lines, stages, metrics, lambda: drain.is_on, lines_max, webhooks, lease_s)
     forecast = BatchForecast(store, scheduler, catalog)
     routes = BatchRoutes(
         *(images.authenticator, store, files, forecast, images.options.limits, drain, worker.wake.set),

@@ -21,10 +21,9 @@ from gateway.jobs.batches import Batch, BatchStatus, BatchStore
 from gateway.jobs.webhooks import Webhooks
 from gateway.metering.reservations import PARTS
 from gateway.observability.metrics import Metrics
-from gateway.redis import Value, execute, load_script
+from gateway.redis import Value, load_script
 
 _LOG = structlog.get_logger("imagegate.batches")
-_CLAIM_S: Final = 30.0
 _TICK_S: Final = 1.0
 _TICK_MIN_S: Final = 0.05
 """Lines that end within it are replaced together."""
@@ -34,6 +33,8 @@ _LINES_MAX: Final = 256
 _MISSING_S: Final = 10.0
 """A listed batch without a record for this long was never created."""
 _CLOSE_S: Final = 5.0
+_BUG_S: Final = 30.0
+"""Pause of a line at which this program failed."""
 
 
 class _Claimed(msgspec.Struct, frozen=True):
@@ -68,11 +69,14 @@ class BatchWorker:
         is_draining: Callable[[], bool],
         tenant_lines_max: int,
         webhooks: Webhooks | None,
+        lease_s: float,
     ) -> None:
+        """A claim expires after `lease_s` without a renewal."""
         self._store, self._lines, self._stages, self._metrics = store, lines, stages, metrics
         self._is_draining, self._tenant_lines_max, self._webhooks = is_draining, tenant_lines_max, webhooks
+        self._claim_s = lease_s
         self._claim = load_script(store.redis, "jobs/claim_lines", PARTS["admit"])
-        self._end = load_script(store.redis, "jobs/end_line")
+        self._end, self._renew = (load_script(store.redis, f"jobs/{name}") for name in ("end_line", "renew_claims"))
         self._running: dict[tuple[str, int], _Running] = {}
         self._stage_tasks: dict[str, asyncio.Task[None]] = {}
         self._missing: dict[str, float] = {}
@@ -101,16 +105,13 @@ class BatchWorker:
     async def keep_claims(self) -> None:
         """Renews the claims of running lines; runs until cancelled."""
         while True:
-            await asyncio.sleep(_CLAIM_S / 4)
-            by_tenant: dict[str, dict[str, float]] = {}
-            until_ms = round((time.time() + _CLAIM_S) * 1000)
+            await asyncio.sleep(self._claim_s / 4)
+            by_tenant: dict[str, list[Value]] = {}
             for running in self._running.values():
-                member = f"{running.batch.id} {running.number}"
-                by_tenant.setdefault(running.batch.tenant, {})[member] = until_ms
+                by_tenant.setdefault(running.batch.tenant, []).append(f"{running.batch.id} {running.number}")
             for tenant, members in by_tenant.items():
-                [key] = self._store.keys(tenant, "batch_lines")
-                with suppress(GatewayError):  # another process looks at their orders first
-                    await execute(self._store.redis, self._store.redis.zadd(key, members, xx=True), object)
+                with suppress(GatewayError):  # a claim that expires makes another process look at the line's order
+                    await self._renew(self._store.keys(tenant, "batch_lines"), [round(self._claim_s * 1000), *members])
 
     async def close(self, left_s: Callable[[], float]) -> None:
         """Finishes the lines that were sent, and gives back the others. Others' processes go on with those."""
@@ -162,7 +163,7 @@ class BatchWorker:
         """Redis: one round trip, lua/claim_lines.lua."""
         names = (f"batch:{batch_id}", "batch_lines", f"batch:{batch_id}:waiting")
         wanted = min(self._tenant_lines_max, _LINES_MAX - len(self._running))
-        args: list[Value] = [batch_id, round(_CLAIM_S * 1000), wanted, self._tenant_lines_max]
+        args: list[Value] = [batch_id, round(self._claim_s * 1000), wanted, self._tenant_lines_max]
         return msgspec.json.decode(str(await self._claim(self._store.keys(tenant, *names), args)), type=_Claimed)
 
     def _leave(self, batch_id: str) -> None:
@@ -222,7 +223,7 @@ class BatchWorker:
                 end = await self._lines.run(batch, number, state, running.left)
             except Exception:  # noqa: BLE001 - a bug must not lose the line: its order decides whether it runs again
                 _LOG.exception("batch_line_failed", tenant=batch.tenant, batch=batch.id, line=number)
-                end = LineEnd("doubtful", delay_s=_CLAIM_S)
+                end = LineEnd("doubtful", delay_s=_BUG_S)
             while not await self._record(batch, number, end):  # noqa: ASYNC110 - Redis has no event
                 await asyncio.sleep(_TICK_S)
         finally:

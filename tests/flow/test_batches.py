@@ -194,8 +194,8 @@ def test_a_file_has_some_lines_and_not_too_many(place: Place, lines: list[object
 
 def test_a_create_is_refused_for_what_needs_no_reading(place: Place) -> None:
     client, other = place.client("refused"), place.client("other")
-    file_id, given = upload(client, [line("a")]), {"endpoint": ENDPOINT, "completion_window": "24h"}
-    created = given | {"input_file_id": file_id}
+    given: dict[str, Any] = {"endpoint": ENDPOINT, "completion_window": "24h"}
+    created = given | {"input_file_id": upload(client, [line("a")])}
 
     def refusal(body: dict[str, Any], sender: openai.OpenAI = client) -> tuple[int, str, str | None]:
         answer = httpx.post(
