@@ -116,7 +116,7 @@ class BatchRoutes:
     async def list_batches(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate(request)
         with self._counting_refusals(caller):
-            return await list_page(request, self.store, caller.tenant.name)
+            return await list_page(request, self.store, caller.tenant.name, describe_batch)
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a batch; lines that were sent are finished. A cancelled batch is returned as it is."""
@@ -166,14 +166,16 @@ async def _serve(handlers: Mapping[str, Handler], request: Request) -> Response:
     return await handlers["GET" if request.method == "HEAD" else request.method](request)
 
 
-async def list_page(request: Request, store: BatchStore, tenant: str) -> Response:
+async def list_page(
+    request: Request, store: BatchStore, tenant: str, describe: Callable[[Batch], dict[str, object]]
+) -> Response:
     """Renders the page of a tenant's batches that a query asks for."""
     query = QueryFields(request)
     limit, after = query.integer("limit", 1, _PAGE_MAX, _PAGE_DEFAULT), query.text("after")
     query.text(_API_VERSION)
     query.reject_unknown()
     found, has_more = await store.list_page(tenant, limit, after)
-    data = [describe_batch(batch) for batch in found]
+    data = [describe(batch) for batch in found]
     ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
     return json_response({"object": "list", "data": data, **ends, "has_more": has_more})
 

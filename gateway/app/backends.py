@@ -13,6 +13,7 @@ from starlette.routing import Route
 from gateway import __version__
 from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
+from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
@@ -30,6 +31,7 @@ from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.runner import JobPolicy, Upstreams
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
+from gateway.jobs.batches import BatchLimits, BatchStore
 from gateway.jobs.outcomes import Outcomes, StorageLimits
 from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
@@ -248,6 +250,7 @@ def build_admin(
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
         UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),
+        BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open))),
         pool,
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)

@@ -75,7 +75,9 @@ def test_what_a_killed_gateway_had_sent_is_not_bought_again(redis_url: str, tmp_
         wait_until_settled(gateways.url(1))
         total = admin(gateways.url(1), "GET", "/usage?by=batch").json()["total"]
         billed = receipts(simulator)
-    assert ("completed", 4, 8) == (batch.status, len(output), len(errors)), [(k, e["response"]) for k, e in errors.items()][-2:]
+    assert ("completed", 4, 8) == (batch.status, len(output), len(errors)), [
+        (k, e["response"]) for k, e in errors.items()
+    ][-2:]
     assert {(504, "upstream_timeout")} == {
         (entry["response"]["status_code"], entry["response"]["body"]["error"]["code"]) for entry in errors.values()
     }

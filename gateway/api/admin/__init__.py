@@ -5,6 +5,7 @@ reaches a handler.
 """
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
 
 PREFIX: Final = "/admin/v1"
-_WITH_QUERY: Final = (f"{PREFIX}/audit", f"{PREFIX}/usage")
+_WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|tenants/[^/]+/batches)")
 """These routes read their query themselves; the others have none."""
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]
@@ -106,7 +107,7 @@ class AdminApi:
             )
         if self.buckets.per_second:
             self.buckets.take(bucket)
-        if not request.url.path.startswith(_WITH_QUERY):
+        if not _WITH_QUERY.fullmatch(request.url.path):
             QueryFields(request).reject_unknown()
         with translate_change_errors() if method != "GET" else nullcontext():
             return await handlers[method](request, Actor(name, context.id))
