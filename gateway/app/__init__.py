@@ -62,6 +62,7 @@ class _Core:
         settings, redis = config.settings, backends.connect_redis(config)
         metrics = Metrics(metrics_directory, settings.metrics.max_tenant_series)
         self.settings, self.redis, self.metrics = settings, redis, metrics
+        self.gauges = PoolGauges(__version__)
         self.drain, self.budget = ShutdownState(), ByteBudget(settings.server.max_memory_bytes)
         self.body_limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
         self.ports = [
@@ -179,10 +180,12 @@ def _build_lifespan(
 def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchParts | None:
     if core.storage is None:
         return None
-    return build_batches(
+    batches = build_batches(
         *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.links),
         *(core.transports[0], core.budget, core.metrics),
     )
+    core.gauges.count_batches = batches.worker.count_open
+    return batches
 
 
 def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
@@ -280,7 +283,7 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
         for access, breaker in storage.objects.breakers.items():
             sampled[metrics.storage_breaker_open.labels(access)] = partial(getattr, breaker, "is_open")
     process = ProcessCollector(metrics, sampled, time.monotonic)
-    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, PoolGauges(__version__))
+    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, core.gauges)
     redis_health = (partial(write_refusal, redis), lambda: preflight.problems)
     routes = HealthRoutes(scrape, core.ports, core.drain, scheduler, *redis_health, time.monotonic)
     return routes, (preflight.run, process.run, return_freed_memory)

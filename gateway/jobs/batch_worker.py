@@ -6,7 +6,8 @@ which first looks at their orders (lua/claim_lines.lua).
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -41,11 +42,23 @@ class _Claimed(msgspec.Struct, frozen=True):
     """The reply of claim_lines.lua."""
 
     status: str
+    created_at: int
     in_flight: int
+    waiting: int
     is_done: bool
     is_over: bool
     is_paused: bool
     lines: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBatches:
+    """The batches that have not ended."""
+
+    by_status: Mapping[str, int]
+    lines_waiting: int
+    oldest_s: float
+    """Age of the oldest one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +94,8 @@ class BatchWorker:
         self._stage_tasks: dict[str, asyncio.Task[None]] = {}
         self._missing: dict[str, float] = {}
         self._turn = 0
+        self._seen: dict[str, _Claimed] = {}
+        """By batch ID, the last replies of the open batches."""
         self.wake = asyncio.Event()
         """Set when there may be lines to claim."""
 
@@ -127,9 +142,19 @@ class BatchWorker:
             task.cancel()
         await asyncio.gather(*tasks, *self._stage_tasks.values(), return_exceptions=True)
 
+    def count_open(self) -> OpenBatches:
+        """Counts the open batches of all tenants, as every process sees them."""
+        seen = [one for one in self._seen.values() if one.status and not BatchStatus(one.status).is_final]
+        ages_s = [time.time() - one.created_at for one in seen]
+        return OpenBatches(
+            Counter(one.status for one in seen), sum(one.waiting for one in seen), max(ages_s, default=0)
+        )
+
     async def _tick(self) -> None:
         """Looks at up to 50 open batches, in turns."""
         batches = await self._store.open_batches()
+        listed = {batch_id for _, batch_id in batches}
+        self._seen = {batch_id: seen for batch_id, seen in self._seen.items() if batch_id in listed}
         if len(batches) > _BATCHES_PER_TICK:
             self._turn = (self._turn + _BATCHES_PER_TICK) % len(batches)
             batches = (batches[self._turn :] + batches[: self._turn])[:_BATCHES_PER_TICK]
@@ -138,7 +163,7 @@ class BatchWorker:
 
     async def _tend(self, tenant: str, batch_id: str) -> None:
         """Claims lines of a batch, or takes its next step."""
-        claimed = await self._claim_lines(tenant, batch_id)
+        claimed = self._seen[batch_id] = await self._claim_lines(tenant, batch_id)
         if not claimed.status:
             await self._miss(tenant, batch_id)
             return
