@@ -9,8 +9,10 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -42,6 +44,7 @@ _PAUSE_S: Final = 60.0
 """Pause of a batch whose key cannot be used, or whose images cannot be stored."""
 
 Chunks = list[bytes | memoryview]
+_T = TypeVar("_T")
 
 
 class LineFormat(Protocol):
@@ -131,12 +134,11 @@ class LineRunner:
             return LineEnd("doubtful", delay_s=_DOUBT_S)
         except GatewayError as error:
             return self._refused(batch, number, line, context, error)
-        stored = await self._save(batch, result)
-        if stored is None:
-            text = "The images were made and charged, but could not be stored."
-            lost = self._failed(batch, number, line, context, GatewayError(ErrorCode.RESULT_NOT_KEPT, text))
+        try:
+            body = await self._store_images(batch, result, asked)
+        except GatewayError as error:
+            lost = self._failed(batch, number, line, context, error)
             return replace(lost, pause_s=_PAUSE_S, pause_reason="storage")
-        body = await self._render(batch, result, stored, asked)
         return LineEnd("completed", render_line(batch.id, number, line.custom_id, (200, context.id, body)))
 
     def _refused(
@@ -162,38 +164,34 @@ class LineRunner:
         response = (error.row.status, context.id, [body])
         return LineEnd("failed", render_line(batch.id, number, line.custom_id, response))
 
-    async def _save(self, batch: Batch, result: ImageResult) -> list[StoredPicture] | None:
-        """Stores the pictures until the output file expires; None if the storage refuses them for half a minute."""
-        keep_s = max(0, batch.expires_at - int(time.time())) + batch.output_kept_s
-        stored: list[StoredPicture] = []
-        for image in result.pictures:
-            if not isinstance(image, Base64Image):
-                continue
-            form = sniff_base64(image.base64) or Format.JPEG
-            for pause_s in (*_SAVE_AGAIN_S, 0.0):
-                if saved := await self._pictures.save(batch.tenant, image, form, keep_s):
-                    stored.append(saved)
-                    break
-                await asyncio.sleep(pause_s)
-            else:
-                return None
-        return stored
+    async def _store_images(self, batch: Batch, result: ImageResult, asked: ResponseFormat) -> Iterator[bytes]:
+        """Stores the images until the output file expires.
 
-    async def _render(
-        self, batch: Batch, result: ImageResult, stored: list[StoredPicture], asked: ResponseFormat
-    ) -> Iterator[bytes]:
-        """Renders the response's body, with links and references to the pictures as the client asked for them."""
-        with_link = asked is not ResponseFormat.BASE64
-        links = [batch.base_url + await self._sign(one) if with_link else "" for one in stored]
-        left = iter(links)
-        pictures: tuple[Picture, ...] = tuple(
-            (ImageUrl(next(left)) if asked is ResponseFormat.URL else replace(image, url=next(left)))
-            if isinstance(image, Base64Image)
-            else image
-            for image in result.pictures
-        )
-        references = map(refer, stored)
-        return (
-            next(references) if isinstance(chunk, memoryview) else chunk
-            for chunk in self._format.render(replace(result, pictures=pictures))
-        )
+        Returns: the response's body, with links and references to the images as the client asked for them.
+        Raises: GatewayError RESULT_NOT_KEPT.
+        """
+        keep_s = max(0, batch.expires_at - int(time.time())) + batch.output_kept_s
+        pictures, references = list[Picture](), list[bytes]()
+        for image in result.pictures:
+            picture: Picture = image
+            if isinstance(image, Base64Image):
+                form = sniff_base64(image.base64) or Format.JPEG
+                stored = await _insist(partial(self._pictures.save, batch.tenant, image, form, keep_s))
+                references.append(refer(stored))
+                if asked is not ResponseFormat.BASE64:
+                    url = batch.base_url + await _insist(partial(self._sign, stored))
+                    picture = ImageUrl(url) if asked is ResponseFormat.URL else replace(image, url=url)
+            pictures.append(picture)
+        left = iter(references)
+        chunks = self._format.render(replace(result, pictures=tuple(pictures)))
+        return (next(left) if isinstance(chunk, memoryview) else chunk for chunk in chunks)
+
+
+async def _insist(call: Callable[[], Awaitable[_T | None]]) -> _T:
+    """Repeats a call for an image that was paid for. Raises: GatewayError RESULT_NOT_KEPT after half a minute."""
+    for pause_s in (*_SAVE_AGAIN_S, 0.0):
+        with suppress(GatewayError):
+            if (found := await call()) is not None:
+                return found
+        await asyncio.sleep(pause_s)
+    raise GatewayError(ErrorCode.RESULT_NOT_KEPT, "The images were made and charged, but could not be stored.")
