@@ -49,14 +49,20 @@ def _read(reference: bytes) -> StoredPicture:
     return StoredPicture(name, Format(form), int(size), int(expires))
 
 
-def manifest_name(tenant: str, digest: str, stored_until: int) -> str:
-    """Returns the name of the object that holds a manifest; `digest` is the file's ID without its prefix."""
-    return object_name("files", stored_until, tag_of(tenant) + digest, ".manifest")
+def source_of(stored_until: int, token: str) -> str:
+    """Renders the source of a file: when its manifest expires, and the manifest's random name."""
+    return f"{OUTPUT}:{stored_until}:{token}"
+
+
+def manifest_name(tenant: str, source: str) -> str:
+    """Returns the name of the object that holds a manifest."""
+    _, stored_until, token = source.split(":")
+    return object_name("files", int(stored_until), tag_of(tenant) + token, ".manifest")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputRenderer:
-    """Renders manifests, as a ContentRenderer of the kind OUTPUT. The source of a file is when its manifest expires."""
+    """Renders manifests, as a ContentRenderer of the kind OUTPUT."""
 
     objects: ObjectStorage
     pictures: PictureStore
@@ -67,9 +73,8 @@ class OutputRenderer:
         A picture outside the range is not read.
         Raises: GatewayError STORAGE_UNAVAILABLE, NOT_FOUND.
         """
-        name = manifest_name(record.tenant, record.id.removeprefix("file-"), int(record.source.partition(":")[2]))
         try:
-            manifest = aiter(await self.objects.get(name))
+            manifest = aiter(await self.objects.get(manifest_name(record.tenant, record.source)))
             async for piece in self._render(manifest, start, end):
                 yield piece
         except ObjectNotFoundError:

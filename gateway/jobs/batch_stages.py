@@ -1,7 +1,7 @@
 """The steps of a batch that read or write whole files: validation at its beginning, and the files at its end.
 
-One process takes a step, with a lock that it renews. Each step can be repeated: a process that dies leaves nothing that
-the next one does not overwrite.
+One process takes a step, with a lock that it renews, so that the work is not done twice. Correctness does not depend on
+it: a step can be repeated, and two at one time have the outcome of the first.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Tenant
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.jobs.batch_input import BatchRequest, InputRules, entry_range, read_entry, read_lines, validate
-from gateway.jobs.batch_output import OUTPUT, manifest_name, render_unsent, rendered_bytes
+from gateway.jobs.batch_output import manifest_name, render_unsent, rendered_bytes, source_of
 from gateway.jobs.batches import KEPT_S, Batch, BatchStatus, BatchStore, LineError
 from gateway.jobs.files import Files
 from gateway.redis import LeaderLock, execute
@@ -176,7 +176,11 @@ class BatchStages:
         return found.ljust(batch.total // 8 + 1, b"\0")
 
     async def _write(self, batch: Batch, kind: str, lines: AsyncIterator[bytes]) -> str:
-        """Stores a file, and returns its ID: always the same, so that a repeated step makes no second one."""
+        """Stores a file, and returns its ID.
+
+        The ID is always the same and the manifest always another one: the first record remains, with its own manifest.
+        So a repeated step makes no second file, and one that is late changes nothing.
+        """
         digest = hashlib.blake2b(f"{batch.id} {kind}".encode(), digest_size=16).hexdigest()
         expires_at = int(self._clock()) + batch.output_kept_s
         stored_until, size = -(-expires_at // HOUR_S) * HOUR_S, 0
@@ -195,11 +199,11 @@ class BatchStages:
         memory = ByteAccount(self._budget, batch.tenant)
         try:
             await memory.wait_for(STREAM_HELD_BYTES)
-            name = manifest_name(batch.tenant, digest, stored_until)
-            await self._files.objects.put(name, measured(), _CONTENT_TYPE)
+            source = source_of(stored_until, uuid.uuid4().hex)
+            await self._files.objects.put(manifest_name(batch.tenant, source), measured(), _CONTENT_TYPE)
         finally:
             memory.close()
         filename = f"{batch.id}_{'output' if kind == 'output' else 'error'}.jsonl"
-        file_id, source = f"file-{digest}", f"{OUTPUT}:{stored_until}"
+        file_id = f"file-{digest}"
         await self._files.add_rendered(file_id, batch.tenant, filename, PURPOSE, size, expires_at, source)
         return file_id

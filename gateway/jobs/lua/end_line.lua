@@ -16,7 +16,9 @@ local KEPT_S, SETTLED_KEPT_S = 3 * 86400, 900
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local member = ARGV[1] .. ' ' .. ARGV[2]
-if redis.call('GETBIT', KEYS[4], ARGV[2]) == 1 then
+local status = redis.call('HGET', KEYS[1], 'status')
+local is_open = status == 'in_progress' or status == 'finalizing' or status == 'cancelling'
+if not is_open or redis.call('GETBIT', KEYS[4], ARGV[2]) == 1 then
   redis.call('ZREM', KEYS[2], member)
   redis.call('ZREM', KEYS[3], ARGV[2])
   return 0
