@@ -17,7 +17,9 @@ import redis
 from openai.types import Batch
 
 from tests.support.batching import ENDPOINT, begin, line, read, sdk, upload, wait
+from tests.support.commands import run
 from tests.support.harness import (
+    ADMIN_KEY,
     REDIS_BINARIES,
     Gateway,
     MakeGateway,
@@ -331,6 +333,28 @@ def test_the_end_of_a_batch_is_told_to_a_webhook_that_the_sdk_verifies(place: Pl
     wait_until(lambda: batch.id in [event.data.id for event in events()], "the event arrives")
     [event] = [event for event in events() if event.data.id == batch.id]
     assert ("batch.completed", "event", batch.completed_at) == (event.type, event.object, event.created_at)
+
+
+def test_operators_list_show_and_cancel_batches(place: Place) -> None:
+    client = place.client("operated", quotas={"images_per_day": 1})
+    batch = begin(client, [line("a"), line("b"), line("c", size="1x1")])
+    wait_until(lambda: place.images_of("operated") == 1, "one image is made")
+
+    def batch_command(*arguments: str) -> str:
+        done = run("batch", *arguments, IMAGEGATE_URL=place.gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
+        assert 0 == done.returncode, done.stderr
+        return done.stdout
+
+    assert batch.id in batch_command("list", "operated", "--limit", "1")
+    wait_until(lambda: "quota, until" in batch_command("show", "operated", batch.id), "it is paused")
+    assert "cancelling" in batch_command("cancel", "operated", batch.id)
+    batch = wait(client, batch)
+    assert ({"a"}, {"b", "c"}) == (set(read(client, batch.output_file_id)), set(read(client, batch.error_file_id)))
+    text = httpx.get(f"{place.gateway.url}/metrics", verify=False).text
+    assert 'imagegate_batches_ended_total{status="cancelled"}' in text
+    assert 'imagegate_batches_open{status="in_progress"}' in text
+    unknown = run("batch", "show", "operated", "x", IMAGEGATE_URL=place.gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
+    assert (1, True) == (unknown.returncode, "No batch found" in unknown.stderr)
 
 
 def test_without_a_storage_there_are_no_batches(make_gateway: MakeGateway) -> None:
