@@ -128,7 +128,7 @@ class LineRunner:
         context.batch = BatchLine(batch.id, line.custom_id)
         try:
             request, asked, context.model_name = self._format.parse(batch.endpoint, bytes(line.body), principal.tenant)
-            context.memory.note(request.job.held_bytes)
+            context.memory.take(request.job.held_bytes)
             result = await self._service.generate(principal, request, context)
         except RepeatedRequestError:
             return LineEnd("doubtful", delay_s=_DOUBT_S)
