@@ -85,7 +85,7 @@ class StorageCalls:
     ) -> None:
         """`errors` is what a call raises, besides FileNotFoundError and TimeoutError."""
         self.timeout_s = timeout_s
-        self.errors = (TimeoutError, FileNotFoundError, *errors)
+        self.errors: tuple[type[Exception], ...] = (TimeoutError, FileNotFoundError, *errors)
         self.reads = StorageBreaker(monotonic, timeout_s)
         self.writes = StorageBreaker(monotonic, timeout_s)
         self._metrics = metrics
