@@ -36,6 +36,8 @@ _CHUNK_BYTES: Final = 256 * 1024
 _PART_BYTES: Final = 8 * 1024 * 1024
 """Part of an upload, and the largest object that is sent in one request. S3 allows 10,000 parts of 5 MiB or more."""
 _PARTS_IN_FLIGHT: Final = STREAM_HELD_BYTES // _PART_BYTES - 1
+_RELEASE_S: Final = 0.2
+"""obstore holds a buffer for some milliseconds after its call has returned."""
 _DELETED_AT_ONCE: Final = 8
 """Concurrent deletions, except in S3, which deletes a page in one request."""
 
@@ -99,6 +101,13 @@ class ObjectStorage:
     @property
     def breakers(self) -> dict[str, StorageBreaker]:
         return {"read": self._calls.reads, "write": self._calls.writes}
+
+    async def close(self) -> None:
+        """Waits until obstore's threads have let go of what was written. Call last.
+
+        A thread that releases a buffer while the interpreter ends aborts the process.
+        """
+        await asyncio.sleep(_RELEASE_S)
 
     async def put(self, name: str, data: Content | AsyncIterator[bytes], content_type: str) -> None:
         """Writes an object whole or not at all. One of the same name is replaced.

@@ -238,6 +238,26 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_object_and_its_folde
     assert [] == files_of(tmp_path)
 
 
+WRITE = """
+import asyncio, sys
+from pathlib import Path
+from tests.support.storing import in_directory, opened
+
+async def write():
+    storage = opened(in_directory(Path(sys.argv[1])))
+    await storage.put("pictures/1/aa/a.jpg", b"x" * 100, "image/jpeg")
+    await storage.close()
+
+asyncio.run(write())
+"""
+
+
+def test_a_process_that_has_just_written_ends_without_an_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITE, str(tmp_path)]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [0] * 4 == [process.wait() for process in processes]
+
+
 async def test_no_call_blocks_the_event_loop(tmp_path: Path) -> None:
     storage, gaps, last = opened(in_directory(tmp_path)), list[float](), asyncio.get_running_loop().time()
 
