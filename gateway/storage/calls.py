@@ -71,9 +71,10 @@ class StorageBreaker:
 
 
 @dataclass(slots=True, eq=False)
-class SourceError:
-    """Holds what the iterator of an upload raised. It is raised again, and is no failure of the storage."""
+class Source:
+    """What is uploaded: its bytes so far, and what its iterator raised, which is no failure of the storage."""
 
+    size_bytes: int = 0
     error: Exception | None = None
 
 
@@ -98,7 +99,7 @@ class StorageCalls:
         self._monotonic = monotonic
 
     @asynccontextmanager
-    async def attempt(self, operation: Operation, source: SourceError | None = None) -> AsyncGenerator[asyncio.Timeout]:
+    async def attempt(self, operation: Operation, source: Source | None = None) -> AsyncGenerator[asyncio.Timeout]:
         """Runs one call of the storage.
 
         Raises: ObjectNotFoundError, except for PUT; GatewayError STORAGE_UNAVAILABLE.

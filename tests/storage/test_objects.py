@@ -184,6 +184,18 @@ async def test_a_download_that_stalls_is_told_to_its_reader(s3: str, tmp_path: P
     assert ErrorCode.STORAGE_UNAVAILABLE == caught.value.error_code
 
 
+async def test_a_file_that_is_deleted_while_it_is_read_is_told_to_its_reader(tmp_path: Path) -> None:
+    storage = opened(in_directory(tmp_path / "files"))
+    await storage.put("a", LARGE, "text/plain")
+    found = aiter(await storage.get("a"))
+    assert LARGE.startswith(await anext(found))
+    await storage.delete(["a"])
+    with pytest.raises(GatewayError) as caught:
+        await anext(found)
+    assert ErrorCode.STORAGE_UNAVAILABLE == caught.value.error_code
+    assert not storage.breakers["read"].is_open
+
+
 async def test_a_full_disk_fails_what_is_written_and_is_still_read(tmp_path: Path) -> None:
     storage = opened(in_directory(tmp_path / "files"))
     await storage.put("a", b"kept", "text/plain")
