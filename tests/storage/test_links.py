@@ -1,5 +1,6 @@
 """Signing keys of links: rotated, shared by all processes, and known while Redis is away."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl, urlsplit
@@ -73,6 +74,12 @@ async def test_processes_share_a_key_that_the_first_one_makes(redis_url: str) ->
         async with linking(redis_url, clock) as third:
             assert [expected] * 3 == [await opened(links, urls[0]) for links in (first, second, third)]
     assert 1 == await count_keys(redis_url)
+
+
+async def test_the_first_links_of_a_process_wait_for_the_key(redis_url: str) -> None:
+    async with linking(redis_url, Clock()) as links:
+        urls = await asyncio.gather(*(links.sign(picture()) for _ in range(9)))
+    assert 1 == len(set(urls))
 
 
 async def test_a_new_key_signs_each_week_and_the_old_ones_open_their_links(redis_url: str) -> None:
