@@ -1,6 +1,7 @@
 """Files as OpenAI's SDKs send them: uploaded in any order of parts, listed, read by ranges and deleted."""
 
 import io
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ class Place:
     redis_url: str
 
     def objects(self) -> list[Path]:
-        return [path for path in self.directory.rglob("*") if path.is_file()]
+        return [Path(folder, name) for folder, _, names in os.walk(self.directory) for name in names]
 
     def counted_bytes(self) -> int:
         """In the quota of the tenant."""
