@@ -159,8 +159,9 @@ async def test_a_content_is_rendered_while_it_is_read(redis_url: str, tmp_path: 
 
 
 async def test_a_renderer_that_fails_at_once_fails_the_call(redis_url: str, tmp_path: Path) -> None:
-    async def fail(*_: object) -> AsyncIterator[bytes]:
-        raise GatewayError(ErrorCode.STORAGE_UNAVAILABLE)
+    async def fail(record: FileRecord, start: int, end: int, /) -> AsyncIterator[bytes]:
+        if start < end:
+            raise GatewayError(ErrorCode.STORAGE_UNAVAILABLE, record.id)
         yield b""
 
     async with opened(redis_url, tmp_path) as desk:
