@@ -80,6 +80,7 @@ class SigningKeys:
             if not self._is_fresh(kid):
                 with suppress(GatewayError):
                     await self._read()
+                self._tried_s = self._monotonic()
 
     def find(self, kid: str) -> str | None:
         return self._keys.get(kid)
@@ -93,13 +94,13 @@ class SigningKeys:
 
         Redis: one round trip, and once a week another.
         """
-        week, self._tried_s = int(self._clock()) // _WEEK_S, self._monotonic()
+        week, started_s = int(self._clock()) // _WEEK_S, self._monotonic()
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.hsetnx(self._name, str(week), secrets.token_hex(32))
         pipeline.expire(self._name, _KNOWN_WEEKS * _WEEK_S)
         pipeline.hgetall(self._name)
         *_, keys = await execute(self._redis, pipeline.execute(), tuple[int, int, dict[str, str]])
-        self._keys, self._read_s = keys, self._tried_s
+        self._keys, self._read_s = keys, started_s
         if old := [kid for kid in keys if int(kid) < week - _KNOWN_WEEKS]:
             await execute(self._redis, self._redis.hdel(self._name, *old), int)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
@@ -59,7 +59,7 @@ class Place:
 
 
 def stored(directory: Path, **tables: dict[str, object]) -> dict[str, dict[str, object]]:
-    return {"storage": {"url": directory.as_uri()}, "images": {"links": "gateway"}} | tables
+    return {"storage": {"url": directory.as_uri()}, "images": {"links": "gateway"}, **tables}
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +209,14 @@ def test_a_configured_key_signs_as_documented_and_its_links_expire(
     assert (403, "link_invalid") == (old.status_code, code(old))
 
 
+def test_a_repeated_request_gets_the_same_link(place: Place) -> None:
+    body = {"prompt": "a cat", "response_format": "url"}
+    first, again = (place.first.post("/v1/images/generations", body, idempotency_key="twice") for _ in range(2))
+    assert first.json() == again.json()
+    assert 200 == fetch(again.json()["data"][0]["url"]).status_code
+    assert "true" == again.headers["x-imagegate-replayed"]
+
+
 def test_a_deleted_image_is_not_found(place: Place) -> None:
     url = place.link()
     name = urlsplit(url).path.removeprefix("/files/")
@@ -249,7 +257,7 @@ def test_the_headers_let_browsers_cache_embed_and_read_an_image(link: str, whole
         ("bytes=-50", slice(-50, None)),
         ("bytes=-99999999", slice(0, None)),
         ("bytes=0-0", slice(0, 1)),
-        ("BYTES= 7-99999999 ", slice(7, None)),
+        ("BYTES=7-99999999", slice(7, None)),
         ("bytes=0-9,20-29", None),
         ("bytes=9-0", None),
         ("bytes=-", None),
@@ -337,9 +345,9 @@ def test_a_model_may_have_other_links_than_the_rest(
     redis_url: str, simulator: Simulator, tmp_path: Path, stack: ExitStack
 ) -> None:
     configured = document(redis_url, upstream("sim", "minimax", simulator.url), **stored(tmp_path))
-    [model] = configured["models"]  # type: ignore[misc]
-    other: dict[str, Any] = dict(model, id="plain", aliases=[], links="provider")  # type: ignore[call-overload]
-    gateway = stack.enter_context(gatewaying(configured | {"models": [model, other]}))
+    models = cast("list[dict[str, object]]", configured["models"])
+    models.append(models[0] | {"id": "plain", "aliases": [], "links": "provider"})
+    gateway = stack.enter_context(gatewaying(configured))
     starts = {"image-01": gateway.url, "plain": simulator.url}
     for name, start in starts.items():
         answer = gateway.generate(prompt="a cat", model=name, response_format="url")
