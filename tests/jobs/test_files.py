@@ -14,14 +14,12 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.jobs.files import FileRecord, Files
 from gateway.jobs.uploads import PART_BYTES
-from gateway.observability.metrics import Metrics
 from gateway.redis import LeaderLock
-from gateway.storage.backends import open_backend
-from gateway.storage.calls import StorageCalls
-from gateway.storage.location import parse_location
-from gateway.storage.objects import ObjectStorage, UnsatisfiableRangeError
+from gateway.storage.location import StorageLocation
+from gateway.storage.objects import UnsatisfiableRangeError
 from gateway.storage.quota import StorageQuota, StorageTerms
 from gateway.storage.reaper import StorageReaper
+from tests.support import storing
 from tests.support.admissions import connected
 
 pytestmark = pytest.mark.anyio
@@ -54,18 +52,18 @@ class Desk:
 
 
 @asynccontextmanager
-async def opened(redis_url: str, directory: Path, max_files: int = 10) -> AsyncIterator[Desk]:
+async def opened(
+    redis_url: str, directory: Path, max_files: int = 10, location: StorageLocation | None = None
+) -> AsyncIterator[Desk]:
     async with connected(redis_url) as client:
-        metrics, backend = Metrics(), open_backend(parse_location(directory.as_uri()), 5)
-        objects = ObjectStorage(backend, StorageCalls(backend.errors, 5, metrics, time.monotonic), metrics)
+        objects = storing.opened(location or storing.in_directory(directory))
         quota, lock = StorageQuota(client, StorageTerms(24, 2**40)), LeaderLock(client, "test", "test", 60)
 
         def clock() -> float:
             return desk.now_s
 
         files = Files(client, objects, quota, max_files, clock, lambda: uuid.uuid4().hex)
-        reaper = StorageReaper(objects, client, lock, clock, every_s=60)
-        desk = Desk(files, reaper, directory, time.time())
+        desk = Desk(files, StorageReaper(objects, client, lock, clock, every_s=60), directory, time.time())
         yield desk
 
 
@@ -169,3 +167,21 @@ async def test_a_renderer_that_fails_at_once_fails_the_call(redis_url: str, tmp_
         record = await desk.files.add_rendered(f"file-{'b' * 32}", "acme", "o", "batch_output", 9, 2**31, "test:")
         with pytest.raises(GatewayError):
             await desk.files.open(record)
+
+
+@pytest.mark.slow
+async def test_a_file_in_a_bucket_is_stored_in_parts_read_and_deleted(redis_url: str, tmp_path: Path) -> None:
+    with storing.s3_server(tmp_path / "log") as url:
+        async with opened(redis_url, tmp_path, location=storing.in_bucket(url, "own/prefix")) as desk:
+            content = b"".join(bytes([index]) * PART_BYTES for index in range(3)) + b"the end"
+            upload = desk.files.begin_upload("acme", ByteAccount())
+            for at in range(0, len(content), 1_000_000):
+                await upload.append(bytearray(content[at : at + 1_000_000]))
+            record = await desk.files.add_upload(upload, "b.jsonl", "batch", HOUR_S)
+            assert content == await read(desk.files, record)
+            assert content[-PART_BYTES - 9 :] == await read(desk.files, record, -PART_BYTES - 9)
+            names = [found.name async for found in desk.files.objects.list("files")]
+            assert 4 == len(names)
+            assert {str(record.stored_until // HOUR_S)} == {name.split("/")[1] for name in names}
+            await desk.files.delete(record)
+            assert [] == [found.name async for found in desk.files.objects.list("files")]
