@@ -55,8 +55,10 @@ def build_batches(
     store = BatchStore(redis, BatchLimits(terms.max_open))
     files.renderers[OUTPUT] = OutputRenderer(storage.objects, storage.pictures)
     parser = LineParser(catalog, images.options.openai_options)
-    lines = LineRunner(store, files, storage.pictures, service, parser, authenticator.find, links.sign, budget)
     line_max_bytes = settings.server.max_minimax_body_bytes
+    lines = LineRunner(
+        *(store, files, storage.pictures, service, parser, authenticator.find, links.sign, budget, line_max_bytes)
+    )
     stages = BatchStages(
         *(store, files, authenticator.find, parser.find_model, terms.max_lines, line_max_bytes, budget, time.time)
     )

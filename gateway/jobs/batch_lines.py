@@ -8,6 +8,7 @@ nobody knows.
 import asyncio
 import time
 import uuid
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -42,6 +43,9 @@ _QUOTA_PAUSE_MAX_S: Final = 300.0
 """An operator may raise a quota at any time."""
 _PAUSE_S: Final = 60.0
 """Pause of a batch whose key cannot be used, or whose images cannot be stored."""
+
+_FILE_ID: Final = b'"file_id"'
+_WITH_FILES: Final = frozenset({"image", "images", "mask"})
 
 Chunks = list[bytes | memoryview]
 _T = TypeVar("_T")
@@ -88,6 +92,8 @@ class LineRunner:
     _sign: Callable[[StoredPicture], Awaitable[str]]
     """Returns path and query of a link to a picture."""
     _budget: ByteBudget
+    _file_max_bytes: int
+    """Limit on a file that an edit names."""
 
     async def run(self, batch: Batch, number: int, state: str, left: DisconnectEvent) -> LineEnd:
         """Runs a claimed line. `left` is set if it is to end unless it was sent.
@@ -127,7 +133,8 @@ class LineRunner:
         context.identity = OrderIdentity(Repetition.LINE, name, name)
         context.batch = BatchLine(batch.id, line.custom_id)
         try:
-            request, asked, context.model_name = self._format.parse(batch.endpoint, bytes(line.body), principal.tenant)
+            body = await self._with_files(batch.tenant, bytes(line.body), context.memory)
+            request, asked, context.model_name = self._format.parse(batch.endpoint, body, principal.tenant)
             context.memory.take(request.job.held_bytes)
             result = await self._service.generate(principal, request, context)
         except RepeatedRequestError:
@@ -140,6 +147,27 @@ class LineRunner:
             lost = self._failed(batch, number, line, context, error)
             return replace(lost, pause_s=_PAUSE_S, pause_reason="storage")
         return LineEnd("completed", render_line(batch.id, number, line.custom_id, (200, context.id, body)))
+
+    async def _with_files(self, tenant: str, body: bytes, memory: ByteAccount) -> bytes:
+        """Replaces the files that an edit names by their contents. Raises: GatewayError."""
+        if _FILE_ID not in body:
+            return body
+        fields = msgspec.json.decode(body, type=dict[str, object])
+        for name in _WITH_FILES.intersection(fields):
+            value = fields[name]
+            for reference in value if isinstance(value, list) else [value]:
+                if isinstance(reference, dict) and isinstance(reference.get("file_id"), str):
+                    content = await self._load(tenant, reference.pop("file_id"), memory)
+                    reference["image_url"] = f"data:;base64,{b64encode(content).decode()}"
+        return msgspec.json.encode(fields)
+
+    async def _load(self, tenant: str, file_id: str, memory: ByteAccount) -> bytes:
+        record = await self._files.get(tenant, file_id)
+        if record.bytes > self._file_max_bytes:
+            text = f"File '{record.id}' is too large: images of a line have at most {self._file_max_bytes} bytes."
+            raise GatewayError(ErrorCode.INVALID_VALUE, text, param="file_id")
+        memory.take(record.bytes * 4)  # its base64, and the copies in the body and in the job
+        return b"".join([bytes(chunk) async for chunk in await self._files.open(record)])
 
     def _refused(
         self, batch: Batch, number: int, line: BatchRequest, context: RequestContext, error: GatewayError

@@ -312,12 +312,19 @@ def test_batches_are_listed_by_pages_and_limited(place: Place) -> None:
         client.batches.cancel(batch.id)
 
 
-def test_edits_take_images_as_data_urls(place: Place) -> None:
-    client = place.client("edits")
+def test_edits_take_images_as_data_urls_and_files(place: Place) -> None:
+    client, other, url = place.client("edits"), place.client("edits-of-others"), "/v1/images/edits"
     data = f"data:image/png;base64,{base64.b64encode(drawn('png')).decode()}"
-    lines = [line("a", url="/v1/images/edits", images=[{"image_url": data}])]
-    batch = wait(client, begin(client, lines, "/v1/images/edits"))
-    assert {"a"} == set(read(client, batch.output_file_id)), read(client, batch.error_file_id)
+    own, foreign = (one.files.create(file=("a.png", drawn("png")), purpose="batch").id for one in (client, other))
+    lines = [
+        line("data", url=url, images=[{"image_url": data}]),
+        line("own", url=url, images=[{"file_id": own}]),
+        line("foreign", url=url, images=[{"file_id": foreign}]),
+    ]
+    batch = wait(client, begin(client, lines, url))
+    output, errors = read(client, batch.output_file_id), read(client, batch.error_file_id)
+    assert ({"data", "own"}, {"foreign"}) == (set(output), set(errors))
+    assert 404 == errors["foreign"]["response"]["status_code"]
 
 
 def test_the_end_of_a_batch_is_told_to_a_webhook_that_the_sdk_verifies(place: Place) -> None:
