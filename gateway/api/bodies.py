@@ -146,9 +146,9 @@ def too_large(limits: BodyLimits) -> GatewayError:
 
 
 def body_timeout(limits: BodyLimits) -> GatewayError:
-    return GatewayError(
-        ErrorCode.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
-    )
+    what = f"{limits.progress_bytes} bytes or the rest of the" if limits.progress_bytes else "The"
+    text = f"{what} request body did not arrive within {limits.timeout_s:.0f} seconds."
+    return GatewayError(ErrorCode.BODY_TIMEOUT, text)
 
 
 def json_response(body: dict[str, object], status: int = 200) -> Response:

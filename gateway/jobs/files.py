@@ -78,7 +78,7 @@ class Files:
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
-        """`max_files` limits the uploaded files of a tenant. `new_id` returns 32 random hexadecimal digits."""
+        """A tenant with `max_files` files may upload no more. `new_id` returns 32 random hexadecimal digits."""
         self.objects = objects
         """Where contents, and what is rendered, are stored."""
         self._quota = quota
@@ -131,7 +131,10 @@ class Files:
     async def add_rendered(
         self, file_id: str, tenant: str, filename: str, purpose: str, size_bytes: int, expires_at: int, source: str
     ) -> FileRecord:
-        """Makes a file whose content is rendered by `renderers[source.partition(":")[0]]`. Idempotent by its ID."""
+        """Makes a file whose content is rendered by `renderers[source.partition(":")[0]]`. Idempotent by its ID.
+
+        It is made however many files the tenant has: its caller bounds them.
+        """
         record = FileRecord(
             id=file_id,
             tenant=tenant,

@@ -1,5 +1,6 @@
 """Files as OpenAI's SDKs send them: uploaded in any order of parts, listed, read by ranges and deleted."""
 
+import gzip
 import io
 import os
 import time
@@ -143,7 +144,7 @@ def test_a_file_of_several_parts_is_read_by_ranges_across_them(place: Place) -> 
 
 
 def test_a_content_has_the_headers_of_a_download(place: Place) -> None:
-    made = place.upload(LINES, part("x", b"")[:0])
+    made = place.upload()
     path = f"/v1/files/{made['id']}/content"
     found = place.gateway.get(path, accept="application/binary")
     etag = found.headers["etag"]
@@ -165,6 +166,15 @@ def test_a_name_cannot_break_out_of_its_header(place: Place, name: str) -> None:
     found = place.gateway.get(f"/v1/files/{made.id}/content").headers["content-disposition"]
     assert found.startswith("attachment; filename*=utf-8''")
     assert found.isascii()
+
+
+def test_a_content_of_false_boundaries_and_a_compressed_one_are_stored_exactly(place: Place) -> None:
+    content = f"\r\n--{BOUNDARY}x\r\n--".encode() * 2000
+    body = gzip.compress(form(PURPOSE, file(content)))
+    kind = f"multipart/form-data; boundary={BOUNDARY}"
+    compressed = place.gateway.post("/v1/files", body, content_type=kind, content_encoding="gzip").json()["id"]
+    for made in (place.upload(content)["id"], compressed):
+        assert content == place.gateway.get(f"/v1/files/{made}/content").content
 
 
 def test_an_empty_file_is_one(place: Place) -> None:
@@ -242,6 +252,10 @@ REFUSED: Final[dict[str, tuple[bytes, int, str | None]]] = {
     "a text of 17 KB": (form(PURPOSE, part("colour", b"x" * 17_000), file()), 413, None),
     "no end, after a stored part": (form(PURPOSE, file(b"x" * 9 * MB))[:-4], 400, None),
     "no boundary": (b"x" * 100, 400, None),
+    "10,000 parts": (form(*(part(f"f{at}", b"x") for at in range(10_000))), 400, None),
+    "10,000 headers": (form(part("file", b"x", *(f"x{at}: y" for at in range(10_000)), file_name="a")), 400, None),
+    "a header of 1 MB": (form(part("file", b"x", "x: " + "y" * MB, file_name="a")), 400, None),
+    "a part that names another": (form(file(name='x"; name="file')), 400, "purpose"),
 }
 
 
