@@ -133,10 +133,11 @@ def _build_lifespan(
         (journal.start, scheduling.members.start, *starts),
         (
             *(*metering.background_tasks, replayer.run, scheduling.queue.listen, scheduling.queue.run_heartbeat),
-            *(core.replays.listen, scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
+            *(core.replays.held.listen, scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
         ),
         (
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
+            core.replays.held.flush,
             *(core.converter.close, journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
         ),
         {

@@ -30,6 +30,7 @@ from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.runner import JobPolicy, Upstreams
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
+from gateway.jobs.held_results import HeldResults
 from gateway.jobs.outcomes import Outcomes, StorageLimits
 from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
@@ -49,6 +50,7 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
+from gateway.storage.pictures import PictureStore
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -134,13 +136,17 @@ def build_replays(
     service: GenerationService,
     budget: ByteBudget,
     metrics: Metrics,
+    pictures: PictureStore | None,
 ) -> Replays:
+    """Without `pictures`, images in base64 are stored in Redis."""
     stored = config.settings.replays
     limits = StorageLimits(
         stored.result_retention_s, stored.max_result_bytes, stored.max_tenant_bytes, stored.max_total_bytes
     )
+    outcomes = Outcomes(redis, limits, pictures)
+    held = HeldResults(outcomes, redis, metering.repeats.channel, budget)
     terms = ReplayTerms(config.settings.requests.deadline_s, metering.repeats, stored.result_retention_s)
-    return Replays(service, Outcomes(redis, limits), redis, terms, budget, metrics, time.monotonic)
+    return Replays(service, outcomes, held, terms, metrics, time.monotonic)
 
 
 def redis_id(config: Config) -> str:

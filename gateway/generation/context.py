@@ -4,6 +4,7 @@ It needs no socket: an HTTP handler, a batch worker or a test can create one.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +40,15 @@ class GenerationRequest(Protocol):
         """Returns the targets that can serve the job, in order of preference; at least one."""
 
 
+@dataclass(frozen=True, slots=True)
+class OrderNumbers:
+    """Numbers of a response's headers. A response that is replayed has those of the first one."""
+
+    queue_ms: int
+    attempts: int
+    ignored: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class RequestContext:
     """One request. Its response headers, log line, spans and metrics are rendered from this."""
@@ -55,6 +65,10 @@ class RequestContext:
     """None: the request repeats no order, and none repeats it."""
     replayed: str = ""
     """The reason, if the outcome is that of an order which this request repeats."""
+    order: OrderNumbers | None = None
+    """The numbers of that order's response, if they are known."""
+    on_first_byte: Callable[[], object] | None = field(default=None, repr=False)
+    """Called once, when the first byte of the result has been sent. Set with the result."""
     max_wait_s: float | None = None
     """Maximum wait for an account; None applies the upstreams' own."""
     tenant: str = ""
@@ -90,3 +104,8 @@ class RequestContext:
     reservation: Reservation | None = None
     trace: Trace = field(default_factory=Trace)
     rates: Rates | None = None
+
+    @property
+    def numbers(self) -> OrderNumbers:
+        """Returns the numbers of its response's headers."""
+        return self.order or OrderNumbers(round(1000 * self.trace.queue_s), self.trace.attempts, self.ignored)
