@@ -30,6 +30,7 @@ from gateway.api.scrape import Scrape
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.app import backends
 from gateway.app.reload import ReloadTargets
+from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
@@ -41,7 +42,8 @@ from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
-from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics, ProcessCollector
+from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
+from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
 from gateway.redis.preflight import PreflightMonitor, write_refusal
 from gateway.scheduler.leases import RELEASE
@@ -73,7 +75,9 @@ class _Core:
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
-        service = GenerationService(self.metering.admission, self.upstreams, self.converter, time.monotonic)
+        self.storage = build_storage(config, redis, metrics, self.budget)
+        pictures = self.storage.pictures if self.storage else None
+        service = GenerationService(self.metering.admission, self.upstreams, self.converter, pictures, time.monotonic)
         self.replays = backends.build_replays(config, redis, self.metering, service, self.budget, metrics)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
@@ -96,11 +100,14 @@ def create_app(
     members, limits = core.scheduling.members, core.body_limits
     pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
-    admin = backends.build_admin(config, core.redis, admission, upstreams, core.catalog, limits, pool)
+    storage = core.storage
+    erase = storage.reaper.erase if storage else None
+    admin = backends.build_admin(config, core.redis, admission, upstreams, core.catalog, limits, pool, erase)
     health, samplers = _build_operations(core)
     targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
-    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading)
+    reaping = (storage.reaper.run,) if storage else ()
+    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading, *reaping)
     tenant_routes = _tenant_routes(_build_images(core, admin))
     addresses = Addresses(tenant_routes)
     app = middleware.App(
@@ -237,6 +244,9 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
         metrics.held_bytes: lambda: core.budget.held_bytes,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
+    if storage := core.storage:
+        for access, breaker in storage.objects.breakers.items():
+            sampled[metrics.storage_breaker_open.labels(access)] = partial(getattr, breaker, "is_open")
     process = ProcessCollector(metrics, sampled, time.monotonic)
     scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, PoolGauges(__version__))
     redis_health = (partial(write_refusal, redis), lambda: preflight.problems)

@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -239,8 +239,9 @@ def build_admin(
     catalog: Catalog,
     limits: BodyLimits,
     pool: PoolSection,
+    erase: Callable[[str], Awaitable[None]] | None,
 ) -> AdminParts:
-    """`upstreams` returns the names of the configured upstreams."""
+    """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored."""
     settings, clock, monotonic = config.settings, time.time, time.monotonic
     authenticator = Authenticator(
         redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
@@ -249,7 +250,7 @@ def build_admin(
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
-        TenantSection(tenants, admission, catalog, limits, clock),
+        TenantSection(tenants, admission, catalog, limits, clock, erase),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
         UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from gateway.api.admin import AdminKey, Role
 from gateway.config import upstreams as tables
-from gateway.config.schema import Settings
+from gateway.config.schema import Settings, Storage
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret
 from gateway.config.upstreams import SettingsError, Table
 from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, WaitConfig
@@ -26,12 +26,20 @@ from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 from gateway.redis import Credentials
 from gateway.scheduler.encryption import SecretBox
+from gateway.storage.location import StorageKind, StorageLocation, parse_location
 from gateway.tenants.provisioning import ProvisionedKey, ProvisionedTenant
 
 _PEPPER_MIN_CHARS: Final = 16
 """As many hexadecimal digits are 64 random bits, more than can be tried offline against a leaked hash."""
 _ENCRYPTION_KEY_MIN_CHARS: Final = 32
 """As many hexadecimal digits are 128 random bits."""
+_STORAGE_SETTINGS: Final = {
+    StorageKind.DIRECTORY: (),
+    StorageKind.S3: ("endpoint", "region", "access_key_id", "secret_access_key"),
+    StorageKind.GOOGLE: (),
+    StorageKind.AZURE: ("endpoint", "access_key_id", "secret_access_key"),
+}
+"""What a location may have besides its URL. Google's credentials come from its usual environment."""
 _T = TypeVar("_T")
 
 
@@ -50,6 +58,7 @@ class Config:
     billing: BillingRule
     journal_dir: Path | None
     journal_problem: str  # why there is no journal although it is not switched off
+    storage: StorageLocation | None = None
 
 
 def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
@@ -81,6 +90,29 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
         Credentials(redis.username, *passwords),
         BillingRule(settings.billing.charge_moderated, settings.billing.charge_unknown_outcomes),
         *_journal(settings, environ),
+        _storage(settings.storage, environ),
+    )
+
+
+def _storage(storage: Storage, environ: Mapping[str, str]) -> StorageLocation | None:
+    if storage.url is None:
+        return None
+    try:
+        location = parse_location(storage.url)
+    except ValueError as error:
+        raise SettingsError(f"storage.url: {error}") from error
+    if (storage.access_key_id is None) != (storage.secret_access_key is None):
+        raise SettingsError("storage: give access_key_id and secret_access_key, or neither to use the environment's")
+    taken = _STORAGE_SETTINGS[location.kind]
+    for name in _STORAGE_SETTINGS[StorageKind.S3]:
+        if getattr(storage, name) is not None and name not in taken:
+            raise SettingsError(f"storage.{name}: {location.kind.value}:// has no such setting; remove it")
+    key_id, secret = (
+        read_secret(source, environ, f"storage.{name}") if source else None
+        for name, source in (("access_key_id", storage.access_key_id), ("secret_access_key", storage.secret_access_key))
+    )
+    return replace(
+        location, endpoint=storage.endpoint, region=storage.region, access_key_id=key_id, secret_access_key=secret
     )
 
 
@@ -159,6 +191,7 @@ def _tenants(settings: Settings, environ: Mapping[str, str], catalog: Catalog) -
             keys.append(key)
         limits, quotas = _fields_of(entry.limits, Limits), _quotas(entry.quotas)
         tenant = Tenant(entry.name, models, entry.disabled, 0, limits, quotas, entry.weight, is_declared=True)
+        tenant = replace(tenant, keep_hours=entry.keep_hours, storage_bytes=entry.storage_bytes)
         found.append(ProvisionedTenant(tenant, tuple(keys)))
     return tuple(found)
 

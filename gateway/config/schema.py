@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.config.upstreams import ConfiguredTenant, HttpUrl, Model, Name, SecretSource, Table, Upstream
+from gateway.config.upstreams import (
+    ConfiguredTenant,
+    HttpUrl,
+    KeepHours,
+    Model,
+    Name,
+    SecretSource,
+    StorageBytes,
+    Table,
+    Upstream,
+)
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -177,6 +187,19 @@ class Replays(Table, frozen=True, kw_only=True):
     max_total_bytes: Annotated[int, Meta(ge=0)] = 128 * 1024 * 1024
 
 
+class Storage(Table, frozen=True, kw_only=True):
+    """Where pictures and files are stored, and for how long; without `url` nothing is."""
+
+    url: Annotated[str, Meta(min_length=1)] | None = None
+    keep_hours: KeepHours = 24
+    tenant_bytes: StorageBytes = 10 * 1024**3
+    timeout_s: Annotated[float, Meta(gt=0, le=300)] = 5
+    endpoint: HttpUrl | None = None
+    region: str | None = None
+    access_key_id: SecretSource | None = None
+    secret_access_key: SecretSource | None = None
+
+
 class Settings(Table, frozen=True, kw_only=True):
     """The whole configuration; config/imagegate.toml describes every setting."""
 
@@ -191,6 +214,7 @@ class Settings(Table, frozen=True, kw_only=True):
     images: Images = Images()
     requests: Requests = Requests()
     replays: Replays = Replays()
+    storage: Storage = Storage()
     pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()

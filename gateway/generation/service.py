@@ -14,6 +14,7 @@ from gateway.generation.context import GenerationRequest, RequestContext
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.runner import Upstreams
 from gateway.metering.admission import Admission
+from gateway.storage.pictures import PictureStore
 
 _SENT_AT_ONCE_BYTES: Final = 64 * 1024
 """The connection buffers this much, so a slow client cannot delay a smaller response."""
@@ -26,6 +27,8 @@ class GenerationService:
     _admission: Admission
     _upstreams: Upstreams
     _converter: ImageConverter
+    _pictures: PictureStore | None
+    """None without storage."""
     _monotonic: Callable[[], float]
 
     async def generate(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:

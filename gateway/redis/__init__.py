@@ -34,6 +34,9 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:unknown:REQUEST | string | `[replays]` | settlement: order of a request whose outcome is unknown |
 | ig3:{NAME}:outcome:ID, result:ID | strings | `[replays]` | jobs: what a repeated request gets, and its images |
 | ig3:{NAME}:results | hash | `[replays]` twice | jobs: bytes of stored images; also ig3:results, of all tenants |
+| ig3:{NAME}:stored | hash | until the last object expires | storage: hour of expiry -> bytes stored |
+| ig3:erased_tenants | set | 31 days | storage: tenants whose objects the reaper is to delete |
+| ig3:storage_leader | string | 1 round | storage: process that deletes expired objects |
 | ig3:jobs:PROCESS | channel |  | jobs: IDs of orders whose outcome the process is to store |
 | ig3:recovery_leader | string | 3 rounds | recovery: process that settles expired reservations |
 | ig3:pool:PROCESS | channel |  | scheduler: IDs of waiting requests that got a lease |
@@ -63,6 +66,7 @@ __all__ = [
     "FORMS",
     "KEY_CHECK_LEADER",
     "PREFIX",
+    "STORAGE_LEADER",
     "Client",
     "Credentials",
     "LeaderLock",
@@ -79,6 +83,7 @@ __all__ = [
 ]
 
 KEY_CHECK_LEADER: Final = "key_check_leader"
+STORAGE_LEADER: Final = "storage_leader"
 """Lock for checking unhealthy provider keys."""
 _NOT_RUN: Final = (
     CallNotStartedError,

@@ -1,6 +1,6 @@
 """`/admin/v1/tenants` and `/admin/v1/keys`: tenants, with their models, limits and quotas, and their API keys."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
@@ -9,7 +9,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.schemas import LimitsChange, Name, QuotasChange, Schema, Weight, merged, read_document, value_or
+from gateway.api.admin.schemas import (
+    KeepHours,
+    LimitsChange,
+    Name,
+    QuotasChange,
+    Schema,
+    StorageBytes,
+    Weight,
+    merged,
+    read_document,
+    value_or,
+)
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import CONFIGURATION, Actor, describe_key, describe_tenant
@@ -33,6 +44,8 @@ class _NewTenant(Schema):
     limits: LimitsChange | None = None
     quotas: QuotasChange | None = None
     models: list[str] | None = None
+    keep_hours: KeepHours | None = None
+    storage_bytes: StorageBytes | None = None
     weight: Weight = 1
     disabled: bool = False
 
@@ -43,6 +56,8 @@ class _TenantChange(Schema):
     limits: LimitsChange | UnsetType | None = UNSET
     quotas: QuotasChange | UnsetType | None = UNSET
     models: list[str] | UnsetType | None = UNSET
+    keep_hours: KeepHours | UnsetType | None = UNSET
+    storage_bytes: StorageBytes | UnsetType | None = UNSET
     weight: Weight | UnsetType = UNSET
     disabled: bool | UnsetType = UNSET
 
@@ -56,11 +71,13 @@ class TenantSection:
     catalog: Catalog
     limits: BodyLimits
     clock: Callable[[], float]
+    erase: Callable[[str], Awaitable[None]] | None
+    """Deletes the stored pictures and files of a tenant; None without storage."""
 
     def handlers(self) -> Handlers:
         return {
             "/tenants": {"GET": self.list_tenants, "POST": self.create},
-            "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.disable},
+            "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.delete},
         }
 
     async def list_tenants(self, _: Request, __: Actor) -> Response:
@@ -77,6 +94,8 @@ class TenantSection:
             merged(Quotas(), new.quotas),
             new.weight,
             disabled_by=actor.name if new.disabled else "",
+            keep_hours=new.keep_hours,
+            storage_bytes=new.storage_bytes,
         )
         return json_response(describe_tenant(await self.tenants.create(tenant, actor)), 201)
 
@@ -107,14 +126,19 @@ class TenantSection:
                 limits=merged(tenant.limits, change.limits),
                 quotas=merged(tenant.quotas, change.quotas),
                 weight=value_or(change.weight, tenant.weight),
+                keep_hours=value_or(change.keep_hours, tenant.keep_hours),
+                storage_bytes=value_or(change.storage_bytes, tenant.storage_bytes),
             )
             return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
 
         return json_response(describe_tenant(await self.tenants.update(request.path_params["name"], changed, actor)))
 
-    async def disable(self, request: Request, actor: Actor) -> Response:
+    async def delete(self, request: Request, actor: Actor) -> Response:
+        """Disables the tenant and deletes its stored pictures and files. Its records stay."""
         name = request.path_params["name"]
         after = await self.tenants.update(name, lambda tenant: _with_disabled(tenant, True, actor), actor)
+        if self.erase:
+            await self.erase(name)
         return json_response(describe_tenant(after))
 
     def _checked_models(self, models: list[str] | None) -> frozenset[str] | None:
