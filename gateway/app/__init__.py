@@ -78,7 +78,7 @@ class _Core:
         self.storage = build_storage(config, redis, metrics, self.budget)
         pictures = self.storage.pictures if self.storage else None
         service = GenerationService(self.metering.admission, self.upstreams, self.converter, pictures, time.monotonic)
-        self.replays = backends.build_replays(config, redis, self.metering, service, self.budget, metrics)
+        self.replays = backends.build_replays(config, redis, self.metering, service, self.budget, metrics, pictures)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
