@@ -88,7 +88,7 @@ def run_demo(
 
 @contextmanager
 def _data_directory(keep: str | None) -> Iterator[Path]:
-    """Yields the directory of Redis, the journal and the stored files. One that is not to be kept is deleted at the end."""
+    """Yields the directory of all data. One that is not to be kept is deleted at the end."""
     if keep is not None:
         yield Path(keep).expanduser().resolve()
     else:
