@@ -23,7 +23,8 @@ SCRAPED: Final = tuple(
     MetricSpec(f"imagegate_{name}", "gauge", text, labels)
     for name, labels, text in (
         ("pool_capacity_remaining", ("upstream",), "Requests that could be sent to an upstream now."),
-        ("queue_depth", ("upstream",), "Requests that wait for an account."),
+        ("queue_depth", ("upstream",), "Interactive requests that wait for an account."),
+        ("batch_queue_depth", ("upstream",), "Lines of batches that wait for an idle account."),
         (
             "account_capacity",
             ("upstream", "account", "resource", "bound"),
@@ -97,6 +98,7 @@ def _pool(statuses: Sequence[PoolStatus]) -> Iterator[_Sample]:
     for status in statuses:
         yield "pool_capacity_remaining", (status.upstream,), status.free
         yield "queue_depth", (status.upstream,), status.waiting
+        yield "batch_queue_depth", (status.upstream,), status.waiting_batch
         for state in KeyState:
             yield "upstream_state", (status.upstream, state.value), state is status.state
         for account in status.accounts:

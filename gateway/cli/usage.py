@@ -17,7 +17,7 @@ from gateway.cli.output import fail, print_json, print_table, printable, progres
 
 app = typer.Typer(help="Report usage, export records and verify totals.", invoke_without_command=True)
 
-_GROUPS: Final = ("day", "tenant", "model", "key")
+_GROUPS: Final = ("day", "tenant", "model", "key", "batch")
 _AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 _RARE: Final = frozenset({"withheld", "lost", "unconfirmed"})
 """Columns omitted from a table if all values are 0."""
@@ -42,7 +42,10 @@ ToOption = Annotated[
 ByOption = Annotated[
     str,
     typer.Option(
-        "--by", callback=_parse_by, metavar="GROUP", help="Group by day, tenant, model or key, or several: day,model."
+        "--by",
+        callback=_parse_by,
+        metavar="GROUP",
+        help="Group by day, tenant, model, key, batch, or several: day,model.",
     ),
 ]
 FormatOption = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Output format.")]
@@ -64,7 +67,7 @@ def report(
     admin_key: AdminKeyOption = "",
     json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
 ) -> None:
-    """Report usage by day, tenant, model or key."""
+    """Report usage by day, tenant, model, key or batch."""
     if context.invoked_subcommand is not None:
         for name in context.params:
             source = context.get_parameter_source(name)
@@ -181,6 +184,8 @@ def _decimals(row: Document) -> int:
 def _print_verification(counts: dict[str, int], differences: Sequence[Document]) -> None:
     for found in differences:
         where = f"{found.get('tenant')} {found.get('day')} key {found.get('key')} model {found.get('model')}"
+        if batch := found.get("batch"):
+            where += f" batch {batch}"
         told = f"{found.get('measure')} {found.get('sums')} in the totals, {found.get('records')} in the records"
         print(printable(f"{where}: {told}"))
     compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"

@@ -187,6 +187,12 @@ class Replays(Table, frozen=True, kw_only=True):
     max_total_bytes: Annotated[int, Meta(ge=0)] = 128 * 1024 * 1024
 
 
+class Batches(Table, frozen=True, kw_only=True):
+    """Limits on the batches of one tenant."""
+
+    max_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
+
+
 class Storage(Table, frozen=True, kw_only=True):
     """Where pictures and files are stored, and for how long; without `url` nothing is."""
 
@@ -214,6 +220,7 @@ class Settings(Table, frozen=True, kw_only=True):
     images: Images = Images()
     requests: Requests = Requests()
     replays: Replays = Replays()
+    batches: Batches = Batches()
     storage: Storage = Storage()
     pool: Pool = Pool()
     billing: Billing = Billing()

@@ -12,6 +12,8 @@ from enum import Enum
 from gateway.domain.errors import ErrorCode, ErrorSpec, Outcome
 from gateway.domain.images import Size
 
+CUSTOM_ID_CHARS = 512
+"""Limit on the `custom_id` of a batch line, which ledger records hold."""
 _MILLION = 1_000_000
 
 
@@ -136,6 +138,14 @@ class OrderIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLine:
+    """The line of a batch that a request is made for."""
+
+    batch_id: str
+    custom_id: str  # at most CUSTOM_ID_CHARS
+
+
+@dataclass(frozen=True, slots=True)
 class AdmissionRequest:
     """The reservation that a request needs."""
 
@@ -144,6 +154,7 @@ class AdmissionRequest:
     images: int
     prices: tuple[Price, ...]  # past, current and scheduled prices of the model
     identity: OrderIdentity | None = None
+    batch: BatchLine | None = None
 
     def costs(self) -> str:
         """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""

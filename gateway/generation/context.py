@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.domain.billing import OrderIdentity
+from gateway.domain.billing import BatchLine, OrderIdentity
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode
 from gateway.domain.images import ImageJob, SizeChange
@@ -63,6 +63,8 @@ class RequestContext:
     """Monotonic; None applies the operator's `deadline_s` from admission on."""
     identity: OrderIdentity | None = None
     """None: the request repeats no order, and none repeats it."""
+    batch: BatchLine | None = None
+    """None: an interactive request."""
     replayed: str = ""
     """The reason, if the outcome is that of an order which this request repeats."""
     order: OrderNumbers | None = None

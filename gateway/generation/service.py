@@ -39,7 +39,7 @@ class GenerationService:
         """
         model, job, trace = request.model, request.job, context.trace
         context.model, context.asked, context.prompt = model.id, job.count, job.prompt
-        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices, context.identity)
+        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices, context.identity, context.batch)
         transfer_id = context.transfer.hand_over() if context.transfer else ""
         passage = trace.admit = Interval(self._monotonic())
         try:

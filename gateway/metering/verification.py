@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.domain.usage import Discrepancy, Reconciliation, Sums, TenantDay, UsageFilter, UsageTotals, differences
 from gateway.metering.ledger import Ledger
-from gateway.metering.ledger_keys import read_amounts
+from gateway.metering.ledger_keys import read_amounts, read_group
 
 _RECORDS_PER_CALL: Final = 5_000
 _TENANT_DAY_COST: Final = 20
@@ -27,7 +27,7 @@ class _Reading:
     """A tenant day's sums, and the totals of its records at that time."""
 
     sums: Sums
-    counted: dict[tuple[str, str], UsageTotals]
+    counted: dict[tuple[str, str, str], UsageTotals]
     records: int = 0
     last: str | None = None
     """ID of the last record."""
@@ -106,16 +106,15 @@ class LedgerVerifier:
 
     async def _read(self, tenant_day: TenantDay) -> _Reading:
         """Reads until the sums are stable: settlements made meanwhile append records, which are read too."""
-        [sums] = await self._ledger.sums([tenant_day])
+        [sums] = await self._ledger.sums([tenant_day], by_batch=True)
         reading = _Reading(sums, {})
         for _ in range(_TRIES):
             async for entries in self._ledger.stream(tenant_day, reading.last):
                 for _, fields in entries:
-                    group = fields.get("key_id", ""), fields.get("model", "")
-                    reading.counted.setdefault(group, UsageTotals()).add(read_amounts(fields))
+                    reading.counted.setdefault(read_group(fields), UsageTotals()).add(read_amounts(fields))
                 reading.last = entries[-1][0]
                 reading.records += len(entries)
-            [sums] = await self._ledger.sums([tenant_day])
+            [sums] = await self._ledger.sums([tenant_day], by_batch=True)
             if sums == reading.sums:
                 break
             reading.sums, reading.was_still = sums, False

@@ -19,13 +19,15 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
 | ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5-minute bucket -> reservations settled in it |
 | ig3:{NAME}:open | sorted set | 40 days idle | admission: unsettled reservations by expiry |
+| ig3:{NAME}:batch_open | sorted set | 40 days idle | admission: those of `open` that are lines of batches |
 | ig3:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
 | ig3:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
 | ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: charged and reserved amounts |
 | ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: charged and reserved amounts |
-| ig3:{NAME}:key:ID:open, ... |  | as the tenant's | admission: the last four, of one API key |
+| ig3:{NAME}:key:ID:open, ... |  | as the tenant's | admission: open, batch_open, rate, day and month, of one API key |
 | ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | settlement: one entry per settled request that was sent |
 | ig3:{NAME}:sums:YYYYMMDD | hash | none | settlement: "KEYID|MEASURE|MODEL" -> integer |
+| ig3:{NAME}:batch_sums:YYYYMMDD | hash | `[ledger]` | settlement: "BATCHID|KEYID|MEASURE|MODEL" -> integer |
 | ig3:{NAME}:days | sorted set | none | settlement: days that have sums |
 | ig3:{NAME}:records_end | hash | none | settlement: day -> Unix second at which its records expire |
 | ig3:{NAME}:idempotency:HASH | hash | `[replays]` | admission: see lua/repeats.lua |

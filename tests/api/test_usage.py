@@ -99,24 +99,27 @@ def test_a_report_has_rows_and_a_total(gateway: Gateway, books: "redis.Redis") -
         ("model", [{"model": "a|b"}, {"model": "image-01"}]),
         ("key", [{"key": "k2"}, {"key": "key1"}]),
         ("key,%20model", [{"key": "k2", "model": "a|b"}, {"key": "key1", "model": "image-01"}]),
+        ("batch", [{"batch": ""}, {"batch": "batch_1"}]),
+        ("batch,key", [{"batch": "", "key": "k2"}, {"batch": "batch_1", "key": "key1"}]),
         ("tenant,day,tenant", [{"tenant": "acme", "day": "2026-07-01"}, {"tenant": "b", "day": "2026-07-28"}]),
     ],
 )
 def test_a_report_is_grouped_as_asked(
     gateway: Gateway, books: "redis.Redis", by: str, expected: list[dict[str, str]]
 ) -> None:
-    settle(books, [Settled(day=date(2026, 7, 1)), Settled(tenant="b", key="k2", model="a|b")])
+    settle(books, [Settled(day=date(2026, 7, 1), batch="batch_1"), Settled(tenant="b", key="k2", model="a|b")])
     answer = get(gateway, "/usage", f"{JULY}&by={by}")
     assert expected == [{name: row[name] for name in row if name not in COUNTS} for row in answer["data"]]
     assert list(expected[0]) == answer["by"]
 
 
-@pytest.mark.parametrize("by", ["day", "tenant", "model", "key", "day,tenant,model,key", "model,tenant"])
+@pytest.mark.parametrize("by", ["day", "tenant", "model", "key", "batch", "day,tenant,model,key", "model,tenant"])
 @pytest.mark.parametrize("limit", [1, 3, 7, 1000])
 def test_pages_together_are_the_whole_report(gateway: Gateway, books: "redis.Redis", by: str, limit: int) -> None:
     for number in range(7):
         request = Settled(tenant="ab"[number % 2], day=date(2026, 7, 1 + number), key=f"k{number % 3}", model="x" * 100)
-        settle(books, [request, replace(request, model=f"{number}|图"), replace(request, key="k9")])
+        more = replace(request, key="k9", batch=f"batch_{number}")
+        settle(books, [request, replace(request, model=f"{number}|图"), more])
     whole = get(gateway, "/usage", f"{JULY}&by={by}")
     pages = all_pages(gateway, "/usage", f"{JULY}&by={by}&limit={limit}")
     assert whole["data"] == [row for page in pages for row in page["data"]]
@@ -429,9 +432,10 @@ def test_a_request_that_was_served_is_reported_recorded_and_proved(gateway: Gate
 def test_the_documented_answers_are_the_answers(gateway: Gateway, books: "redis.Redis") -> None:
     today = datetime.now(UTC).date()
     settle(books, [*numbered(Settled(day=today), 2), Settled(day=today, outcome="not_sent", calls="")])
+    settle(books, [Settled(day=today, batch="batch_1")])
     books.hincrby(f"ig3:{{acme}}:sums:{today:%Y%m%d}", "key1|lost|image-01", 1)
     answers = {
-        "UsageReport": get(gateway, "/usage", "by=day,tenant,model,key"),
+        "UsageReport": get(gateway, "/usage", "by=day,tenant,model,key,batch"),
         "UsageRecords": get(gateway, "/usage/records"),
         "UsageVerification": get(gateway, "/usage/verify"),
     }

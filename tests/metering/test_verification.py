@@ -81,6 +81,21 @@ async def test_a_sum_that_is_off_is_found(each_redis: str, measure: str, change:
     assert Reconciliation(days=1, records=5, differences=[expected]) == found
 
 
+async def test_lines_of_batches_have_no_difference(each_redis: str) -> None:
+    async with verifying(each_redis) as (verifier, writer):
+        settle(writer, [Settled(batch="batch_1"), Settled(batch="batch_2", withheld=1), Settled(), Settled(key="k2")])
+        assert Reconciliation(days=1, records=4) == await everything(verifier)
+
+
+async def test_a_sum_of_a_batch_that_is_off_is_found_there_and_in_the_others(each_redis: str) -> None:
+    async with verifying(each_redis) as (verifier, writer):
+        settle(writer, [Settled(batch="batch_1"), Settled()])
+        writer.hincrby("ig3:{acme}:batch_sums:20260728", "batch_1|key1|delivered|image-01", 1)
+        found = await everything(verifier)
+    others, batch = (0, 1, ""), (2, 1, "batch_1")
+    assert found.differences == [Discrepancy(SHEET, "key1", "image-01", "delivered", *one) for one in (others, batch)]
+
+
 async def test_a_record_that_is_missing_is_found(each_redis: str) -> None:
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, numbered(Settled(), 2))

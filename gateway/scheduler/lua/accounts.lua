@@ -51,9 +51,25 @@ local function rate_of(a) return grown(a.record.requests_per_minute, a.load.rate
 
 local function concurrency_of(a) return grown(a.record.max_concurrency, a.load.concurrency, a.load.concurrency_at) end
 
--- Returns when it has capacity for a call of n images, as long as calls last; and when by its minute alone.
-local function room_at(a, images)
-  local log, free, missing = a.load.log, rate_of(a) - a.requests, a.images + images - a.record.images_per_minute
+-- What batch calls leave of an account's minute while interactive requests come: requests, and images for them. A paced
+-- batch would otherwise use up each minute, and the next interactive request would wait for a step of the pace.
+local function kept_of(a)
+  local LEAST = 2  -- requests of the pool that are kept, at least
+  if not is_interactive() then return 0, 0 end
+  local rate = rate_of(a)
+  local part = math.max(LEAST, setting('share_unmet')) * rate / math.max(rate, setting('capacity'))
+  local requests = math.min(math.ceil(part), math.floor(rate / 2))
+  return requests, math.min(requests * setting('interactive_n'), math.floor(a.record.images_per_minute / 2))
+end
+
+-- Returns when it has capacity for a call of n images, as long as calls last; and when by its minute alone. A call for a
+-- batch leaves what is kept.
+local function room_at(a, images, for_batch)
+  local kept, kept_images = 0, 0
+  if for_batch then kept, kept_images = kept_of(a) end
+  kept_images = math.min(kept_images, a.record.images_per_minute - images)
+  local log, free = a.load.log, rate_of(a) - a.requests - kept
+  local missing = a.images + images + kept_images - a.record.images_per_minute
   local at, span = now, window()
   for i = 1, #log, 4 do
     if free >= 1 and missing <= 0 then break end

@@ -212,8 +212,10 @@ local function dispatch()
         end
       else
         class.is_blocked = true
-        local roomy = not fits and roomiest(class, reserved)
-        if roomy then reserved[roomy] = class.n end
+        local is_batch_class = class.q == 'b'  -- it may fit, and not beside what it must leave
+        local roomy = (is_batch_class or not fits) and roomiest(class, reserved)
+        local kept_images = roomy and is_batch_class and select(2, kept_of(accounts[roomy])) or 0
+        if roomy then reserved[roomy] = math.min(class.n + kept_images, accounts[roomy].record.images_per_minute) end
       end
     end
     if granted == GRANTS_MAX then return true end

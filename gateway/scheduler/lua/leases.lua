@@ -16,7 +16,7 @@ local function set_back()
       redis.call('ZADD', K[name], now + us, member)
     end
   end
-  for _, name in ipairs({'well_since', 'keeper_until'}) do
+  for _, name in ipairs({'well_since', 'keeper_until', 'interactive_at', 'interactive_n_at'}) do
     if setting(name) > now then set_meta(name, now) end
   end
   for _, field in ipairs(redis.call('HKEYS', K.health)) do
@@ -66,6 +66,7 @@ local function give_back(id, lease, is_unsent)
   redis.call('HDEL', K.grants, id)
   redis.call('ZREM', K.leases, id)
   if lease.q then note_flow(lease.q .. ':' .. lease.o, nil, -1, 0) end
+  if setting('waiting_b') > 0 then is_freed = true end  -- a batch may wait beside concurrency that it must leave
   local a = accounts[lease.a]
   if not a then return nil end
   a.load.in_flight = math.max(0, a.load.in_flight - 1)

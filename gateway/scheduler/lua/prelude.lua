@@ -83,6 +83,9 @@ local function set_of(list)
   return found
 end
 
+-- Whether interactive requests came lately: what is idle is then not all for batches.
+local function is_interactive() return math.abs(now - setting('interactive_at')) < 5 * MINUTE end
+
 local function window() return MINUTE + setting('margin_us') end
 
 local function emit(subject, state, error_code) events[#events + 1] = {subject, state, error_code or ''} end

@@ -17,7 +17,8 @@ local FRONT = 32              -- accounts of one kind and group that a script lo
 local ROWS = SHELVES + 1      -- of the index: the images that an account lacks to SHELVES
 
 -- When an account can serve a need: a moment, `now` with key and the fields of its cooldowns; or nil, with what keeps
--- it (see key_of). `is_over`: the tenant has had its share, and takes only what the even pace lets through.
+-- it (see key_of). `is_over`: the tenant has had its share, and takes only what the even pace lets through. A need of a
+-- batch (q = 'b') leaves what is kept for interactive requests.
 local function serve_at(a, need, is_over)
   if not a.record or need.n > a.record.images_per_minute then return nil, {} end
   local key, more = key_of(a, need)
@@ -25,7 +26,7 @@ local function serve_at(a, need, is_over)
     if more.waits then return math.max(now, more.at), nil, more end
     return nil, more
   end
-  local at = room_at(a, need.n)
+  local at = room_at(a, need.n, need.q == 'b')
   if is_over then at = math.max(at, (pace_of(a))) end
   return at, key, more
 end
