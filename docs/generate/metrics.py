@@ -34,6 +34,7 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
             "of connections: process (`[server] max_connections`), address (`max_connections_per_address`), "
             "heads (their bytes)"
         ),
+        "source": "gateway; provider or none (base64 alone): the image could not be stored",
         "action": "refused: a new connection; closed: one without a request in flight",
         "version": "of the gateway",
         "le": "the upper bound of a bucket, in seconds",

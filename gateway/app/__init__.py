@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gateway import __version__
-from gateway.api import middleware, minimax
+from gateway.api import middleware, minimax, stored_files
 from gateway.api.addresses import Addresses, AddressMiddleware
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, Buckets, TenantAuthenticator
@@ -28,6 +28,7 @@ from gateway.api.pool_gauges import PoolGauges
 from gateway.api.request_log import Telemetry
 from gateway.api.scrape import Scrape
 from gateway.api.shutdown import DRAIN, ShutdownState
+from gateway.api.stored_files import StoredFileRoutes
 from gateway.app import backends
 from gateway.app.reload import ReloadTargets
 from gateway.app.storage import build_storage
@@ -38,6 +39,7 @@ from gateway.domain.images import Format
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
+from gateway.generation.result_links import ResultLinks
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
@@ -47,6 +49,7 @@ from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
 from gateway.redis.preflight import PreflightMonitor, write_refusal
 from gateway.scheduler.leases import RELEASE
+from gateway.storage.links import Links, SigningKeys
 
 
 class _Core:
@@ -76,8 +79,10 @@ class _Core:
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
         self.storage = build_storage(config, redis, metrics, self.budget)
+        self.links = Links(SigningKeys(redis, config.signing_keys, time.time, time.monotonic), time.time)
         pictures = self.storage.pictures if self.storage else None
-        service = GenerationService(self.metering.admission, self.upstreams, self.converter, pictures, time.monotonic)
+        links = ResultLinks(pictures, self.links, metrics) if pictures else None
+        service = GenerationService(self.metering.admission, self.upstreams, self.converter, links, time.monotonic)
         self.replays = backends.build_replays(config, redis, self.metering, service, self.budget, metrics, pictures)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
@@ -108,7 +113,9 @@ def create_app(
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
     tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading, *reaping)
-    tenant_routes = _tenant_routes(_build_images(core, admin))
+    pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
+    files = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)
+    tenant_routes = _tenant_routes(_build_images(core, admin), files)
     addresses = Addresses(tenant_routes)
     app = middleware.App(
         routes=[*tenant_routes, *_operators_routes(health), *admin.routes],
@@ -180,12 +187,13 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         FormLimits(replace(limits, max_bytes=server.max_form_bytes), limits.max_bytes),
         server.sse_keepalive_s,
         server.keep_alive_blanks_s,
+        server.public_url or "",
     )
     spooled = ByteBudget(server.max_spooled_bytes)
     return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain, spooled)
 
 
-def _tenant_routes(images: ImageRoutes) -> list[Route]:
+def _tenant_routes(images: ImageRoutes, files: StoredFileRoutes) -> list[Route]:
     return [
         Route("/v1/images/generations", middleware.AsgiEndpoint(images.generate), methods=["POST"]),
         Route("/v1/images/edits", middleware.AsgiEndpoint(images.edit), methods=["POST"]),
@@ -196,6 +204,7 @@ def _tenant_routes(images: ImageRoutes) -> list[Route]:
         ),
         Route("/v1/models", images.list_models),
         Route("/v1/models/{name:path}", images.get_model),
+        Route(stored_files.PATH, middleware.AsgiEndpoint(files.get), methods=["GET"]),
     ]
 
 

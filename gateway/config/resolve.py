@@ -3,7 +3,7 @@
 The server, `imagegate check` and reloads call `resolve`, so a configuration that one accepts is valid for all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -16,10 +16,11 @@ from gateway.api.admin import AdminKey, Role
 from gateway.config import upstreams as tables
 from gateway.config.schema import Settings, Storage
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret
-from gateway.config.upstreams import SettingsError, Table
-from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, WaitConfig
+from gateway.config.upstreams import SecretSource, SettingsError, Table
+from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, Secret, WaitConfig
 from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
 from gateway.domain.catalog import Capability, Catalog, Model, Target
+from gateway.domain.images import LinkSource
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
 from gateway.providers import PROVIDERS
@@ -31,8 +32,8 @@ from gateway.tenants.provisioning import ProvisionedKey, ProvisionedTenant
 
 _PEPPER_MIN_CHARS: Final = 16
 """As many hexadecimal digits are 64 random bits, more than can be tried offline against a leaked hash."""
-_ENCRYPTION_KEY_MIN_CHARS: Final = 32
-"""As many hexadecimal digits are 128 random bits."""
+_KEY_MIN_CHARS: Final = 32
+"""As many hexadecimal digits are 128 random bits. Also of a key that signs links."""
 _STORAGE_SETTINGS: Final = {
     StorageKind.DIRECTORY: (),
     StorageKind.S3: ("endpoint", "region", "access_key_id", "secret_access_key"),
@@ -59,6 +60,7 @@ class Config:
     journal_dir: Path | None
     journal_problem: str  # why there is no journal although it is not switched off
     storage: StorageLocation | None = None
+    signing_keys: tuple[str, ...] = ()  # of links, the current one first; empty: those that Redis holds
 
 
 def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
@@ -67,12 +69,8 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
     Raises: SettingsError naming the setting and the fix.
     """
     catalog, redis, pepper = _catalog(settings), settings.redis, settings.api_keys.hash_pepper
-    encryption_keys = [
-        read_strong_secret(
-            source, environ, f"pool.encryption_keys[{number}]", "an encryption key", _ENCRYPTION_KEY_MIN_CHARS
-        )
-        for number, source in enumerate(settings.pool.encryption_keys)
-    ]
+    encryption_keys = _keys(settings.pool.encryption_keys, environ, "pool.encryption_keys", "an encryption key")
+    signing_keys = _keys(settings.storage.signing_keys, environ, "storage.signing_keys", "a signing key")
     passwords = (
         read_secret(source, environ, f"redis.{name}") if source else None
         for name, source in (("password", redis.password), ("sentinel_password", redis.sentinel_password))
@@ -91,7 +89,15 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
         BillingRule(settings.billing.charge_moderated, settings.billing.charge_unknown_outcomes),
         *_journal(settings, environ),
         _storage(settings.storage, environ),
+        tuple(key.plaintext for key in signing_keys),
     )
+
+
+def _keys(sources: Sequence[SecretSource], environ: Mapping[str, str], where: str, what: str) -> list[Secret]:
+    return [
+        read_strong_secret(source, environ, f"{where}[{number}]", what, _KEY_MIN_CHARS)
+        for number, source in enumerate(sources)
+    ]
 
 
 def _storage(storage: Storage, environ: Mapping[str, str]) -> StorageLocation | None:
@@ -103,6 +109,10 @@ def _storage(storage: Storage, environ: Mapping[str, str]) -> StorageLocation | 
         raise SettingsError(f"storage.url: {error}") from error
     if (storage.access_key_id is None) != (storage.secret_access_key is None):
         raise SettingsError("storage: give access_key_id and secret_access_key, or neither to use the environment's")
+    if storage.redirect and location.kind is StorageKind.DIRECTORY:
+        raise SettingsError(
+            "storage.redirect: a directory has no links of its own; use a bucket, or remove this setting"
+        )
     taken = _STORAGE_SETTINGS[location.kind]
     for name in _STORAGE_SETTINGS[StorageKind.S3]:
         if getattr(storage, name) is not None and name not in taken:
@@ -127,8 +137,19 @@ def _catalog(settings: Settings) -> Catalog:
             Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model, model))
             for target in model.targets
         )
-        models.append(Model(model.id, model.aliases, prices, targets))
+        models.append(Model(model.id, model.aliases, prices, targets, _links(settings, model)))
     return Catalog(models)
+
+
+def _links(settings: Settings, model: tables.Model) -> LinkSource:
+    """Returns whose links a model's images have. Raises: SettingsError for the gateway's without a storage."""
+    links = model.links or settings.images.links
+    if settings.storage.url:
+        return LinkSource.GATEWAY if links == "gateway" else LinkSource.MIXED
+    if links == "gateway":
+        where = f"models '{model.id}': links" if model.links else "images.links"
+        raise SettingsError(f'{where}: "gateway" needs a storage; set [storage] url, or use "provider"')
+    return LinkSource.PROVIDER
 
 
 def _capability(upstream: tables.Upstream, name: str, model: tables.Model) -> Capability:

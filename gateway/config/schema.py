@@ -8,6 +8,7 @@ from gateway.config.upstreams import (
     ConfiguredTenant,
     HttpUrl,
     KeepHours,
+    LinkSource,
     Model,
     Name,
     SecretSource,
@@ -54,6 +55,7 @@ class Server(Table, frozen=True, kw_only=True):
     shutdown_timeout_s: Seconds = 330
     shutdown_delay_s: Annotated[float, Meta(ge=0, le=300)] = 2
     trusted_proxies: tuple[str, ...] = ()
+    public_url: HttpUrl | None = None
     auth_failures_per_minute: Annotated[int, Meta(ge=0, le=100_000)] = 60
     rejections_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 50
     tls: Tls | None = None
@@ -128,8 +130,9 @@ class Metrics(Table, frozen=True, kw_only=True):
 
 
 class Images(Table, frozen=True, kw_only=True):
-    """Behaviour of the OpenAI image endpoints."""
+    """Behaviour of the image endpoints."""
 
+    links: LinkSource = "provider"
     size_policy: Literal["nearest", "strict"] = "nearest"
     gpt_image_response_format: Literal["accept", "refuse"] = "accept"
     default_output_format: Literal["as_made", "png", "jpeg", "webp"] = "as_made"
@@ -204,6 +207,8 @@ class Storage(Table, frozen=True, kw_only=True):
     region: str | None = None
     access_key_id: SecretSource | None = None
     secret_access_key: SecretSource | None = None
+    redirect: bool = False
+    signing_keys: tuple[SecretSource, ...] = ()
 
 
 class Settings(Table, frozen=True, kw_only=True):

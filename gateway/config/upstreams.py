@@ -32,6 +32,7 @@ Price = Annotated[str, _decimal(6, "0.0035")]
 Usd = Annotated[str, _decimal(9, "50.00")]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000_000, description="an integer from 0 to 1000000000")]
 KeepHours = Annotated[int, Meta(ge=1, le=720, description="hours, from 1 to 720")]
+LinkSource = Literal["provider", "gateway"]
 StorageBytes = Annotated[int, Meta(ge=0, le=2**53, description="bytes, from 0 to 2^53")]
 KeyHash = Annotated[
     str,
@@ -127,6 +128,7 @@ class Model(Table, frozen=True, kw_only=True):
     price_per_image_usd: Price
     price_changes: tuple[PriceChange, ...] = ()
     edits: bool = True
+    links: LinkSource | None = None
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
 
 

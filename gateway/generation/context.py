@@ -61,6 +61,12 @@ class RequestContext:
     disconnected: DisconnectEvent = field(default_factory=asyncio.Event, repr=False)
     deadline_s: float | None = None
     """Monotonic; None applies the operator's `deadline_s` from admission on."""
+    base_url: str = ""
+    """Scheme, host and prefix of the gateway for its client, before the path of a link; may be empty."""
+    links: str = ""
+    """Set if an image has another link than the gateway's, which it should have: "provider", or "none"."""
+    keep_s: int | None = None
+    """Images with the gateway's links are stored for this long; None applies the tenant's time."""
     identity: OrderIdentity | None = None
     """None: the request repeats no order, and none repeats it."""
     batch: BatchLine | None = None

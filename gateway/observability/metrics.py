@@ -174,6 +174,11 @@ class Metrics:
             "format",
             "result",
         )
+        self.links = self._counters(
+            "links_total",
+            "Images whose link should be the gateway's, by the link that they have: gateway, provider or none.",
+            "source",
+        )
         self.spend_usd = self._counters("spend_usd_total", "US dollars charged; the ledger is exact.", "model", TENANT)
         self.settlements = self._counters("settlements_total", "Requests settled, by outcome.", "outcome")
         self.pending_settlements = self._gauge(

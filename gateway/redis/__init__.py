@@ -37,6 +37,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:outcome:ID, result:ID | strings | `[replays]` | jobs: what a repeated request gets, and its images |
 | ig3:{NAME}:results | hash | `[replays]` twice | jobs: bytes of stored images; also ig3:results, of all tenants |
 | ig3:{NAME}:stored | hash | until the last object expires | storage: hour of expiry -> bytes stored |
+| ig3:link_keys | hash | 8 weeks | storage: week -> key that signs links, unless configured |
 | ig3:erased_tenants | set | 31 days | storage: tenants whose objects the reaper is to delete |
 | ig3:storage_leader | string | 1 round | storage: process that deletes expired objects |
 | ig3:jobs:PROCESS | channel |  | jobs: IDs of orders whose outcome the process is to store |

@@ -38,6 +38,7 @@ class Operation(Enum):
 
     PUT = "put"
     GET = "get"
+    SIGN = "sign"
     HEAD = "head"
     LIST = "list"
     DELETE = "delete"

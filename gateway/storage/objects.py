@@ -8,9 +8,9 @@ import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.observability.metrics import Metrics
 from gateway.storage.calls import (
@@ -23,7 +23,7 @@ from gateway.storage.calls import (
 )
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult
+    from obstore import GetOptions, GetResult, SignCapableStore
     from obstore.store import ObjectStore
 
 __all__ = ["ObjectInfo", "ObjectNotFoundError", "ObjectStorage", "StoredObject", "UnsatisfiableRangeError"]
@@ -146,6 +146,16 @@ class ObjectStorage:
         async with self._calls.attempt(Operation.HEAD):
             meta = await self._store.head_async(name)
         return ObjectInfo(name, meta["size"], _etag(meta["e_tag"]), meta["last_modified"])
+
+    async def sign(self, name: str, life_s: int) -> str:
+        """Returns a URL at which a bucket serves an object to anybody for `life_s`.
+
+        Raises: GatewayError STORAGE_UNAVAILABLE, if the credentials cannot be had.
+        """
+        from obstore import sign_async  # noqa: PLC0415 - the backend has loaded it
+
+        async with self._calls.attempt(Operation.SIGN):
+            return await sign_async(cast("SignCapableStore", self._store), "GET", name, timedelta(seconds=life_s))
 
     async def delete(self, names: Iterable[str]) -> None:
         """Deletes objects; absent ones are no error. Raises: GatewayError STORAGE_UNAVAILABLE."""

@@ -98,6 +98,10 @@ class PictureStore:
         """
         return await self._objects.get(_name(picture_id, form, expires_s), start, end)
 
+    async def sign(self, picture_id: str, form: Format, expires_s: int, life_s: int) -> str:
+        """Returns the bucket's own URL of a picture for `life_s`. Raises: GatewayError STORAGE_UNAVAILABLE."""
+        return await self._objects.sign(_name(picture_id, form, expires_s), life_s)
+
     async def load_base64(self, picture: StoredPicture, memory: ByteAccount) -> memoryview:
         """Returns a picture in base64, which counts in `memory`.
 

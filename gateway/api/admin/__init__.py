@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.admin.schemas import QueryFields
-from gateway.api.auth_throttle import FailedAuthThrottle, network_of
+from gateway.api.auth_throttle import FailedAuthThrottle, network_of, secret_of
 from gateway.api.authentication import Buckets, read_authorization
 from gateway.api.bodies import context_of
 from gateway.domain.accounts import Secret
@@ -94,7 +94,7 @@ class AdminApi:
         method = "GET" if request.method == "HEAD" else request.method
         authorization, address = read_authorization(request.headers), request.client.host if request.client else ""
         check = partial(self.access.check, authorization, method)
-        name = self.throttle.check_admin(address, authorization, check)
+        name = self.throttle.check_first(address, secret_of(authorization), check)
         context, bucket = context_of(request), f"{name} {network_of(address)}"
         context.admin = name
         if wait_s := self.buckets.blocked_s(bucket):

@@ -66,6 +66,9 @@ class ErrorCode(Enum):
     )
     REQUESTS_THROTTLED = limit("requests_throttled", "Too many requests with this key. Please try again in 1 s.")
     UNKNOWN_ROUTE = caller("unknown_route", 404, "Invalid URL.", "unknown_url")
+    LINK_INVALID = caller("link_invalid", 403, "This link is not valid. Use it as it was given, without any change.")
+    LINK_EXPIRED = caller("link_expired", 403, "This link has expired, and its image is deleted.")
+    RANGE_NOT_SATISFIABLE = caller("range_not_satisfiable", 416, "The Range header begins after the end of the file.")
     HOST_NOT_ALLOWED = caller(
         "host_not_allowed",
         421,
