@@ -144,8 +144,8 @@ class RequestContextMiddleware:
             values["x-imagegate-prompt"] = "{} of {} characters".format(*context.cut_prompt)
         if context.size_change:
             values["x-imagegate-size"] = str(context.size_change)
-        if context.links:
-            values["x-imagegate-links"] = context.links
+        if numbers.links:
+            values["x-imagegate-links"] = numbers.links
         if context.missing:
             values["x-imagegate-missing"] = str(context.missing)
         if context.asked:

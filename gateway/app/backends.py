@@ -145,7 +145,8 @@ def build_replays(
     )
     outcomes = Outcomes(redis, limits, pictures)
     held = HeldResults(outcomes, redis, metering.repeats.channel, budget)
-    terms = ReplayTerms(config.settings.requests.deadline_s, metering.repeats, stored.result_retention_s)
+    keep_hours, deadline_s = config.settings.storage.keep_hours, config.settings.requests.deadline_s
+    terms = ReplayTerms(deadline_s, metering.repeats, stored.result_retention_s, keep_hours)
     return Replays(service, outcomes, held, terms, metrics, time.monotonic)
 
 

@@ -42,11 +42,12 @@ class GenerationRequest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OrderNumbers:
-    """Numbers of a response's headers. A response that is replayed has those of the first one."""
+    """What a response's headers say of its order. A response that is replayed has those of the first one."""
 
     queue_ms: int
     attempts: int
     ignored: tuple[str, ...] = ()
+    links: str = ""
 
 
 @dataclass(slots=True)
@@ -116,4 +117,5 @@ class RequestContext:
     @property
     def numbers(self) -> OrderNumbers:
         """Returns the numbers of its response's headers."""
-        return self.order or OrderNumbers(round(1000 * self.trace.queue_s), self.trace.attempts, self.ignored)
+        trace = self.trace
+        return self.order or OrderNumbers(round(1000 * trace.queue_s), trace.attempts, self.ignored, self.links)

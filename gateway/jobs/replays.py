@@ -49,6 +49,8 @@ class ReplayTerms:
     repeats: RepeatPolicy
     result_s: float
     """Results without an Idempotency-Key are stored for this long."""
+    keep_hours: int
+    """Images of links are stored for this long, unless the tenant has a time of its own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +85,9 @@ class Replays:
 
     async def _order(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
         """Runs the request as an order, and keeps its outcome for requests that repeat it."""
+        kept_s, tenant_s = self._terms.repeats.keyed_s, 3600 * (principal.tenant.keep_hours or self._terms.keep_hours)
+        if _is_keyed(context) and tenant_s < kept_s:
+            context.keep_s = round(kept_s)  # for its links, too
         try:
             result = await self._service.generate(principal, request, context)
         except GatewayError as error:
