@@ -249,12 +249,14 @@ def build_admin(
     )
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
+    key_retention_s = 3600.0 * settings.replays.key_retention_hours
+    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),
+        UsageSection(ledger, verifier, clock),
         pool,
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
