@@ -51,7 +51,7 @@ def open_objects(config: Config, metrics: Metrics) -> ObjectStorage | None:
     try:
         backend = open_backend(config.storage, timeout_s)
     except ValueError as error:
-        raise SettingsError(f"storage.url: {error}") from error
+        raise _unusable(config.storage, str(error)) from error
     return ObjectStorage(backend, StorageCalls(backend.errors, timeout_s, metrics, time.monotonic), metrics)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
 
+from gateway.storage.calls import brief
 from gateway.storage.location import StorageKind, StorageLocation
 from gateway.storage.objects import Backend
 
@@ -34,7 +35,7 @@ def open_backend(location: StorageLocation, timeout_s: float) -> Backend:
     except OSError as error:
         raise ValueError(f"{error.strerror or error}: {location.prefix}") from error
     except BaseError as error:
-        raise ValueError(str(error).strip()) from error
+        raise ValueError(brief(error)) from error
 
 
 def _directory(location: StorageLocation) -> Backend:

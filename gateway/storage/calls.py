@@ -78,6 +78,12 @@ class SourceError:
     error: Exception | None = None
 
 
+def brief(error: Exception) -> str:
+    """Returns the message of obstore's error in one line, without its dump of the error's source."""
+    message = " ".join(str(error).partition("Debug source:")[0].split())
+    return f"{type(error).__name__}: {message}"[:_DETAIL_MAX_CHARS]
+
+
 class StorageCalls:
     """The calls of one storage."""
 
@@ -86,7 +92,7 @@ class StorageCalls:
     ) -> None:
         """`errors` is what a call raises, besides FileNotFoundError and TimeoutError."""
         self.timeout_s = timeout_s
-        self.errors = (TimeoutError, FileNotFoundError, *errors)
+        self.errors: tuple[type[Exception], ...] = (TimeoutError, FileNotFoundError, *errors)
         self.reads = StorageBreaker(monotonic, timeout_s)
         self.writes = StorageBreaker(monotonic, timeout_s)
         self._metrics = metrics
@@ -125,9 +131,8 @@ class StorageCalls:
     def failure(self, operation: Operation, error: Exception) -> GatewayError:
         """Opens the breaker. Returns: the error for the caller, whose detail is for the log."""
         self._breaker(operation).note_failure()
-        detail = f"{type(error).__name__}: {error}"[:_DETAIL_MAX_CHARS]
-        if isinstance(error, TimeoutError):
-            detail = f"no response within {self.timeout_s:g} s"
+        is_timeout = isinstance(error, TimeoutError)
+        detail = f"no response within {self.timeout_s:g} s" if is_timeout else brief(error)
         _LOG.warning("storage_failed", operation=operation.value, detail=detail)
         return GatewayError(ErrorCode.STORAGE_UNAVAILABLE, f"{operation.value}: {detail}")
 

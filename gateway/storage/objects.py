@@ -109,6 +109,7 @@ class ObjectStorage:
         """
         source, written = SourceError(), self._metrics.storage_bytes.labels("written")
         async with self._calls.attempt(Operation.PUT, source) as deadline:
+            content: Content | AsyncIterator[bytes]
             if isinstance(data, AsyncIterator):
                 content, is_multipart = self._paced(data, deadline, source), True
             else:
