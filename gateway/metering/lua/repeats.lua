@@ -6,6 +6,8 @@
 --                                attempt is a member without a reservation, if the set exists
 --   BASE .. "unknown:NAME"       string: reservation ID of such a request whose outcome is unknown
 --   BASE .. "outcome:ID"         string, JSON: the outcome of an order, see jobs/outcomes.py
+-- An order's reservation has also: owner, the channel of its process; idempotency, the NAME of its key, and kept_s, its
+-- retention; or identity, the NAME of its request, and unknown_ms; and joined, the number of requests that joined it.
 -- TTL      idempotency, idempotency_keys and unknown as the identity says; orders 15 minutes, as settled reservations
 -- Clock    the server's
 --
