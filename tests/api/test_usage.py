@@ -244,7 +244,7 @@ def test_unknown_parameters_and_tenants_are_refused_by_name(gateway: Gateway, pa
 def test_an_unknown_group_is_refused_with_the_known_ones(gateway: Gateway, by: str) -> None:
     found = refused(gateway, "/usage", f"by={by.replace(';', '%3B')}")
     assert ("invalid_value", "by") == (found["code"], found["param"])
-    assert "'day', 'tenant', 'model', and 'key'" in found["message"]
+    assert "'day', 'tenant', 'model', 'key', and 'batch'" in found["message"]
 
 
 @pytest.mark.parametrize("query", ["by=", "by", "by=day&by=tenant"])
@@ -308,6 +308,8 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
                 "request_id": "req_1",
                 "tenant": "acme",
                 "key_id": "k2",
+                "batch_id": None,
+                "custom_id": None,
                 "model": "a|b",
                 "upstream": "sim,other",
                 "account": "main,second",
@@ -396,6 +398,7 @@ def test_a_verification_tells_what_it_compared_and_found(gateway: Gateway, books
         "day": str(today),
         "key": "key1",
         "model": "a|b",
+        "batch": "",
         "measure": "usd_micros",
         "sums": 3507,
         "records": 3500,

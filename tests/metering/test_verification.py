@@ -363,9 +363,9 @@ async def test_a_sheet_that_never_rests_is_busy(each_redis: str) -> None:
         settle(writer, [Settled(), Settled(tenant="b")])
         sums = verifier._ledger.sums
 
-        async def moving(sheets: list[TenantDay]) -> object:
+        async def moving(sheets: list[TenantDay], *, by_batch: bool) -> object:
             writer.hincrby(SUMS, "key1|lost|image-01", 1)
-            return await sums(sheets)
+            return await sums(sheets, by_batch=by_batch)
 
         verifier._ledger.sums = moving  # type: ignore[method-assign, assignment]
         found = await everything(verifier)

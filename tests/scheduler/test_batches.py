@@ -94,7 +94,7 @@ def test_what_a_batch_must_leave_is_given_to_it_when_a_call_ends(clocked: Clocke
     pool = declare(clocked, AccountLimits(1000, 1000, 4))
     assert use(pool, "i")
     for number in range(3):
-        pool.take(f"j{number}")
+        pool.take(f"j{number}", "i")
     pool.wait("b", "b", priority="b")
     pool.release("j0")
     assert ["b"] == pool.turn("b").get("assigned")

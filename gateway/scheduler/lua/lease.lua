@@ -95,7 +95,7 @@ local function sample()
         if at then
           found[#found + 1] = slots_of(a, kind == 'resting' and at or now)
           found.total = found.total + math.max(0, found[#found].slots[#found[#found].slots])
-          if is_over_now then found.span = found.span + select(2, pace_of(a)) end
+          if is_over_now then found.span = found.span + select(2, pace_of(a, priority == 'b')) end
         end
       end
     end
@@ -208,11 +208,11 @@ dispatch()
 local lease = lease_of(id)
 if lease and lease.g then return reply(claim(id, lease, now + lease_us, requested_us)) end
 
--- It waits if it is foreseen to be served in time; for a batch, as soon as anything is idle. A full queue takes in a
+-- It waits if it is foreseen to be served in time; for a batch until there is capacity, whenever that is. A full queue takes in a
 -- tenant that has less than its share of it, up to twice its length.
 local SOONEST = 1000000  -- a shorter wait is one for what others are given first
 local wait, reason, back = forecast()
-if wait and patience > 0 and (wait <= patience or priority == 'b') then
+if wait and patience > 0 and (wait <= patience or (priority == 'b' and reason == 'busy')) then
   local others, most = setting('waiting_' .. priority) - 1, setting('max_queue_length')
   local own = tonumber(redis.call('HGET', K.waits, flow) or 1) - 1
   local share = math.max(1, most * weight / math.max(weight, setting('weight')))

@@ -34,7 +34,9 @@ end
 local function take(found, who, until_us, is_paced)
   local a, key, fields = unpack(found)
   if is_paced then
-    a.load.paced_at, a.load.paced_n = math.min(now, math.max((pace_of(a)), now - 2 * SKEW)), who.n
+    local kind = who.q == 'b' and 'batch' or 'paced'
+    a.load[kind .. '_at'] = math.min(now, math.max((pace_of(a, who.q == 'b')), now - 2 * SKEW))
+    a.load[kind .. '_n'] = who.n
   end
   local lease = {a = a.name, k = key.name, f = key.fingerprint, n = who.n, t = now, s = add_entry(a, now, who.n),
     r = who.r, g = who.g, o = who.t, q = who.q}

@@ -12,7 +12,8 @@
 --           have over its share, vt = when it last had them, va = the weight of all flows then, r = its moment in
 --           `recent`, is_counted = whether its weight is in meta.share_weight
 --   recent  sorted set: flow -> when it last requested, got or gave back something
---   used    sorted set: flow -> moment at which its recent use is paid off: beyond a window it is over its share
+--   used    sorted set: interactive flow -> moment at which its recent use is paid off: beyond a window it is over its
+--           share
 -- meta: share_weight = weight of all recent interactive flows, share_unmet = sum of their u, over_share_due = when a
 -- call over the shares may begin next, concurrency:GROUP and in_flight:GROUP = sums of a group's usable accounts,
 -- interactive_at = when an interactive call was last requested, interactive_n = images of the largest one of a minute,
@@ -76,7 +77,7 @@ local function pay(flow, cost, weight)
     set_meta('virtual', pass)
     redis.call('ZREMRANGEBYSCORE', K.idle, '-inf', pass)
   end
-  if setting('paced') > 0 then
+  if setting('paced') > 0 and not is_batch(flow) then
     redis.call('ZREMRANGEBYSCORE', K.used, '-inf', now)
     local all = setting('weight') + (redis.call('HEXISTS', K.waits, flow) == 1 and 0 or weight)
     local share = math.max(1, setting('capacity')) * (1 - setting('paced') / 100) * weight / math.max(all, weight)
