@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
@@ -12,6 +12,7 @@ from gateway.api.admin import Role
 from gateway.config import Settings, SettingsError, from_document
 from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
+from gateway.domain.images import LinkSource
 from gateway.domain.tenants import Limits, Quotas, Tenant, digest, key_id
 from gateway.storage.location import StorageKind, StorageLocation
 from gateway.tenants.provisioning import ProvisionedTenant
@@ -307,3 +308,44 @@ def test_an_encryption_key_that_is_missing_or_can_be_guessed_is_refused_with_its
     remedy = "openssl rand -hex 32" if secret else "OLD is not set"
     with pytest.raises(SettingsError, match=rf"pool\.encryption_keys\[1\]: .*{remedy}"):
         resolved({"NEW": "new-keys" * 4, "OLD": secret}, pool=pool)
+
+
+STORED: Final = {"url": "file:///tmp/imagegate-test"}
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"images": {"links": "gateway"}}, ("images.links", "[storage] url")),
+        ({"storage": STORED | {"redirect": True}}, ("storage.redirect", "bucket")),
+        ({"storage": STORED | {"signing_keys": [{"env": "NONE"}]}}, ("storage.signing_keys[0]", "NONE")),
+    ],
+    ids=str,
+)
+def test_links_that_cannot_be_made_are_refused_with_the_remedy(
+    tables: dict[str, dict[str, object]], words: tuple[str, ...]
+) -> None:
+    settings = from_document(document("redis://localhost:1", A, **tables), {}, "gate.toml")
+    with pytest.raises(SettingsError) as refused:
+        resolve(settings, SECRETS)
+    assert [] == [word for word in words if word not in str(refused.value)]
+
+
+@pytest.mark.parametrize(
+    ("storage", "everywhere", "own", "expected"),
+    [
+        ({}, "provider", None, LinkSource.PROVIDER),
+        (STORED, "provider", None, LinkSource.MIXED),
+        (STORED, "gateway", None, LinkSource.GATEWAY),
+        (STORED, "gateway", "provider", LinkSource.MIXED),
+        (STORED, "provider", "gateway", LinkSource.GATEWAY),
+    ],
+)
+def test_a_model_has_its_own_links_or_those_of_all(
+    storage: dict[str, object], everywhere: str, own: str | None, expected: LinkSource
+) -> None:
+    described = document("redis://localhost:1", A, storage=storage, images={"links": everywhere})
+    models = cast("list[dict[str, object]]", described["models"])
+    described["models"] = [models[0] | ({"links": own} if own else {})]
+    found = resolve(from_document(described, {}, "gate.toml"), SECRETS).catalog.default.links
+    assert expected is found

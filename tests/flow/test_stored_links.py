@@ -209,6 +209,14 @@ def test_a_configured_key_signs_as_documented_and_its_links_expire(
     assert (403, "link_invalid") == (old.status_code, code(old))
 
 
+def test_a_repeated_request_gets_the_same_link(place: Place) -> None:
+    body = {"prompt": "a cat", "response_format": "url"}
+    first, again = (place.first.post("/v1/images/generations", body, idempotency_key="twice") for _ in range(2))
+    assert first.json() == again.json()
+    assert 200 == fetch(again.json()["data"][0]["url"]).status_code
+    assert "true" == again.headers["x-imagegate-replayed"]
+
+
 def test_a_deleted_image_is_not_found(place: Place) -> None:
     url = place.link()
     name = urlsplit(url).path.removeprefix("/files/")
