@@ -17,6 +17,7 @@ from gateway.domain.tracing import Trace
 from gateway.generation.memory_budget import ByteAccount
 from gateway.metering.reservations import Reservation
 from gateway.metering.transfers import Transfer
+from gateway.storage.pictures import StoredPicture
 
 
 class DisconnectEvent(Protocol):
@@ -68,6 +69,8 @@ class RequestContext:
     """Set if an image has another link than the gateway's, which it should have: "provider", or "none"."""
     keep_s: int | None = None
     """Images with the gateway's links are stored for this long; None applies the tenant's time."""
+    stored: dict[str, StoredPicture] = field(default_factory=dict, repr=False)
+    """Images of the result in the storage, by these links."""
     identity: OrderIdentity | None = None
     """None: the request repeats no order, and none repeats it."""
     batch: BatchLine | None = None

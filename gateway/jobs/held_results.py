@@ -6,6 +6,7 @@ byte budget is owed, and a sixteenth is held besides.
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -16,6 +17,7 @@ from gateway.generation.context import OrderNumbers
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.jobs.outcomes import Outcomes, StoredImage
 from gateway.redis import Client, subscribe
+from gateway.storage.pictures import StoredPicture
 
 HELD_S: Final = 10.0
 """SDKs retry within 8 s (reference/openai-images.md 6.3). The ending time of repeats.lua."""
@@ -41,6 +43,8 @@ class HeldResult:
     numbers: OrderNumbers
     kept_s: float
     """For which it is stored."""
+    stored: Mapping[str, StoredPicture] = field(default_factory=dict)
+    """Images of it that are in the storage already, by their links."""
     account: ByteAccount = field(default_factory=ByteAccount)
     is_over: bool = False
     """It was held for long enough."""
@@ -125,7 +129,7 @@ class HeldResults:
             await asyncio.sleep(pause_s)
             with suppress(GatewayError):
                 images = images or await self._outcomes.store_images(
-                    held.tenant, held.order_id, held.result.pictures, held.kept_s
+                    held.tenant, held.order_id, held.result.pictures, held.kept_s, held.stored
                 )
                 await self._outcomes.store(held.tenant, held.order_id, held.result, held.numbers, held.kept_s, images)
                 break

@@ -6,8 +6,9 @@ images: without them it is known that they were bought, and nothing is bought ag
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Final, get_type_hints
 
 import msgspec
@@ -21,6 +22,7 @@ from gateway.redis import Client, execute, load_script
 from gateway.storage.objects import ObjectNotFoundError
 from gateway.storage.pictures import PictureStore, StoredPicture
 
+_NONE: Final[Mapping[str, StoredPicture]] = MappingProxyType({})
 _FIELDS: Final = {name: kind for name, kind in get_type_hints(ImageResult).items() if name != "pictures"}
 
 
@@ -81,15 +83,21 @@ class Outcomes:
         self._take_room = load_script(redis, "jobs/take_room")
 
     async def store_images(
-        self, tenant: str, order_id: str, pictures: Sequence[Picture], kept_s: float
+        self,
+        tenant: str,
+        order_id: str,
+        pictures: Sequence[Picture],
+        kept_s: float,
+        stored: Mapping[str, StoredPicture] = _NONE,
     ) -> tuple[StoredImage, ...] | None:
         """Stores the images of a result, in the storage for `kept_s`, else in Redis if there is room.
 
+        `stored` are those in the storage already, by their links.
         Returns: None if they cannot be stored. Links count as stored.
         Redis: three round trips for images in base64 that the storage does not take.
         """
         encoded = [image for image in pictures if isinstance(image, Base64Image)]
-        if encoded and (files := await self._save(tenant, encoded, kept_s)):
+        if encoded and (files := await self._save(tenant, encoded, kept_s, stored)):
             return tuple(_describe_image(image, files) for image in pictures)
         if encoded:
             if not await self._has_room(tenant, sum(len(image.base64) for image in encoded)):
@@ -141,17 +149,19 @@ class Outcomes:
         rest = {name: msgspec.convert(value, _FIELDS[name]) for name, value in (outcome.result or {}).items()}
         return ImageResult(pictures=pictures, **rest), outcome.numbers
 
-    async def _save(self, tenant: str, images: Sequence[Base64Image], kept_s: float) -> Iterator[StoredPicture] | None:
+    async def _save(
+        self, tenant: str, images: Sequence[Base64Image], kept_s: float, stored: Mapping[str, StoredPicture]
+    ) -> Iterator[StoredPicture] | None:
         """Saves images in the storage. Returns: None if it does not take all of them."""
-        formats = [sniff_base64(image.base64) for image in images]
-        if self._pictures is None or None in formats:
+        pictures = self._pictures
+        if pictures is None:
             return None
-        saves = [
-            self._pictures.save(tenant, image, form, round(kept_s))
-            for image, form in zip(images, formats, strict=True)
-            if form
-        ]
-        files = [file for file in await asyncio.gather(*saves) if file]
+
+        async def save(image: Base64Image) -> StoredPicture | None:
+            form = sniff_base64(image.base64)
+            return stored.get(image.url) or (form and await pictures.save(tenant, image, form, round(kept_s)))
+
+        files = [file for file in await asyncio.gather(*map(save, images)) if file]
         return iter(files) if len(files) == len(images) else None
 
     async def _load_images(

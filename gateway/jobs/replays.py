@@ -118,7 +118,7 @@ class Replays:
         """
         tenant, is_keyed, has_left = reservation.caller.tenant.name, _is_keyed(context), context.disconnected.is_set()
         kept_s = self._terms.repeats.keyed_s if is_keyed else self._terms.result_s if has_left else HELD_S
-        held = HeldResult(tenant, reservation.id, result, context.numbers, kept_s)
+        held = HeldResult(tenant, reservation.id, result, context.numbers, kept_s, context.stored)
         if not self.held.hold(held, is_owed=is_keyed):
             with suppress(GatewayError):  # a repeated request gets RESULT_NOT_KEPT
                 await self._outcomes.store(tenant, reservation.id, result, context.numbers, kept_s)

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -158,6 +159,19 @@ def test_a_replay_has_the_numbers_of_the_first_response(pair: Pair) -> None:
     assert [first.headers[name] for name in numbers] == [second.headers[name] for name in numbers]
     assert "true" == second.headers["idempotent-replayed"]
     assert first.headers["x-request-id"] != second.headers["x-request-id"]
+
+
+def test_an_image_with_a_link_of_the_gateway_is_stored_once(
+    make_gateway: MakeGateway, simulator: Simulator, bucket: Bucket
+) -> None:
+    tables = {"storage": bucket.settings, "images": {"links": "gateway"}, "replays": {"max_result_bytes": 0}}
+    gateway, other = (make_gateway(**tables) for _ in range(2))
+    body = {"prompt": "a cat", "model": "image-01"}
+    first, second = (post(one.url, gateway.api_key, body, idempotency_key="k") for one in (gateway, other))
+    assert (200, first.text) == (second.status_code, second.text)
+    [image] = first.json()["data"]
+    assert [b64decode(image["b64_json"])] == list(bucket.objects.values())
+    assert 1 == simulator.images_billed()
 
 
 def test_a_storage_that_stalls_delays_no_response_and_no_replay(
