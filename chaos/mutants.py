@@ -70,6 +70,12 @@ MUTANTS: Final = (
         "        if row.outcome is Outcome.UNKNOWN:\n            return True",
     ),
     Mutant(
+        "a key that buys while its first request runs",
+        "metering/lua/repeats.lua",
+        "if state == 'free' then return nil end",
+        "if state == 'free' or state == 'running' then return nil end",
+    ),
+    Mutant(
         "leases that expire in an outage",
         "scheduler/lua/leases.lua",
         "local ended = in_grace() and {} or redis.call(",

@@ -32,6 +32,7 @@ from gateway.generation.runner import JobPolicy, Upstreams
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.jobs.batches import BatchLimits, BatchStore
+from gateway.jobs.held_results import HeldResults
 from gateway.jobs.outcomes import Outcomes, StorageLimits
 from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
@@ -51,6 +52,7 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
+from gateway.storage.pictures import PictureStore
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -136,13 +138,18 @@ def build_replays(
     service: GenerationService,
     budget: ByteBudget,
     metrics: Metrics,
+    pictures: PictureStore | None,
 ) -> Replays:
+    """Without `pictures`, images in base64 are stored in Redis."""
     stored = config.settings.replays
     limits = StorageLimits(
         stored.result_retention_s, stored.max_result_bytes, stored.max_tenant_bytes, stored.max_total_bytes
     )
-    terms = ReplayTerms(config.settings.requests.deadline_s, metering.repeats, stored.result_retention_s)
-    return Replays(service, Outcomes(redis, limits), redis, terms, budget, metrics, time.monotonic)
+    outcomes = Outcomes(redis, limits, pictures)
+    held = HeldResults(outcomes, redis, metering.repeats.channel, budget)
+    keep_hours, deadline_s = config.settings.storage.keep_hours, config.settings.requests.deadline_s
+    terms = ReplayTerms(deadline_s, metering.repeats, stored.result_retention_s, keep_hours)
+    return Replays(service, outcomes, held, terms, metrics, time.monotonic)
 
 
 def redis_id(config: Config) -> str:
@@ -244,12 +251,14 @@ def build_admin(
     )
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
+    key_retention_s = 3600.0 * settings.replays.key_retention_hours
+    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),
+        UsageSection(ledger, verifier, clock),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open))),
         pool,
     )

@@ -32,6 +32,8 @@ def _parse_by(text: str) -> str:
     return text
 
 
+_PURCHASES: Final = "purchases"
+"""The measure of a difference within the records."""
 _DAY: Final = ["%Y-%m-%d"]
 _FIRST: Final = "The first day, UTC. Default: the first of the month."
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Default: all.")]
@@ -187,6 +189,8 @@ def _print_verification(counts: dict[str, int], differences: Sequence[Document])
         if batch := found.get("batch"):
             where += f" batch {batch}"
         told = f"{found.get('measure')} {found.get('sums')} in the totals, {found.get('records')} in the records"
+        if found.get("measure") == _PURCHASES:
+            told = "an idempotency key or a batch line bought images twice"
         print(printable(f"{where}: {told}"))
     compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"
     print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")

@@ -38,6 +38,8 @@ class UsageTotals:
 MEASURES: Final = tuple(measure.name for measure in fields(UsageTotals))
 """Names of the measures, in display order."""
 
+PURCHASES: Final = "purchases"
+"""For one batch line or one idempotency key; no measure of the sums."""
 Sums = Mapping[tuple[str, str, str], UsageTotals]
 """The sums of one sheet, by key ID, model, and batch ID ("" for requests of no batch)."""
 
@@ -152,7 +154,7 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """A sum that differs from the total of its records."""
+    """A sum that differs from the total of its records, or PURCHASES: of a line or key, one and those recorded."""
 
     sheet: TenantDay
     key_id: str

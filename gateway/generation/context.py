@@ -4,6 +4,7 @@ It needs no socket: an HTTP handler, a batch worker or a test can create one.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from gateway.domain.tracing import Trace
 from gateway.generation.memory_budget import ByteAccount
 from gateway.metering.reservations import Reservation
 from gateway.metering.transfers import Transfer
+from gateway.storage.pictures import StoredPicture
 
 
 class DisconnectEvent(Protocol):
@@ -39,6 +41,16 @@ class GenerationRequest(Protocol):
         """Returns the targets that can serve the job, in order of preference; at least one."""
 
 
+@dataclass(frozen=True, slots=True)
+class OrderNumbers:
+    """What a response's headers say of its order. A response that is replayed has those of the first one."""
+
+    queue_ms: int
+    attempts: int
+    ignored: tuple[str, ...] = ()
+    links: str = ""
+
+
 @dataclass(slots=True)
 class RequestContext:
     """One request. Its response headers, log line, spans and metrics are rendered from this."""
@@ -57,12 +69,18 @@ class RequestContext:
     """Set if an image has another link than the gateway's, which it should have: "provider", or "none"."""
     keep_s: int | None = None
     """Images with the gateway's links are stored for this long; None applies the tenant's time."""
+    stored: dict[str, StoredPicture] = field(default_factory=dict, repr=False)
+    """Images of the result in the storage, by these links."""
     identity: OrderIdentity | None = None
     """None: the request repeats no order, and none repeats it."""
     batch: BatchLine | None = None
     """None: an interactive request."""
     replayed: str = ""
     """The reason, if the outcome is that of an order which this request repeats."""
+    order: OrderNumbers | None = None
+    """The numbers of that order's response, if they are known."""
+    on_first_byte: Callable[[], object] | None = field(default=None, repr=False)
+    """Called once, when the first byte of the result has been sent. Set with the result."""
     max_wait_s: float | None = None
     """Maximum wait for an account; None applies the upstreams' own."""
     tenant: str = ""
@@ -100,3 +118,9 @@ class RequestContext:
     reservation: Reservation | None = None
     trace: Trace = field(default_factory=Trace)
     rates: Rates | None = None
+
+    @property
+    def numbers(self) -> OrderNumbers:
+        """Returns the numbers of its response's headers."""
+        trace = self.trace
+        return self.order or OrderNumbers(round(1000 * trace.queue_s), trace.attempts, self.ignored, self.links)

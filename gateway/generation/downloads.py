@@ -1,4 +1,4 @@
-"""Downloads images that upstreams deliver as links, for callers that want base64, alone or beside the link.
+"""Downloads images that upstreams deliver as links, for callers that get base64, or links to stored images.
 
 Links are untrusted. They are followed only to allow-listed hosts and public addresses, without credentials or
 redirects, up to a byte limit.

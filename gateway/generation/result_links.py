@@ -61,5 +61,7 @@ class ResultLinks:
         if stored is None:
             return ""
         with suppress(GatewayError):
-            return context.base_url + await self._links.sign(stored)
+            url = context.base_url + await self._links.sign(stored)
+            context.stored[url] = stored
+            return url
         return ""

@@ -65,6 +65,18 @@ def read_group(fields: Mapping[str, str]) -> tuple[str, str, str]:
     return fields.get("key_id", ""), fields.get("model", ""), fields.get("batch_id", "")
 
 
+def read_purchase(fields: Mapping[str, str], amounts: UsageTotals) -> tuple[str, str] | None:
+    """Returns the line of a batch, as (batch ID, custom ID), or the idempotency key, as ("", key), of a purchase.
+
+    At most one record has each. None: neither, or no images were bought.
+    """
+    if not amounts.delivered + amounts.withheld + amounts.lost + amounts.unconfirmed:
+        return None
+    if batch_id := fields.get("batch_id"):
+        return batch_id, fields.get("custom_id", "")
+    return ("", key) if (key := fields.get("idempotency")) else None
+
+
 def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
     request_id, key_id, model = (fields.get(name, "") for name in ("request_id", "key_id", "model"))
     return LedgerEntry(

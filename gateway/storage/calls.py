@@ -131,7 +131,9 @@ class StorageCalls:
             self._metrics.storage_operation_seconds.labels(operation.value).observe(self._monotonic() - started_s)
 
     def failure(self, operation: Operation, error: Exception) -> GatewayError:
-        """Opens the breaker. Returns: the error for the caller, whose detail is for the log."""
+        """Opens the breaker, unless an object was deleted while it was read. Returns: the error for the caller."""
+        if isinstance(error, FileNotFoundError) and operation is Operation.GET:
+            return GatewayError(ErrorCode.STORAGE_UNAVAILABLE, "deleted while it was read")
         self._breaker(operation).note_failure()
         is_timeout = isinstance(error, TimeoutError)
         detail = f"no response within {self.timeout_s:g} s" if is_timeout else brief(error)

@@ -51,6 +51,39 @@ async def everything(verifier: LedgerVerifier, selection: UsageFilter = ALWAYS) 
     return total
 
 
+KEYED = Settled(idempotency="k1")
+
+
+@pytest.mark.parametrize(
+    ("second", "purchases"),
+    [
+        (KEYED, 1),
+        (replace(KEYED, delivered=0, unconfirmed=1, key="key2"), 1),
+        (replace(KEYED, delivered=0, usd_micros=0, outcome="refused"), 0),
+        (replace(KEYED, idempotency="k2"), 0),
+        (replace(KEYED, idempotency=""), 0),
+        (replace(KEYED, tenant="b"), 0),
+        (replace(KEYED, admitted_ms=int(NOON * 1000) + 3_600_000), 0),
+        (replace(KEYED, admitted_ms=int(NOON * 1000) + 3_599_000), 1),
+    ],
+)
+async def test_a_key_that_bought_twice_is_found(redis_url: str, second: Settled, purchases: int) -> None:
+    async with verifying(redis_url) as (verifier, writer):
+        hourly = LedgerVerifier(verifier._ledger, KEEP_DAYS, lambda: NOON, key_retention_s=3600)
+        settle(writer, [KEYED, replace(second, reservation="t2")])
+        found = await everything(hourly)
+    assert [("purchases", 1, 2)] * purchases == [
+        (one.measure, one.in_sums, one.in_records) for one in found.differences
+    ]
+
+
+async def test_a_line_of_a_batch_that_bought_twice_is_found(redis_url: str) -> None:
+    async with verifying(redis_url) as (verifier, writer):
+        settle(writer, [Settled(batch="b"), Settled(batch="b", reservation="t2"), Settled(batch="b", request_id="r2")])
+        found = await everything(verifier)
+    assert [("purchases", "b")] == [(one.measure, one.batch_id) for one in found.differences]
+
+
 async def test_right_books_have_no_difference(each_redis: str) -> None:
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, numbered(Settled(), 300))

@@ -31,6 +31,8 @@ class Settled:
     request_id: str = "req_1"
     admitted_ms: int | None = None
     batch: str = ""
+    idempotency: str = ""
+    """The keyed hash of its idempotency key."""
 
     @property
     def amounts(self) -> UsageTotals:
@@ -45,6 +47,7 @@ class Settled:
         noon_ms = int(datetime.combine(self.day, datetime.min.time(), UTC).timestamp() + 43_200) * 1000
         counts = {name: self.amounts.of(name) for name in MEASURES if name != "requests"}
         line: dict[str, str | int] = {"batch_id": self.batch, "custom_id": self.request_id} if self.batch else {}
+        line |= {"idempotency": self.idempotency} if self.idempotency else {}
         return line | {
             "reservation": self.reservation,
             "admitted_ms": noon_ms if self.admitted_ms is None else self.admitted_ms,

@@ -150,9 +150,11 @@ if is_recorded then
     'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
     'price_usd_micros', cost_of(1), 'usd_micros', new.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
     'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms}
-  for _, name in ipairs(reservation.batch_id and {'batch_id', 'custom_id'} or {}) do
-    table.insert(record, name)
-    table.insert(record, reservation[name])
+  for _, name in ipairs({'batch_id', 'custom_id', 'idempotency'}) do
+    if reservation[name] then
+      table.insert(record, name)
+      table.insert(record, reservation[name])
+    end
   end
   if reservation.entry then
     local corrects = (reservation.corrects and reservation.corrects .. ' ' or '') .. reservation.entry
