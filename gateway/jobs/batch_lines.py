@@ -133,8 +133,8 @@ class LineRunner:
         context.identity = OrderIdentity(Repetition.LINE, name, name)
         context.batch = BatchLine(batch.id, line.custom_id)
         try:
-            body = await self._with_files(batch.tenant, bytes(line.body), context.memory)
-            request, asked, context.model_name = self._format.parse(batch.endpoint, body, principal.tenant)
+            content = await self._with_files(batch.tenant, bytes(line.body), context.memory)
+            request, asked, context.model_name = self._format.parse(batch.endpoint, content, principal.tenant)
             context.memory.take(request.job.held_bytes)
             result = await self._service.generate(principal, request, context)
         except RepeatedRequestError:
