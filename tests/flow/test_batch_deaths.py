@@ -2,10 +2,11 @@
 
 import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,11 @@ class Pair:
     def kill(self, index: int) -> None:
         self._started[index][0].kill()
         self._started[index][0].wait()
+
+    def stop(self, index: int) -> None:
+        """Shuts down, and waits until the process has ended."""
+        self._started[index][0].send_signal(signal.SIGTERM)
+        assert 0 == self._started[index][0].wait(60)
 
     def restart(self, index: int) -> None:
         self.kill(index)
@@ -98,7 +104,27 @@ def test_a_line_that_was_claimed_and_not_sent_runs(redis_url: str, tmp_path: Pat
         assert 9 == len(simulator.requests())
 
 
-def test_kills_under_load_lose_no_line_and_buy_none_twice(redis_url: str, tmp_path: Path) -> None:
+def test_a_gateway_that_shuts_down_finishes_what_it_sent_and_leaves_the_rest(redis_url: str, tmp_path: Path) -> None:
+    with simulating() as simulator, pair(tmp_path, redis_url, simulator) as gateways:
+        gateways.kill(1)
+        client = sdk(f"{gateways.url()}/v1", key := new_key(gateways.url()))
+        batch = begin(client, [line(str(number), f"[delay=2] line {number}") for number in range(12)])
+        wait_until(lambda: len(simulator.requests()) == 8, "eight lines are sent")
+        gateways.stop(0)
+        assert 8 == len(simulator.requests())
+        gateways.restart(1)
+        client = sdk(f"{gateways.url(1)}/v1", key)
+        batch = wait(client, batch)
+        output = read(client, batch.output_file_id)
+        billed = receipts(simulator)
+    assert ("completed", 12, None) == (batch.status, len(output), batch.error_file_id)
+    assert [1] * 12 == list(billed.values())
+
+
+def test_kills_under_load_lose_no_line_and_buy_none_twice(
+    redis_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """`--junitxml` records how long interactive requests waited beside the batch."""
     chance = random.Random(20261130)
     with (
         simulating(latency_s=0.3, requests_per_minute=PER_MINUTE) as simulator,
@@ -129,6 +155,8 @@ def test_kills_under_load_lose_no_line_and_buy_none_twice(redis_url: str, tmp_pa
         billed = {prompt: images for prompt, images in receipts(simulator).items() if prompt.startswith("line ")}
         counters, verified = used(url, "acme"), admin(url, "GET", "/usage/verify?tenant=acme").json()
         total = admin(url, "GET", "/usage?tenant=acme").json()["total"]
+    record_property("interactive_wait_p95_s", sorted(waits)[int(len(waits) * 0.95)] if waits else None)
+    record_property("unknown_lines", len(errors))
     assert {str(number) for number in range(LINES)} == {*output, *errors}
     assert LINES == len(output) + len(errors)
     assert {1} == set(billed.values())
