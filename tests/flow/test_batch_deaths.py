@@ -124,7 +124,7 @@ def test_a_gateway_that_shuts_down_finishes_what_it_sent_and_leaves_the_rest(red
 def test_kills_under_load_lose_no_line_and_buy_none_twice(
     redis_url: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """`--junitxml` records how long interactive requests waited beside the batch."""
+    """`--junitxml=F -o junit_family=xunit1` records how long interactive requests waited beside the batch."""
     chance = random.Random(20261130)
     with (
         simulating(latency_s=0.3, requests_per_minute=PER_MINUTE) as simulator,
