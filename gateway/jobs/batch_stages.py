@@ -163,9 +163,17 @@ class BatchStages:
             if not ended[number // 8] >> (7 - number % 8) & 1:
                 first, last = entry_range(number)
                 starts[read_entry(index[first : last + 1])[0]] = number
-        async for offset, _, content in read_lines(await self._content(batch), self._line_max_bytes):
-            if (number := starts.get(offset, 0)) and content is not None:
-                custom_id = msgspec.json.decode(content, type=BatchRequest).custom_id
+        try:
+            content = await self._content(batch)
+        except GatewayError as error:
+            if error.error_code is not ErrorCode.NOT_FOUND:
+                raise
+            content = _nothing()  # the input was deleted, and with it the custom IDs
+            for number in starts.values():
+                yield render_unsent(batch.id, number, "", code, message)
+        async for offset, _, text in read_lines(content, self._line_max_bytes):
+            if (number := starts.get(offset, 0)) and text is not None:
+                custom_id = msgspec.json.decode(text, type=BatchRequest).custom_id
                 yield render_unsent(batch.id, number, custom_id, code, message)
 
     async def _ended(self, batch: Batch) -> bytes:
@@ -207,3 +215,8 @@ class BatchStages:
         file_id = f"file-{digest}"
         await self._files.add_rendered(file_id, batch.tenant, filename, PURPOSE, size, expires_at, source)
         return file_id
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for chunk in ():
+        yield chunk

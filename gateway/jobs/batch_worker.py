@@ -33,6 +33,8 @@ _LINES_MAX: Final = 256
 """Limit on the lines that this process runs; the byte budget limits their memory."""
 _MISSING_S: Final = 10.0
 """A listed batch without a record for this long was never created."""
+_STEP_PAUSE_S: Final = 5.0
+"""Pause after a step that failed."""
 _CLOSE_S: Final = 5.0
 _BUG_S: Final = 30.0
 """Pause of a line at which this program failed."""
@@ -200,9 +202,10 @@ class BatchWorker:
     async def _conclude(self, tenant: str, batch_id: str) -> None:
         """Queues the event of a batch that has ended, and drops the batch from the list."""
         batch = await self._store.find(tenant, batch_id)
-        if batch and self._webhooks:
-            await self._webhooks.queue(batch)
-        self._metrics.batches_ended.labels(batch.status.value if batch else "").inc()
+        if batch:
+            if self._webhooks:
+                await self._webhooks.queue(batch)
+            self._metrics.batches_ended.labels(batch.status.value).inc()
         await self._store.drop(tenant, batch_id)
 
     async def _miss(self, tenant: str, batch_id: str) -> None:
@@ -231,8 +234,10 @@ class BatchWorker:
                     _LOG.info("batch_ended", tenant=ended.tenant, batch=ended.id, status=ended.status.value)
         except GatewayError as error:
             _LOG.warning("batch_step_failed", tenant=batch.tenant, batch=batch.id, detail=str(error))
+            await asyncio.sleep(_STEP_PAUSE_S)
         except Exception:  # noqa: BLE001 - a bug in one batch must not end the others' worker
             _LOG.exception("batch_step_failed", tenant=batch.tenant, batch=batch.id)
+            await asyncio.sleep(_STEP_PAUSE_S)
         self.wake.set()
 
     def _start(self, batch: Batch, number: int, state: str) -> None:

@@ -164,7 +164,7 @@ def test_kills_under_load_lose_no_line_and_buy_none_twice(
     codes = Counter(entry["response"]["status_code"] for entry in errors.values())
     assert {504} >= set(codes), codes
     assert total["images"] <= len(billed) <= total["images"] + total["unconfirmed"]
-    assert counters["images_today"] == total["images"] + total["unconfirmed"]
+    assert counters["images_this_month"] == total["images"] + total["unconfirmed"]
     assert [] == verified["differences"]
 
 

@@ -259,6 +259,17 @@ def test_a_batch_whose_window_ends_keeps_what_was_made(place: Place) -> None:
     assert {"batch_expired"} == {entry["error"]["code"] for entry in errors.values()}
 
 
+def test_a_batch_ends_although_its_input_was_deleted(place: Place) -> None:
+    client = place.client("deleting")
+    batch = begin(client, [line(str(number), f"[delay=1] deleted {number}") for number in range(9)])
+    wait_until(lambda: place.prompts("deleted ") >= 8, "eight lines were sent")
+    client.files.delete(batch.input_file_id)
+    client.batches.cancel(batch.id)
+    batch = wait(client, batch)
+    assert ("cancelled", 8) == (batch.status, len(read(client, batch.output_file_id)))
+    assert {""} == set(read(client, batch.error_file_id))
+
+
 def test_a_used_up_quota_pauses_a_batch(place: Place) -> None:
     client = place.client("paused", quotas={"images_per_day": 2})
     batch = begin(client, [line(str(number), f"paused {number}") for number in range(4)])
