@@ -44,6 +44,11 @@ _PAGE_MAX, _PAGE_DEFAULT = 100, 20
 _ETA_HEADER: Final = "x-imagegate-batch-eta-s"
 _API_VERSION: Final = "api-version"
 """Azure's clients send it with every request."""
+_METHODS: Final = {
+    "/v1/batches": ("POST", "GET"),
+    "/v1/batches/{id}": ("GET",),
+    "/v1/batches/{id}/cancel": ("POST",),
+}
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -150,15 +155,12 @@ def batch_routes(batches: BatchRoutes | None) -> list[Route]:
     async def refuse(request: Request) -> Response:
         raise unknown_route(request.scope, NO_STORAGE)
 
-    handlers = (
-        ("/v1/batches", {"POST": batches.create, "GET": batches.list_batches} if batches else {}),
-        ("/v1/batches/{id}", {"GET": batches.get} if batches else {}),
-        ("/v1/batches/{id}/cancel", {"POST": batches.cancel} if batches else {}),
-    )
     if batches is None:
-        return [Route(path, refuse, methods=["GET", "POST"]) for path, _ in handlers]
+        return [Route(path, refuse, methods=list(methods)) for path, methods in _METHODS.items()]
+    handlers = ({"POST": batches.create, "GET": batches.list_batches}, {"GET": batches.get}, {"POST": batches.cancel})
     return [
-        Route(path, AsgiEndpoint(partial(_serve, by_method)), methods=list(by_method)) for path, by_method in handlers
+        Route(path, AsgiEndpoint(partial(_serve, by_method)), methods=list(methods))
+        for (path, methods), by_method in zip(_METHODS.items(), handlers, strict=True)
     ]
 
 

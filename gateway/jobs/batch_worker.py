@@ -59,8 +59,8 @@ class OpenBatches:
 
     by_status: Mapping[str, int]
     lines_waiting: int
-    oldest_s: float
-    """Age of the oldest one."""
+    oldest_at: int
+    """Unix seconds of the oldest one's creation; 0 without one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,10 +147,8 @@ class BatchWorker:
     def count_open(self) -> OpenBatches:
         """Counts the open batches of all tenants, as every process sees them."""
         seen = [one for one in self._seen.values() if one.status and not BatchStatus(one.status).is_final]
-        ages_s = [time.time() - one.created_at for one in seen]
-        return OpenBatches(
-            Counter(one.status for one in seen), sum(one.waiting for one in seen), max(ages_s, default=0)
-        )
+        oldest_at = min((one.created_at for one in seen), default=0)
+        return OpenBatches(Counter(one.status for one in seen), sum(one.waiting for one in seen), oldest_at)
 
     async def _tick(self) -> None:
         """Looks at up to 50 open batches, in turns."""
