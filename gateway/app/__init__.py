@@ -154,6 +154,7 @@ def _build_lifespan(
         (
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
             *(core.converter.close, journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
+            *((core.storage.objects.close,) if core.storage else ()),
         ),
         {
             CONNECTIONS: core.metrics.connections,

@@ -49,6 +49,7 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
+from gateway.storage.quota import StorageQuota, StorageTerms
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -215,6 +216,12 @@ def build_upstreams(
     )
 
 
+def build_quota(config: Config, redis: Client) -> StorageQuota | None:
+    """Returns None without storage."""
+    storage = config.settings.storage
+    return StorageQuota(redis, StorageTerms(storage.keep_hours, storage.tenant_bytes)) if storage.url else None
+
+
 @dataclass(frozen=True, slots=True)
 class AdminParts:
     """Authentication, the routes of the admin API and the provisioner of `[[tenants]]`."""
@@ -244,7 +251,7 @@ def build_admin(
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
-        TenantSection(tenants, admission, catalog, limits, clock, erase),
+        TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
         UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),

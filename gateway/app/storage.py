@@ -34,7 +34,7 @@ _REMEDIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class StorageParts:
-    """The storage, and what counts, stores and deletes in it. obstore has nothing to close at shutdown."""
+    """The storage, and what counts, stores and deletes in it."""
 
     objects: ObjectStorage
     quota: StorageQuota
@@ -97,6 +97,8 @@ async def check_storage(config: Config) -> str:
         raise _unusable(config.storage, f"an object that was written cannot be {step}: not found") from None
     except GatewayError as error:
         raise _unusable(config.storage, f"an object cannot be {step} ({error.detail})") from error
+    finally:
+        await objects.close()
     if content != _CHECK_CONTENT or name not in names:
         raise _unusable(config.storage, "an object that was written is not found, or has other content")
     return f"{config.storage.url}, writable"

@@ -73,9 +73,10 @@ class StorageBreaker:
 
 
 @dataclass(slots=True, eq=False)
-class SourceError:
-    """Holds what the iterator of an upload raised. It is raised again, and is no failure of the storage."""
+class Source:
+    """What is uploaded: its bytes so far, and what its iterator raised, which is no failure of the storage."""
 
+    size_bytes: int = 0
     error: Exception | None = None
 
 
@@ -100,7 +101,7 @@ class StorageCalls:
         self._monotonic = monotonic
 
     @asynccontextmanager
-    async def attempt(self, operation: Operation, source: SourceError | None = None) -> AsyncGenerator[asyncio.Timeout]:
+    async def attempt(self, operation: Operation, source: Source | None = None) -> AsyncGenerator[asyncio.Timeout]:
         """Runs one call of the storage.
 
         Raises: ObjectNotFoundError, except for PUT; GatewayError STORAGE_UNAVAILABLE.
@@ -130,7 +131,9 @@ class StorageCalls:
             self._metrics.storage_operation_seconds.labels(operation.value).observe(self._monotonic() - started_s)
 
     def failure(self, operation: Operation, error: Exception) -> GatewayError:
-        """Opens the breaker. Returns: the error for the caller, whose detail is for the log."""
+        """Opens the breaker, unless an object was deleted while it was read. Returns: the error for the caller."""
+        if isinstance(error, FileNotFoundError) and operation is Operation.GET:
+            return GatewayError(ErrorCode.STORAGE_UNAVAILABLE, "deleted while it was read")
         self._breaker(operation).note_failure()
         is_timeout = isinstance(error, TimeoutError)
         detail = f"no response within {self.timeout_s:g} s" if is_timeout else brief(error)

@@ -14,6 +14,7 @@ from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
 from gateway.domain.images import LinkSource
 from gateway.domain.tenants import Limits, Quotas, Tenant, digest, key_id
+from gateway.storage.location import StorageKind, StorageLocation
 from gateway.tenants.provisioning import ProvisionedTenant
 from tests.support.harness import UNLIMITED, document, environment, upstream
 
@@ -39,6 +40,51 @@ def accounts(*images_per_minute: int) -> dict[str, object]:
             for number, images in enumerate(images_per_minute)
         ]
     }
+
+
+def stored(**storage: object) -> Config:
+    table = document("redis://localhost:1", A, storage=storage)
+    return resolve(from_document(table, {}, "gate.toml"), SECRETS | {"ID": "an-id", "SECRET": "a-secret"})
+
+
+def test_the_storage_is_a_directory_or_a_bucket_with_its_secrets() -> None:
+    assert configured(A).storage is None
+    assert StorageLocation(StorageKind.DIRECTORY, "", "/var/lib/a b") == stored(url="file:///var/lib/a%20b").storage
+    assert StorageLocation(StorageKind.GOOGLE, "pictures", "") == stored(url="gs://pictures").storage
+    keys = {"access_key_id": {"env": "ID"}, "secret_access_key": {"env": "SECRET"}}
+    found = stored(url="s3://pictures/of/us/", endpoint="http://127.0.0.1:9", region="eu-1", **keys).storage
+    assert found is not None
+    assert (StorageKind.S3, "pictures", "of/us") == (found.kind, found.bucket, found.prefix)
+    assert ("http://127.0.0.1:9", "eu-1", "s3://pictures/of/us") == (found.endpoint, found.region, found.url)
+    assert found.access_key_id is not None
+    assert found.secret_access_key is not None
+    assert ("an-id", "a-secret") == (found.access_key_id.plaintext, found.secret_access_key.plaintext)
+    assert "a-secret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ({"url": "files"}, "storage.url: expected file:///DIRECTORY"),
+        ({"url": "ftp://a/b"}, "storage.url: expected file:///DIRECTORY"),
+        ({"url": "file://host/a"}, "storage.url: expected an absolute path"),
+        ({"url": "s3:///a"}, "storage.url: the bucket is missing, as in s3://BUCKET/PREFIX"),
+        ({"url": "s3://key:secret@a"}, "without user, password or options"),
+        ({"url": "s3://a?region=b"}, "without user, password or options"),
+        ({"url": "s3://a", "access_key_id": {"env": "ID"}}, "give access_key_id and secret_access_key, or neither"),
+        ({"url": "file:///a", "region": "eu-1"}, "storage.region: file:// has no such setting; remove it"),
+        ({"url": "az://a", "region": "eu-1"}, "storage.region: az:// has no such setting; remove it"),
+        (
+            {"url": "s3://a", "access_key_id": {"env": "ID"}, "secret_access_key": {"env": "NONE"}},
+            "storage.secret_access_key: the environment variable NONE is not set",
+        ),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused_without_its_secret(storage: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        stored(**storage)
+    assert words in str(caught.value)
+    assert "key:secret" not in str(caught.value)
 
 
 def test_every_upstream_has_its_endpoint_its_accounts_and_its_terms() -> None:

@@ -184,6 +184,18 @@ async def test_a_download_that_stalls_is_told_to_its_reader(s3: str, tmp_path: P
     assert ErrorCode.STORAGE_UNAVAILABLE == caught.value.error_code
 
 
+async def test_a_file_that_is_deleted_while_it_is_read_is_told_to_its_reader(tmp_path: Path) -> None:
+    storage = opened(in_directory(tmp_path / "files"))
+    await storage.put("a", LARGE, "text/plain")
+    found = aiter(await storage.get("a"))
+    assert LARGE.startswith(await anext(found))
+    await storage.delete(["a"])
+    with pytest.raises(GatewayError) as caught:
+        await anext(found)
+    assert ErrorCode.STORAGE_UNAVAILABLE == caught.value.error_code
+    assert not storage.breakers["read"].is_open
+
+
 async def test_a_full_disk_fails_what_is_written_and_is_still_read(tmp_path: Path) -> None:
     storage = opened(in_directory(tmp_path / "files"))
     await storage.put("a", b"kept", "text/plain")
@@ -236,6 +248,26 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_object_and_its_folde
 
     asyncio.run(clean())
     assert [] == files_of(tmp_path)
+
+
+WRITE = """
+import asyncio, sys
+from pathlib import Path
+from tests.support.storing import in_directory, opened
+
+async def write():
+    storage = opened(in_directory(Path(sys.argv[1])))
+    await storage.put("pictures/1/aa/a.jpg", b"x" * 100, "image/jpeg")
+    await storage.close()
+
+asyncio.run(write())
+"""
+
+
+def test_a_process_that_has_just_written_ends_without_an_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITE, str(tmp_path)]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [0] * 4 == [process.wait() for process in processes]
 
 
 async def test_no_call_blocks_the_event_loop(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ NOW_S = 4_000_000_000.0  # later than the server's own clock, by which keys expi
 KEYS = ["ig3:{acme}:tenant", "ig3:{acme}:stored"]
 
 
-async def put_terms(client: Client, **terms: int) -> None:
-    await execute(client, client.hset("ig3:{acme}:tenant", mapping=write_tenant(Tenant("acme", **terms))), int)
+async def put_terms(client: Client, keep_hours: int | None = None, storage_bytes: int | None = None) -> None:
+    tenant = Tenant("acme", keep_hours=keep_hours, storage_bytes=storage_bytes)
+    for field, value in write_tenant(tenant).items():
+        await execute(client, client.hset("ig3:{acme}:tenant", field, value), int)
 
 
 async def test_a_quota_is_exact_when_many_store_at_once(each_redis: str) -> None:
