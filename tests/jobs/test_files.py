@@ -136,7 +136,8 @@ async def test_a_content_is_rendered_while_it_is_read(redis_url: str, tmp_path: 
     async with opened(redis_url, tmp_path, max_files=0) as desk:
         desk.files.renderers["test"] = render
         made = "file-" + "a" * 32, "acme", "out.jsonl", "batch_output", len(CONTENT), int(desk.now_s) + 60
-        record = await desk.files.add_rendered(*made, "test:some place")
+        await desk.files.objects.put("files/999999/own.manifest", b"x", "text/plain")
+        record = await desk.files.add_rendered(*made, "test:some place", ["files/999999/own.manifest"])
         assert record == await desk.files.get("acme", record.id)
         assert record == await desk.files.add_rendered(*made, "test:some place")
         assert [record.id] == await desk.listed()
@@ -153,7 +154,7 @@ async def test_a_content_is_rendered_while_it_is_read(redis_url: str, tmp_path: 
         with pytest.raises(UnsatisfiableRangeError):
             await desk.files.open(record, len(CONTENT))
         await desk.files.delete(record)
-        assert [] == await desk.listed()
+        assert ([], []) == (await desk.listed(), desk.objects())
 
 
 async def test_a_renderer_that_fails_at_once_fails_the_call(redis_url: str, tmp_path: Path) -> None:
