@@ -19,7 +19,7 @@ from gateway.storage.objects import ObjectNotFoundError, ObjectStorage
 from gateway.storage.pictures import PictureStore, StoredPicture, object_name, tag_of
 
 OUTPUT: Final = "batch"
-"""The kind of files that are rendered here."""
+"""The kind of files that are rendered here. The only object of such a file is its manifest."""
 _MARK: Final = b"\x01"
 _LINE_MAX_BYTES: Final = 1024 * 1024
 """A manifest's line has at most ten references and links."""
@@ -49,15 +49,9 @@ def _read(reference: bytes) -> StoredPicture:
     return StoredPicture(name, Format(form), int(size), int(expires))
 
 
-def source_of(stored_until: int, token: str) -> str:
-    """Renders the source of a file: when its manifest expires, and the manifest's random name."""
-    return f"{OUTPUT}:{stored_until}:{token}"
-
-
-def manifest_name(tenant: str, source: str) -> str:
-    """Returns the name of the object that holds a manifest."""
-    _, stored_until, token = source.split(":")
-    return object_name("files", int(stored_until), tag_of(tenant) + token, ".manifest")
+def manifest_name(tenant: str, stored_until: int, token: str) -> str:
+    """Returns the name of the object that holds a manifest; `token` is 32 random hexadecimal digits."""
+    return object_name("files", stored_until, tag_of(tenant) + token, ".manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ class OutputRenderer:
         Raises: GatewayError STORAGE_UNAVAILABLE, NOT_FOUND.
         """
         try:
-            manifest = aiter(await self.objects.get(manifest_name(record.tenant, record.source)))
+            manifest = aiter(await self.objects.get(record.objects[0]))
             async for piece in self._render(manifest, start, end):
                 yield piece
         except ObjectNotFoundError:

@@ -18,7 +18,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Tenant
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.jobs.batch_input import BatchRequest, InputRules, entry_range, read_entry, read_lines, validate
-from gateway.jobs.batch_output import manifest_name, render_unsent, rendered_bytes, source_of
+from gateway.jobs.batch_output import OUTPUT, manifest_name, render_unsent, rendered_bytes
 from gateway.jobs.batches import KEPT_S, Batch, BatchStatus, BatchStore, LineError
 from gateway.jobs.files import Files
 from gateway.redis import LeaderLock, execute
@@ -207,13 +207,15 @@ class BatchStages:
         memory = ByteAccount(self._budget, batch.tenant)
         try:
             await memory.wait_for(STREAM_HELD_BYTES)
-            source = source_of(stored_until, uuid.uuid4().hex)
-            await self._files.objects.put(manifest_name(batch.tenant, source), measured(), _CONTENT_TYPE)
+            name = manifest_name(batch.tenant, stored_until, uuid.uuid4().hex)
+            await self._files.objects.put(name, measured(), _CONTENT_TYPE)
         finally:
             memory.close()
         filename = f"{batch.id}_{'output' if kind == 'output' else 'error'}.jsonl"
         file_id = f"file-{digest}"
-        await self._files.add_rendered(file_id, batch.tenant, filename, PURPOSE, size, expires_at, source)
+        await self._files.add_rendered(
+            file_id, batch.tenant, filename, PURPOSE, size, expires_at, f"{OUTPUT}:", objects=[name]
+        )
         return file_id
 
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from gateway.domain.images import Format
 from gateway.jobs.batch_input import InputRules, Validation, entry_range, read_entry, read_lines, validate
-from gateway.jobs.batch_output import OutputRenderer, manifest_name, refer, render_line, rendered_bytes, source_of
+from gateway.jobs.batch_output import OutputRenderer, manifest_name, refer, render_line, rendered_bytes
 from gateway.jobs.batches import TRANSITIONS, BatchStatus
 from gateway.jobs.files import FileRecord
 from gateway.storage.pictures import StoredPicture
 from tests.support.batching import ENDPOINT, line
 
-SOURCE = source_of(3600, "0" * 32)
+MANIFEST = manifest_name("acme", 3600, "0" * 32)
 
 
 async def chunks(data: bytes, sizes: Sequence[int]) -> AsyncIterator[bytes]:
@@ -110,9 +110,10 @@ def test_a_rendered_file_is_the_same_by_any_range(sizes: tuple[int, ...]) -> Non
         expires_at=3600,
         filename="a",
         purpose="batch_output",
-        source=SOURCE,
+        source="batch:",
+        objects=(MANIFEST,),
     )
-    place = Bytes({manifest_name("acme", SOURCE): b"".join(manifest), **pictures})
+    place = Bytes({MANIFEST: b"".join(manifest), **pictures})
     renderer = OutputRenderer(cast("Any", place), cast("Any", place))
 
     async def render(start: int, end: int) -> bytes:
