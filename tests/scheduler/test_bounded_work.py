@@ -38,8 +38,10 @@ class Counted:
         self._asked += 1
         tenant, images = f"tenant{self.random.randrange(TENANTS)}", self.random.randint(1, 9)
         model = self.random.choice(["m", "other", "live"])
-        kind = {"model": model, "priority": "b" if self.random.random() < self.batch_share else "i"}
-        found = self.pool.lease(f"r{self._asked}", tenant, images, patience_s=1_000_000.0, **kind)
+        priority = "b" if self.random.random() < self.batch_share else "i"
+        found = self.pool.lease(
+            f"r{self._asked}", tenant, images, patience_s=1_000_000.0, model=model, priority=priority
+        )
         if found["decision"] == "wait":
             self.waiting[f"r{self._asked}"] = None
 
