@@ -19,6 +19,7 @@ from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
+from gateway.app.storage import build_quota
 from gateway.config import SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
@@ -49,7 +50,6 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
-from gateway.storage.quota import StorageQuota, StorageTerms
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -214,12 +214,6 @@ def build_upstreams(
     return Upstreams(
         *(scheduling.scheduler, client, downloader, metrics, config.upstreams, policy, time.time, time.monotonic)
     )
-
-
-def build_quota(config: Config, redis: Client) -> StorageQuota | None:
-    """Returns None without storage."""
-    storage = config.settings.storage
-    return StorageQuota(redis, StorageTerms(storage.keep_hours, storage.tenant_bytes)) if storage.url else None
 
 
 @dataclass(frozen=True, slots=True)
