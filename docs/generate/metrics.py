@@ -37,6 +37,9 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "source": "gateway; provider or none (base64 alone): the image could not be stored",
         "action": "refused: a new connection; closed: one without a request in flight",
         "version": "of the gateway",
+        "operation": "put, get, head, list, delete: a call of the storage",
+        "direction": "written, read",
+        "access": "read (everything but put), write",
         "le": "the upper bound of a bucket, in seconds",
     }
 )

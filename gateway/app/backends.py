@@ -19,6 +19,7 @@ from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
+from gateway.app.storage import build_quota
 from gateway.config import SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
@@ -253,7 +254,7 @@ def build_admin(
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
-        TenantSection(tenants, admission, catalog, limits, clock, erase),
+        TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
         UsageSection(ledger, verifier, clock),

@@ -55,12 +55,17 @@ def open_objects(config: Config, metrics: Metrics) -> ObjectStorage | None:
     return ObjectStorage(backend, StorageCalls(backend.errors, timeout_s, metrics, time.monotonic), metrics)
 
 
+def build_quota(config: Config, redis: Client) -> StorageQuota | None:
+    """Returns None if no storage is configured."""
+    settings = config.settings.storage
+    return StorageQuota(redis, StorageTerms(settings.keep_hours, settings.tenant_bytes)) if config.storage else None
+
+
 def build_storage(config: Config, redis: Client, metrics: Metrics, budget: ByteBudget) -> StorageParts | None:
     """Returns None if no storage is configured. Raises: SettingsError if it cannot be used."""
-    objects, settings = open_objects(config, metrics), config.settings.storage
-    if objects is None:
+    objects, quota, settings = open_objects(config, metrics), build_quota(config, redis), config.settings.storage
+    if objects is None or quota is None:
         return None
-    quota = StorageQuota(redis, StorageTerms(settings.keep_hours, settings.tenant_bytes))
     pictures = PictureStore(objects, quota, budget, metrics, settings.timeout_s)
     lock = LeaderLock(redis, STORAGE_LEADER, uuid.uuid4().hex, _REAP_EVERY_S)
     return StorageParts(objects, quota, pictures, StorageReaper(objects, redis, lock, time.time, every_s=_REAP_EVERY_S))

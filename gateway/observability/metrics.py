@@ -221,7 +221,9 @@ class Metrics:
 
     def _define_storage(self) -> None:
         self.storage_operations = self._counters(
-            "storage_operations_total", "Calls of the storage, by result.", "operation", "result"
+            "storage_operations_total",
+            "Calls of the storage: ok, not_found, timeout, failed, cancelled, or refused by the circuit breaker.",
+            *("operation", "result"),
         )
         self.storage_operation_seconds = self._histograms(
             "storage_operation_seconds",
@@ -232,7 +234,9 @@ class Metrics:
             "storage_bytes_total", "Bytes written to and read from storage.", "direction"
         )
         self.stored_pictures = self._counters(
-            "stored_pictures_total", "Pictures that were to be stored, by result.", "result"
+            "stored_pictures_total",
+            "Pictures that were to be stored: stored, unreadable, cancelled, or the error code.",
+            "result",
         )
         self.storage_breaker_open = self._gauge(
             "storage_breaker_open", "Workers that do not use the storage because it failed recently.", "access"

@@ -124,8 +124,7 @@ class ObjectStorage:
             if isinstance(data, AsyncIterator):
                 content, is_multipart = self._paced(data, deadline, source), True
             else:
-                is_one = isinstance(data, bytes | bytearray | memoryview)
-                source.size_bytes = len(data) if is_one else sum(map(len, data))
+                source.size_bytes = _size(data)
                 content, is_multipart = data, source.size_bytes > _PART_BYTES
             await self._store.put_async(
                 name,
@@ -260,6 +259,10 @@ class ObjectStorage:
             source.error = error
             raise
         deadline.reschedule(clock() + self._calls.timeout_s)
+
+
+def _size(data: Content) -> int:
+    return len(data) if isinstance(data, bytes | bytearray | memoryview) else sum(map(len, data))
 
 
 async def _stream(result: "GetResult") -> AsyncGenerator[bytes]:

@@ -71,7 +71,7 @@ class PictureStore:
     async def save(
         self, tenant: str, picture: Base64Image | bytes, form: Format, keep_s: int | None = None
     ) -> StoredPicture | None:
-        """Stores a picture for `keep_s`, or for the tenant's time.
+        """Stores a picture for `keep_s`, or for the tenant's time. Its caller counts `bytes`; base64 is decoded here.
 
         Returns: None if it is not stored. The metric `stored_pictures_total` has the reason. Never raises.
         """

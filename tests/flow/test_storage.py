@@ -31,7 +31,8 @@ def test_a_deleted_tenants_objects_are_to_be_erased_and_a_disabled_ones_are_not(
 ) -> None:
     gateway = make_gateway(storage={"url": tmp_path.as_uri()})
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        client.hset("ig3:{acme}:stored", "4000000", 5)
+        client.hset("ig3:{acme}:stored", mapping={"4000000": 5, "5": 3})
+        assert 5 == gateway.admin("GET", "/tenants/acme").json()["used"]["stored_bytes"]
         assert 200 == gateway.admin("PATCH", "/tenants/acme", {"disabled": True}).status_code
         assert set() == client.smembers("ig3:erased_tenants")
         assert gateway.admin("DELETE", "/tenants/acme").json()["disabled"]

@@ -13,8 +13,12 @@ import pytest
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.observability.metrics import Metrics
+from gateway.redis import STORAGE_LEADER, LeaderLock
 from gateway.storage.location import StorageLocation
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, UnsatisfiableRangeError
+from gateway.storage.quota import HOUR_S
+from gateway.storage.reaper import StorageReaper
+from tests.support.admissions import connected
 from tests.support.harness import wait_until
 from tests.support.storing import BUCKET, chunks, full_disk, in_bucket, in_directory, line_to, opened, s3_server
 
@@ -128,6 +132,18 @@ async def test_the_time_of_a_slow_source_is_not_the_storages(location: StorageLo
     storage = opened(location, timeout_s=1.0)
     await storage.put("files/1/a", slow(), "text/plain")
     assert b"abcabcabc" == await read(storage, "files/1/a")
+
+
+async def test_what_has_expired_is_deleted_from_a_bucket(s3: str, tmp_path: Path, redis_url: str) -> None:
+    storage = opened(in_bucket(s3, tmp_path.name))
+    for name in ("pictures/10/aa/1.jpg", "pictures/11/aa/2.jpg", "files/10/aa/3"):
+        await storage.put(name, b"x", "image/jpeg")
+    async with connected(redis_url) as client:
+        lock = LeaderLock(client, STORAGE_LEADER, "own", 60)
+        reaper = StorageReaper(storage, client, lock, lambda: 11.0 * HOUR_S, every_s=60)
+        assert 2 == await reaper.sweep()
+        assert 0 == await reaper.sweep()
+    assert {"pictures/11/aa/2.jpg"} == await names(storage, "")
 
 
 async def test_content_types_are_kept_in_a_bucket(s3: str, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant
 from gateway.metering.admission import Admission
+from gateway.storage.quota import StorageQuota
 from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
 from gateway.tenants.store import TenantStore
 
@@ -73,6 +74,7 @@ class TenantSection:
     clock: Callable[[], float]
     erase: Callable[[str], Awaitable[None]] | None
     """Deletes the stored pictures and files of a tenant; None without storage."""
+    storage: StorageQuota | None
 
     def handlers(self) -> Handlers:
         return {
@@ -104,7 +106,7 @@ class TenantSection:
         tenant = await self.tenants.get(request.path_params["name"])
         body = describe_tenant(tenant)
         if usage := await self.admission.usage(tenant.name):
-            body["used"] = {
+            used: dict[str, object] = {
                 "requests_last_minute": usage.requests_last_minute,
                 "images_last_minute": usage.images_last_minute,
                 "concurrency": usage.concurrency,
@@ -113,6 +115,9 @@ class TenantSection:
                 "usd_this_month": usd(usage.usd_micros_this_month),
                 "open_requests": usage.open_requests,
             }
+            if self.storage:
+                used["stored_bytes"] = await self.storage.stored_bytes(tenant.name, self.clock())
+            body["used"] = used
         return json_response(body)
 
     async def change(self, request: Request, actor: Actor) -> Response:
