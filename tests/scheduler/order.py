@@ -100,13 +100,13 @@ def _room_at(log: list[_Entry], images: int, limits: AccountLimits, now_us: floa
 def check_kept(need: Need, account: str, history: "History") -> None:
     """Raises: WrongError, if a batch was just given what is kept of an account's minute for interactive requests.
 
-    Stated soundly, not tightly: two requests of the pool are kept at least.
+    Stated soundly, not tightly: two requests are kept at least, of a pool whose accounts are all usable.
     """
     age_s = history.server_s - history.interactive_s
     if need.priority != "b" or not 0 <= age_s < KEPT_S or account not in history.provider.accounts:
         return
     load, limit = history.pool.state().loads[account], history.provider.accounts[account].requests_per_minute
-    [capacity] = history.pool.meta("capacity")
+    capacity = sum(limits.requests_per_minute for limits in history.provider.accounts.values())
     rate = grown(limit, load, "rate", history.server_s)
     kept = min(math.ceil(2 * rate / max(rate, capacity)), rate // 2)
     if rate - sum(load["log"][1::4]) < kept:
