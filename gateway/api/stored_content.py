@@ -14,8 +14,8 @@ from gateway.api.openai_responses import render_error
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.storage.objects import StoredObject, UnsatisfiableRangeError
 
-_HELD_BYTES: Final = 512 * 1024
-"""Of one response: a chunk of the storage, and one that the client has not received yet."""
+_HELD_BYTES: Final = 1024 * 1024
+"""Of one response: a chunk of the storage (storage/objects.py), and one that the client has not received yet."""
 _RANGE: Final = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.ASCII | re.IGNORECASE)
 _BEHIND_ALL: Final = 10**18
 """No object has as many bytes."""

@@ -311,7 +311,7 @@ def test_a_large_image_is_read_as_its_client_receives_it(place: Place, link: str
         client.sendall(f"GET {parts.path}?{parts.query} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         assert client.recv(15) == b"HTTP/1.1 200 OK"
         held = [line for line in fetch(f"{place.first.url}/metrics").text.splitlines() if "held_bytes " in line]
-        assert 512 * 1024 == float(held[-1].rpartition(" ")[2])
+        assert 1024 * 1024 == float(held[-1].rpartition(" ")[2])
     wait_until(lambda: "imagegate_held_bytes 0.0" in fetch(f"{place.first.url}/metrics").text, "the memory is free")
 
 
