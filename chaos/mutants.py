@@ -59,8 +59,8 @@ MUTANTS: Final = (
     Mutant(
         "a reservation without its expiry",
         "metering/lua/admit.lua",
-        "redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), reservation_id)",
-        "redis.call('ZADD', scope.open, '+inf', reservation_id)",
+        "redis.call('ZADD', open, now_ms + tonumber(ARGV[7]), reservation_id)",
+        "redis.call('ZADD', open, '+inf', reservation_id)",
     ),
     Mutant(
         "a retry on unknown outcomes",
