@@ -19,7 +19,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "no dispatch at a heartbeat": ("has_more = dispatch() or has_more", ""),
     "nothing gets free": ("if math.floor(score / SHELF) < before then is_freed = true end", ""),
-    "nothing is reserved": ("if roomy then reserved[roomy] = class.n end", ""),
+    "nothing is reserved": ("if roomy then reserved[roomy] = images end", ""),
     "a batch takes what is kept of a minute": ("room_at(a, need.n, need.q == 'b')", "room_at(a, need.n)"),
     "the highest pass first": ("first.pass < other.pass or", "first.pass > other.pass or"),
     "calls in flight stay": ("math.max(0, a.load.in_flight - 1)", "a.load.in_flight"),

@@ -208,8 +208,8 @@ dispatch()
 local lease = lease_of(id)
 if lease and lease.g then return reply(claim(id, lease, now + lease_us, requested_us)) end
 
--- It waits if it is foreseen to be served in time; for a batch until there is capacity, whenever that is. A full queue takes in a
--- tenant that has less than its share of it, up to twice its length.
+-- It waits if it is foreseen to be served in time; for a batch until there is capacity, whenever that is. A full queue
+-- takes in a tenant that has less than its share of it, up to twice its length.
 local SOONEST = 1000000  -- a shorter wait is one for what others are given first
 local wait, reason, back = forecast()
 if wait and patience > 0 and (wait <= patience or (priority == 'b' and reason == 'busy')) then

@@ -68,7 +68,10 @@ local function give_back(id, lease, is_unsent)
   redis.call('HDEL', K.grants, id)
   redis.call('ZREM', K.leases, id)
   if lease.q then note_flow(lease.q .. ':' .. lease.o, nil, -1, 0) end
-  if setting('waiting_b') > 0 then is_freed = true end  -- a batch may wait beside concurrency that it must leave
+  if setting('batch_waits') > 0 then  -- beside an account that is not full: for concurrency that it must leave
+    is_freed = true
+    set_meta('batch_waits', 0)
+  end
   local a = accounts[lease.a]
   if not a then return nil end
   a.load.in_flight = math.max(0, a.load.in_flight - 1)

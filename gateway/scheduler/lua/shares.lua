@@ -17,7 +17,7 @@
 -- meta: share_weight = weight of all recent interactive flows, share_unmet = sum of their u, over_share_due = when a
 -- call over the shares may begin next, concurrency:GROUP and in_flight:GROUP = sums of a group's usable accounts,
 -- interactive_at = when an interactive call was last requested, interactive_n = images of the largest one of a minute,
--- interactive_n_at = when
+-- interactive_n_at = when, batch_waits = 1 if a batch was lately kept from concurrency that it must leave
 local LATELY = MINUTE         -- a flow that was active within this counts for the shares of the others
 local SLOT_MIN = 1000000      -- time in flight of a slot, at least: few calls for an image are shorter
 local NOTED = 1000000         -- by which `recent` may be late, and how often it is looked at
@@ -227,7 +227,10 @@ local function may_begin(flow, need, weight)
   end
   local free, most = concurrency - in_flight, math.floor(concurrency * RESERVE)
   local kept = is_interactive() and math.min(math.max(1, setting('share_unmet')), most) or 0
-  if is_batch(flow) and (is_refused or free <= kept) then return false end
+  if is_batch(flow) and (is_refused or free <= kept) then
+    set_meta('batch_waits', 1)
+    return false
+  end
   local all = weight_beside(f)
   local share = math.max(1, math.ceil(concurrency * f.w / all))
   if all <= f.w then share = math.max(ALONE_MIN, math.ceil(concurrency * (1 - setting('paced') / 100))) end
