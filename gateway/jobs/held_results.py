@@ -27,7 +27,7 @@ _OWED_PART: Final = 2
 _RESULTS_MAX: Final = 1000
 """Limit on each kind; most are links."""
 _PAUSES_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
-"""Before each attempt to store: a result that was paid for outlasts a restart of Redis."""
+"""Before each attempt to store: a result that was paid for outlasts a restart of Redis or of the storage."""
 _FLUSH_S: Final = 20.0
 """For the attempts, and for a slow storage."""
 _LISTEN_PAUSE_S: Final = 0.5
@@ -125,12 +125,14 @@ class HeldResults:
     async def _store(self, held: HeldResult) -> None:
         """Stores a result. It stays in memory as long as others if its images could not be stored."""
         images: tuple[StoredImage, ...] | None = None
-        for pause_s in _PAUSES_S:
+        for attempt, pause_s in enumerate(_PAUSES_S, 1):
             await asyncio.sleep(pause_s)
             with suppress(GatewayError):
                 images = images or await self._outcomes.store_images(
                     held.tenant, held.order_id, held.result.pictures, held.kept_s, held.stored
                 )
+                if images is None and self._outcomes.has_storage and attempt < len(_PAUSES_S):
+                    continue
                 await self._outcomes.store(held.tenant, held.order_id, held.result, held.numbers, held.kept_s, images)
                 break
         if images or held.is_over:

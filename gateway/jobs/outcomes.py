@@ -82,6 +82,10 @@ class Outcomes:
         self._poll = load_script(redis, "jobs/poll", PARTS["admit"])
         self._take_room = load_script(redis, "jobs/take_room")
 
+    @property
+    def has_storage(self) -> bool:
+        return self._pictures is not None
+
     async def store_images(
         self,
         tenant: str,

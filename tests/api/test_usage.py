@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from gateway.api.admin.usage import UsageSection
 from gateway.domain.billing import RequestOutcome, usd
-from gateway.domain.usage import MEASURES, GroupBy
+from gateway.domain.usage import MEASURES, PURCHASES, GroupBy
 from gateway.metering.ledger import Ledger
 from gateway.metering.verification import LedgerVerifier
 from gateway.redis import connect
@@ -444,6 +444,6 @@ def test_the_documented_answers_are_the_answers(gateway: Gateway, books: "redis.
     }
     for name, answer in answers.items():
         conform(answer, {"$ref": f"#/components/schemas/{name}"}, name)
-    assert set(MEASURES) == enum("UsageDifference", "measure")
+    assert {*MEASURES, PURCHASES} == enum("UsageDifference", "measure")
     assert {outcome.value for outcome in RequestOutcome} == enum("UsageRecord", "outcome")
     assert [one.value for one in GroupBy] == SCHEMAS["UsageReport"]["properties"]["by"]["items"]["enum"]

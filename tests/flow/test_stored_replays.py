@@ -88,7 +88,8 @@ def running(
 def pair(running: tuple[list[str], Path, str]) -> Pair:
     urls, folder, redis_url = running
     tenant = f"t-{uuid4().hex[:8]}"
-    return Pair(*urls, folder, redis_url, tenant, new_key(urls[0], tenant))
+    first, second = urls
+    return Pair(first, second, folder, redis_url, tenant, new_key(first, tenant))
 
 
 @pytest.fixture

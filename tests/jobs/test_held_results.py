@@ -40,7 +40,7 @@ def running_bucket() -> Iterator[Bucket]:
 def bucket(running_bucket: Bucket) -> Bucket:
     running_bucket.writes.set()
     running_bucket.objects.clear()
-    running_bucket.held = 0
+    running_bucket.held, running_bucket.is_away = 0, False
     return running_bucket
 
 
@@ -134,10 +134,25 @@ async def test_results_that_are_not_owed_make_room_for_others_and_owed_ones_do_n
         assert one.held.get("idle-4")
 
 
+async def test_a_storage_that_is_back_soon_gets_what_is_owed(redis_url: str, bucket: Bucket) -> None:
+    bucket.is_away = True
+    async with process(redis_url, bucket) as one:
+        one.hold("r1")
+        task = one.held.store("r1")
+        assert task
+        await until(lambda: bucket.held > 0)
+        assert "free" == await one.state("r1")
+        bucket.is_away = False
+        await task
+        assert "ended" == await one.state("r1")
+    assert 1 == len(bucket.objects)
+
+
 async def test_images_that_cannot_be_stored_stay_in_memory_as_long_as_others(
     redis_url: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(held_results, "HELD_S", 0.5)
+    monkeypatch.setattr(held_results, "_PAUSES_S", (0.0, 0.1))
     image = ImageResult((Base64Image(memoryview(b"not an image")),), Size(8, 8), 1)
     async with process(redis_url, bucket) as one:
         one.held.hold(HeldResult("acme", "r1", image, NUMBERS, 60), is_owed=True)

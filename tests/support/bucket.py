@@ -28,6 +28,8 @@ class Bucket:
     writes: threading.Event = field(default_factory=threading.Event)
     held: int = 0
     """Writes that have arrived, and wait or are done."""
+    is_away: bool = False
+    """Every write fails."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -40,6 +42,8 @@ class Bucket:
         path = request.path_params["path"]
         if request.method == "PUT":
             self.held += 1
+            if self.is_away:
+                return Response(status_code=403)
             data = await request.body()
             with anyio.move_on_after(_WRITE_MAX_S):
                 while not self.writes.is_set():  # noqa: ASYNC110 - set by another thread
