@@ -1,6 +1,7 @@
 """Clients: send requests, wait or disconnect, and record the results."""
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,10 @@ _AFTER_REFUSAL_S: Final = 1.0
 _FREE_STATUSES: Final = frozenset({400, 401, 403, 404, 405, 408, 409, 413, 429, 431, 503})
 _FREE_CODES: Final = frozenset({1002, 1004, 1008, 1026, 1033, 1042, 2013, 2049})
 """Codes of the MiniMax API that are free; the documentation says that any other may have cost something."""
+NOT_KEPT: Final = "result_not_kept"
+"""Bought earlier, and no longer to be had."""
+_NOT_KEPT_TEXT: Final = "Paid for, but not stored. A new Idempotency-Key buys others."
+"""The same in MiniMax's format, which has no code for it."""
 _WITHHELD_CODES: Final = frozenset({"1027", "moderation_blocked", "content_policy_violation"})
 
 
@@ -34,19 +39,19 @@ class Clients:
         self._url = url
         self._seed = seed
         self._run = run
-        self._is_over = False
+        self.is_over = False
         self._numbers: dict[str, int] = {}
         self.asked: list[Asked] = []
 
     def stop(self) -> None:
         """Stops new requests; requests in flight complete."""
-        self._is_over = True
+        self.is_over = True
 
     async def keep_asking(self, tenant: Tenant, number: int) -> None:
         """Runs one client of a tenant until the end."""
         chance = Random(f"{self._seed}/{tenant.name}/{number}")  # noqa: S311 - it is to be repeatable
         await asyncio.sleep(chance.uniform(0, 2))
-        while not self._is_over:
+        while not self.is_over:
             order = draw(chance, tenant.models)
             asked = await self.ask(order, tenant)
             pause_s = chance.expovariate(1 / _PAUSE_S)
@@ -54,17 +59,24 @@ class Clients:
 
     async def ask(self, order: Order, tenant: Tenant, url: str | None = None) -> Asked:
         """Sends a request and records its result."""
+        asked = self.begin(order, tenant)
+        await self.send(order, asked, tenant, url)
+        return asked
+
+    def begin(self, order: Order, tenant: Tenant) -> Asked:
+        """Records a request that is about to be sent."""
         self._numbers[tenant.name] = number = self._numbers.get(tenant.name, 0) + 1
         name = f"cb-{self._run}-{tenant.name.replace('-', '')}-{number}"
-        key_id, key = tenant.keys[-1]
-        asked = Asked(name, tenant.name, key_id, order.wire, order.count, time.monotonic())
-        self.asked.append(asked)
-        headers = {"authorization": f"Bearer {key}", "x-request-id": name, **order.headers}
+        self.asked.append(Asked(name, tenant.name, tenant.keys[-1][0], order.wire, order.count, time.monotonic()))
+        return self.asked[-1]
+
+    async def send(self, order: Order, asked: Asked, tenant: Tenant, url: str | None = None) -> None:
+        """Sends a request and records its result in `asked`."""
+        headers = {"authorization": f"Bearer {tenant.keys[-1][1]}", "x-request-id": asked.id, **order.headers}
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S):
                 await self._send(order, asked, f"{url or self._url()}{order.path}", headers)
         asked.ended_s = time.monotonic()
-        return asked
 
     async def _send(self, order: Order, asked: Asked, url: str, headers: dict[str, str]) -> None:
         text = json.dumps(order.body_for(asked.id)).encode()
@@ -104,6 +116,7 @@ class Clients:
             body = await answer.read()
             asked.status = answer.status
             retry, kind = answer.headers.get("x-should-retry"), answer.content_type
+            asked.is_replayed = answer.headers.get("idempotent-replayed") == "true"
         asked.ending = Ending.ANSWERED
         try:
             if order.wire == NATIVE:
@@ -129,18 +142,20 @@ async def _half(text: bytes) -> AsyncIterator[bytes]:
 def _note_openai(asked: Asked, document: dict[str, Any], retry: str | None) -> None:
     if asked.status == 200:
         asked.pictures, asked.is_success = len(document["data"]), True
+        asked.digest = _digest(document["data"])
         return
     error = document.get("error") or {}
     asked.code, asked.detail = str(error.get("code")), str(error.get("message", ""))
     is_free = asked.status in _FREE_STATUSES or asked.code == "deadline_exceeded"
+    is_free = is_free and asked.code != NOT_KEPT
     asked.may_have_cost = not (is_free or (asked.status == 502 and retry != "false"))
 
 
 def _note_events(asked: Asked, body: bytes, retry: str | None) -> None:
     """Records a stream: images, or one error."""
     documents = [json.loads(line[5:]) for line in body.split(b"\n") if line.startswith(b"data:")]
-    asked.pictures = sum(one["type"] == "image_generation.completed" for one in documents)
-    asked.is_success = asked.pictures > 0
+    images = [one for one in documents if one["type"] == "image_generation.completed"]
+    asked.pictures, asked.is_success, asked.digest = len(images), bool(images), _digest(images)
     errors = [one for one in documents if one["type"] == "error"]
     if errors:
         asked.status = 0
@@ -155,8 +170,16 @@ def _note_native(asked: Asked, body: bytes) -> None:
     code = document["base_resp"]["status_code"]
     if code == 0:
         data = document["data"]
-        asked.pictures = len(data.get("image_urls") or []) + len(data.get("image_base64") or [])
-        asked.is_success = True
+        images = [*(data.get("image_urls") or []), *(data.get("image_base64") or [])]
+        asked.pictures, asked.is_success, asked.digest = len(images), True, _digest(images)
         return
     asked.code, asked.detail = str(code), str(document["base_resp"]["status_msg"])
-    asked.may_have_cost = code not in _FREE_CODES and str(code) not in _WITHHELD_CODES
+    if asked.detail.endswith(_NOT_KEPT_TEXT):
+        asked.code = NOT_KEPT
+    asked.may_have_cost = asked.code == NOT_KEPT or (code not in _FREE_CODES and str(code) not in _WITHHELD_CODES)
+
+
+def _digest(images: list[Any]) -> str:
+    """Returns a digest of images: texts, or documents of which only the image counts."""
+    kept = [image if isinstance(image, str) else [image.get("url"), image.get("b64_json")] for image in images]
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()

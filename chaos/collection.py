@@ -48,7 +48,8 @@ async def collect(
     found.processes = list(_processes(world))
     found.mistakes = list(_mistakes(world))
     for one in asked:
-        one.gateway = world.balancer.served.get(one.id, one.gateway)
+        served = world.balancer.served.get(one.id, [])
+        one.gateway, one.gateways = served[-1] if served else one.gateway, frozenset(served)
     return found
 
 

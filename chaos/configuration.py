@@ -51,6 +51,8 @@ call_timeout_per_image_s = {per_image_s}
 download_timeout_s = 5
 [pool]
 probe_interval_s = 3
+[storage]
+url = "file://{storage}"
 [billing]
 charge_moderated = true
 charge_unknown_outcomes = true
@@ -152,6 +154,7 @@ class Configuration:
                 lease_s=LEASE_S,
                 call_s=CALL_TIMEOUT_S,
                 per_image_s=CALL_TIMEOUT_PER_IMAGE_S,
+                storage=self.path.parent / "files",
             )
         ]
         for name, accounts in ACCOUNTS.items():

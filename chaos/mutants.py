@@ -59,8 +59,8 @@ MUTANTS: Final = (
     Mutant(
         "a reservation without its expiry",
         "metering/lua/admit.lua",
-        "redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), reservation_id)",
-        "redis.call('ZADD', scope.open, '+inf', reservation_id)",
+        "redis.call('ZADD', open, now_ms + tonumber(ARGV[7]), reservation_id)",
+        "redis.call('ZADD', open, '+inf', reservation_id)",
     ),
     Mutant(
         "a retry on unknown outcomes",
@@ -68,6 +68,12 @@ MUTANTS: Final = (
         "        if self.left <= 0 or row.retry is Retry.NEVER or row.outcome not in _FREE:\n            return False",
         "        if self.left <= 0:\n            return False\n"
         "        if row.outcome is Outcome.UNKNOWN:\n            return True",
+    ),
+    Mutant(
+        "a key that buys while its first request runs",
+        "metering/lua/repeats.lua",
+        "if state == 'free' then return nil end",
+        "if state == 'free' or state == 'running' then return nil end",
     ),
     Mutant(
         "leases that expire in an outage",

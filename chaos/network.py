@@ -86,8 +86,8 @@ class Balancer:
         self._gateways = gateways
         self._turn = 0
         self.port = 0
-        self.served: dict[str, int] = {}
-        """Request ID -> number of its gateway."""
+        self.served: dict[str, list[int]] = {}
+        """Request ID -> numbers of its gateways, one for each attempt."""
 
     async def start(self) -> asyncio.Server:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000)
@@ -118,7 +118,7 @@ class Balancer:
             except (OSError, TimeoutError):
                 continue
             if named := _REQUEST_ID.search(head):
-                self.served[named[1].decode("latin-1")] = gateway.number
+                self.served.setdefault(named[1].decode("latin-1"), []).append(gateway.number)
             try:
                 back.write(head)
                 await _either(_pump(reader, back), _pump(there, writer))

@@ -54,8 +54,23 @@ class Asked:
     """If, by the documentation, the response means that something may have been bought."""
     is_success: bool = False
     gateway: int | None = None
-    """Number of the process that received it."""
+    """Number of the process that received it last."""
+    gateways: frozenset[int] = frozenset()
+    """Of all that received it."""
     detail: str = ""
+    digest: str = ""
+    """Of the images that it got."""
+    is_replayed: bool = False
+    """The response is marked as that of an earlier request."""
+    is_keyed: bool = False
+    """It has an Idempotency-Key."""
+    attempts: list["Asked"] = field(default_factory=list)
+    """Those of a request that its client repeats. The other fields are then what the client has in the end."""
+
+    @property
+    def purchases_max(self) -> int:
+        """Returns how often its images may be bought: attempts without a key may be orders of their own."""
+        return 1 if self.is_keyed else max(1, len(self.attempts))
 
     @property
     def is_busy(self) -> bool:

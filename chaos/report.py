@@ -102,6 +102,10 @@ def _render_answers(observed: Observations) -> Iterator[str]:
     if times:
         p50, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
         yield f"  answered in {p50:.2f} s (half), {p99:.2f} s (99 of 100), {times[-1]:.2f} s (all)"
+    repeated = [one for one in asked if one.attempts]
+    attempts = [attempt for one in repeated for attempt in one.attempts]
+    replays = sum(one.is_replayed for one in attempts)
+    yield f"  {len(repeated)} of them were repeated: {len(attempts)} attempts, {replays} replays"
     yield "  the slowest: " + ", ".join(f"{one.ended_s - one.sent_s:.1f} s {one.id}" for one in _slowest(observed)[:2])
 
 

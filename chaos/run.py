@@ -21,6 +21,7 @@ from chaos.overload import Crowd, create_crowd, plan_crowd
 from chaos.processes import memory_bytes
 from chaos.reconciliation.leftovers import PICTURE_S, RECOVERY_S
 from chaos.redis_keys import Keys
+from chaos.repeats import Repeaters, plan_repeaters
 from chaos.schedule import Fault, plan
 
 CLIENTS_A_TENANT: Final = 3
@@ -73,7 +74,8 @@ async def conduct(
         for tenant in tenants:
             await admin.create(tenant)
         crowd = plan_crowd() if "overload" not in without else []
-        await create_crowd(admin, crowd)
+        repeaters = plan_repeaters()
+        await create_crowd(admin, [*crowd, *repeaters])
         clients = Clients(world.session, world.url, seed, seed % 1000)
         faults = plan(seed, seconds, without)
         party = Crowd(world, clients, crowd, seed)
@@ -81,14 +83,14 @@ async def conduct(
         memory: Memory = {}
         beside = asyncio.ensure_future(_watch(world, clients, memory, tell))
         try:
-            recovery = await _load(world, clients, injector, faults, seconds)
+            recovery = await _load(world, clients, injector, faults, seconds, Repeaters(clients, repeaters, seed))
             load_s = time.monotonic() - injector.began_s
             tell("waiting until everything has expired")
             await _wait_until_over(world, clients, tenants[0])
         finally:
             beside.cancel()
         tell("reading the books")
-        observed = await collect(world, admin, [*tenants, *crowd], clients.asked, (today, _today()))
+        observed = await collect(world, admin, [*tenants, *crowd, *repeaters], clients.asked, (today, _today()))
         observed.recovery = recovery
         observed.overloads, observed.outages = injector.overloads, injector.redis_faults.outages
         observed.clock_steps_s = injector.redis_faults.clock_steps_s
@@ -108,7 +110,12 @@ def _without(world: World, without: Collection[str], tell: Callable[[str], None]
 
 
 async def _load(
-    world: World, clients: Clients, injector: FaultInjector, faults: Sequence[Fault], seconds: float
+    world: World,
+    clients: Clients,
+    injector: FaultInjector,
+    faults: Sequence[Fault],
+    seconds: float,
+    repeaters: Repeaters,
 ) -> list[Recovery]:
     """Applies load until the last fault has ended; then single requests must be served."""
     asking = [
@@ -116,6 +123,7 @@ async def _load(
         for tenant in injector.tenants
         for number in range(CLIENTS_A_TENANT)
     ]
+    asking.append(asyncio.ensure_future(repeaters.keep_asking()))
     try:
         await asyncio.gather(injector.inject_all(faults), asyncio.sleep(seconds))
         clients.stop()

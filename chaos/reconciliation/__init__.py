@@ -10,12 +10,14 @@ from chaos.reconciliation.ledgers import Books, compare_books
 from chaos.reconciliation.leftovers import check_leftovers
 from chaos.reconciliation.overload import check_overloads
 from chaos.reconciliation.purchases import check_purchases
+from chaos.reconciliation.replays import check_replays
 from chaos.reconciliation.windows import check_windows
 
 __all__ = ["Books", "reconcile"]
 
 _CHECKS: Final[tuple[Callable[[Observations], list[Discrepancy]], ...]] = (
     check_purchases,
+    check_replays,
     check_capacity,
     check_overloads,
     check_windows,

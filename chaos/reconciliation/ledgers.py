@@ -102,7 +102,9 @@ def _check_journal(observed: Observations) -> Iterator[Discrepancy]:
 def _compare_request(
     observed: Observations, books: Books, request_id: str, calls: list[Call], lines: list[Line]
 ) -> Iterator[Discrepancy]:
-    if len(lines) > 1:
+    asked = next((one for one in observed.asked if one.id == request_id), None)
+    bought = [line for line in lines if line.images or not (asked and asked.attempts)]
+    if len(bought) > (asked.purchases_max if asked else 1):
         yield Discrepancy("in the ledger twice", f"{len(lines)} records", (request_id,))
     accounts = {call.account for call in calls} | {share.account for line in lines for share in line.calls}
     for account in sorted(accounts):
@@ -154,12 +156,12 @@ def _cause(observed: Observations, request_id: str, calls: list[Call], lines: li
     if any(call.is_unclear and not call.billed for call in calls):
         return "an answer that leaves the cost open, and cost nothing"
     asked = next((one for one in observed.asked if one.id == request_id), None)
-    process = next((one for one in observed.processes if asked and one.number == asked.gateway), None)
-    if asked is None or process is None:
+    if asked is None:
         return ""
     is_dead = all(line.delivered + line.withheld + line.lost == 0 for line in lines)
     until_s = asked.ended_s + OWED_S if asked.ending is Ending.ANSWERED else float("inf")
-    was_under_way = process.was_killed(asked.sent_s, until_s)
+    own = [one for one in observed.processes if one.number in asked.gateways]
+    was_under_way = any(one.was_killed(asked.sent_s, until_s) for one in own)
     return "its gateway was killed before it could settle" if is_dead and was_under_way else ""
 
 

@@ -29,11 +29,11 @@ def _check_request(
     if asked is None:
         yield Discrepancy("bought without a request", f"{len(calls)} calls", (request_id,))
         return
-    billed = sum(call.billed for call in calls)
-    if billed > asked.asked:
-        yield Discrepancy("bought twice", f"{billed} images billed, {asked.asked} asked for", (request_id,))
-    elif (most := most_at_stake(calls)) > asked.asked:
-        detail = f"{most} images at stake at once, {asked.asked} asked for"
+    billed, allowed = sum(call.billed for call in calls), asked.asked * asked.purchases_max
+    if billed > allowed:
+        yield Discrepancy("bought twice", f"{billed} images billed, {allowed} asked for", (request_id,))
+    elif (most := most_at_stake(calls)) > allowed:
+        detail = f"{most} images at stake at once, {allowed} asked for"
         yield Discrepancy("sent again though it may have been bought", detail, (request_id,))
     revoked_s = observed.revoked.get(asked.key_id)
     if revoked_s is not None and asked.sent_s > revoked_s and billed:

@@ -12,7 +12,7 @@ SPECS: Final = (*Metrics().specs, *SCRAPED)
 LABELS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "route": 'the template of a route, as "/v1/models/{name}"; "_unknown" for every other path',
-        "status": "the HTTP status",
+        "status": "the HTTP status; of batches: as in OpenAI's batch object",
         "model": "the configured ID, whichever alias the request names; empty if it names none",
         "tenant": 'the name of a tenant; empty if none is known; "_other" beyond `[metrics] max_tenant_series`',
         "upstream": "the configured name",
@@ -25,7 +25,8 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "format": "jpeg, png, webp",
         "result": (
             "converted; delivered as made: unreadable, too_large (more than 33 megapixels), queue_full, timeout "
-            "(30 s, or 2 s without memory)"
+            "(30 s, or 2 s without memory); of lines: completed, failed; of webhooks: delivered, "
+            "failed, given_up (after 72 h)"
         ),
         "state": "a state of the pool: ready, cooling, half_open, quarantined, disabled, draining",
         "resource": "requests (of the last minute), images (of the last minute), concurrency (now)",
@@ -34,8 +35,12 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
             "of connections: process (`[server] max_connections`), address (`max_connections_per_address`), "
             "heads (their bytes)"
         ),
+        "source": "gateway; provider or none (base64 alone): the image could not be stored",
         "action": "refused: a new connection; closed: one without a request in flight",
         "version": "of the gateway",
+        "operation": "put, get, head, list, delete: a call of the storage",
+        "direction": "written, read",
+        "access": "read (everything but put), write",
         "le": "the upper bound of a bucket, in seconds",
     }
 )

@@ -41,8 +41,8 @@ class Addresses:
     def __init__(self, routes: Sequence[Route]) -> None:
         fixed = [route for route in routes if not route.param_convertors]
         self._paths = {route.path for route in fixed}
-        self._routes = [route for route in routes if route.path.startswith(_ROOT)]
-        offered = [route for route in fixed if route in self._routes and route.path not in NOT_OFFERED]
+        self._routes = routes
+        offered = [route for route in fixed if route.path.startswith(_ROOT) and route.path not in NOT_OFFERED]
         self._by_name = {route.path.removeprefix(_ROOT): route for route in offered}
 
     def repair(self, scope: Scope) -> None:

@@ -1,4 +1,4 @@
-"""Throttles failed authentication attempts per client address.
+"""Throttles failed authentication attempts per client address: wrong keys, and wrong signatures of links.
 
 Each client address has a token bucket of wrong keys a minute in each process, shared by the tenant and admin APIs. IPv6
 addresses count by /64, which belongs to one customer. Once the bucket is empty, wrong keys get 429 until it has a token
@@ -6,8 +6,8 @@ again. A missing key does not count, nor does a key that could not be checked be
 
 A misconfigured client must not lock out others at its address (behind a proxy or NAT):
 
-- An admin key is always compared first, without I/O, and a valid one passes. So the key's length of at least 16
-  characters protects it from guessing, not the 429.
+- An admin key and a link are always compared first, without I/O, and a valid one passes. So the key's length of at
+  least 16 characters, and the signature's 256 bits, protect them from guessing, not the 429.
 - An API key that was valid recently, from any address, is always checked. It has 190 random bits and cannot be guessed:
   the limit protects Redis and the log. Other keys are refused unread.
 - A misconfigured client repeats its key; an attacker does not. Once a bucket was empty, recent wrong keys cannot use
@@ -28,7 +28,7 @@ from typing import Final, TypeVar
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _MINUTE_S: Final = 60.0
-_WRONG: Final = frozenset({ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED})
+_WRONG: Final = frozenset({ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED, ErrorCode.LINK_INVALID})
 _BUCKETS_MAX: Final = 4096
 """About 3 MB if every bucket is empty."""
 _KNOWN_MAX: Final = 10_000
@@ -96,12 +96,14 @@ class FailedAuthThrottle:
             del self._known[next(iter(self._known))]
         return result
 
-    def check_admin(self, address: str, authorization: str, check: Callable[[], _T]) -> _T:
-        """Runs `check` for an admin key. It comes first, so that an empty bucket refuses wrong keys only."""
+    def check_first(self, address: str, secret: str, check: Callable[[], _T]) -> _T:
+        """Runs `check`, which needs no I/O, for an admin key or a link: an empty bucket refuses wrong ones only.
+
+        Raises: GatewayError AUTHENTICATION_THROTTLED, and those of `check`.
+        """
         try:
             return check()
         except GatewayError as error:
-            secret = secret_of(authorization)
             if self._per_minute and secret and error.error_code in _WRONG:
                 digest = self._hash(secret.encode()).digest()
                 bucket = self._bucket(address)

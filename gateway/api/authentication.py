@@ -159,12 +159,16 @@ class TenantAuthenticator:
         if any(are_spent):
             _LOG.warning("requests_throttled", tenant=caller.tenant.name, key_id=caller.key.id)
 
-    async def load_rates(self, request: Request, caller: Principal, *, is_refused: bool = False) -> None:
-        """Loads the status of the rate limits for the response headers. Raises: GatewayError RATE_LIMITED."""
-        if not caller.has_rates or (is_refused and self._blocked_s(caller)):
+    async def load_rates(self, request: Request, caller: Principal, *, is_counted: bool = False) -> None:
+        """Loads the status of the rate limits for the response headers.
+
+        `is_counted` counts a request that is never admitted, for example because it was refused for its content.
+        Raises: GatewayError RATE_LIMITED if it is counted and the minute is full.
+        """
+        if not caller.has_rates or (is_counted and self._blocked_s(caller)):
             return
         try:
-            context_of(request).rates = await self.admission.peek_rates(caller, is_refused=is_refused)
+            context_of(request).rates = await self.admission.peek_rates(caller, is_refused=is_counted)
         except GatewayError as error:
             if error.row.status == _TOO_MANY:
                 raise  # other errors only omit the headers

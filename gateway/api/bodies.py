@@ -30,6 +30,8 @@ class BodyLimits:
     max_bytes: int
     timeout_s: float
     content_types: str = "'application/json'"
+    progress_bytes: int = 0
+    """If set, `timeout_s` is the time in which so many bytes of a form must arrive, instead of all of it."""
 
 
 def context_of(connection: HTTPConnection) -> RequestContext:
@@ -144,9 +146,9 @@ def too_large(limits: BodyLimits) -> GatewayError:
 
 
 def body_timeout(limits: BodyLimits) -> GatewayError:
-    return GatewayError(
-        ErrorCode.BODY_TIMEOUT, f"The request body did not arrive within {limits.timeout_s:.0f} seconds."
-    )
+    what = f"{limits.progress_bytes} bytes or the rest of the" if limits.progress_bytes else "The"
+    text = f"{what} request body did not arrive within {limits.timeout_s:.0f} seconds."
+    return GatewayError(ErrorCode.BODY_TIMEOUT, text)
 
 
 def json_response(body: dict[str, object], status: int = 200) -> Response:

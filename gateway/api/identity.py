@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from gateway.api import minimax
@@ -35,7 +36,7 @@ async def identify(
 
     Raises: GatewayError INVALID_VALUE for a malformed key, REDIS_UNAVAILABLE.
     """
-    key = _read_key(request.headers.getlist(_KEY_HEADER))
+    key = read_idempotency_key(request.headers)
     form = "native" if request.url.path in minimax.PATHS else "openai"
     head = msgspec.msgpack.encode(
         (form, generation.name, generation.is_stream, replace(generation.job, inputs=(), options={}))
@@ -54,8 +55,12 @@ async def identify(
     return OrderIdentity(kind, f"{caller.key.id}:{fingerprint}", fingerprint)
 
 
-def _read_key(values: list[str]) -> str | None:
-    """Returns the key, without the quotes of a structured field (draft-ietf-httpapi-idempotency-key-header)."""
+def read_idempotency_key(headers: Headers) -> str | None:
+    """Returns the key, without the quotes of a structured field (draft-ietf-httpapi-idempotency-key-header).
+
+    Raises: GatewayError INVALID_VALUE.
+    """
+    values = headers.getlist(_KEY_HEADER)
     if not values:
         return None
     key = values[0].strip()

@@ -17,6 +17,7 @@ from gateway.api.fields import Generation
 from gateway.api.identity import identify
 from gateway.api.keep_alive import BlanksResponse
 from gateway.api.multipart import FormLimits, is_form, read_form
+from gateway.api.public_url import base_url
 from gateway.api.shutdown import ShutdownState
 from gateway.api.sse import EventStream
 from gateway.domain.catalog import Catalog
@@ -51,6 +52,8 @@ class ImageOptions:
     """Seconds between two comments of a stream."""
     blanks_s: float
     """Seconds between two blanks before the JSON of another response; 0 sends none."""
+    public_url: str
+    """Base of links to stored images; empty for that of the request."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -133,8 +136,9 @@ class ImageRoutes:
             context.identity = await identify(request, caller, generation, self.authenticator.authenticator.keyed_hash)
         except (GatewayError, ClientDisconnect):
             self.authenticator.count_refusal(caller)
-            await self.authenticator.load_rates(request, caller, is_refused=True)
+            await self.authenticator.load_rates(request, caller, is_counted=True)
             raise
+        context.base_url = base_url(request, self.options.public_url)
         context.model_name, context.is_stream = generation.name, generation.is_stream
         context.ignored, context.cut_prompt = generation.ignored, generation.cut_prompt
         return caller, generation

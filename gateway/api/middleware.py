@@ -93,6 +93,9 @@ class RequestContextMiddleware:
                 context.status = message["status"]
                 message["headers"] = self._headers_of(context, message["headers"])
             await send(message)
+            if context.on_first_byte and message["type"] == "http.response.body":
+                context.on_first_byte()
+                context.on_first_byte = None
 
         try:
             with self.metrics.requests_in_progress.track_inprogress():
@@ -132,19 +135,22 @@ class RequestContextMiddleware:
         }
         if context.rates:
             values.update(rate_headers(context.rates))
-        if context.ignored:
-            values["x-imagegate-ignored"] = ", ".join(context.ignored)
+        numbers = context.numbers
+        if numbers.ignored:
+            values["x-imagegate-ignored"] = ", ".join(numbers.ignored)
         if context.replayed:
-            values["x-imagegate-replayed"] = "true"
+            values["idempotent-replayed"] = values["x-imagegate-replayed"] = "true"
         if context.cut_prompt:
             values["x-imagegate-prompt"] = "{} of {} characters".format(*context.cut_prompt)
         if context.size_change:
             values["x-imagegate-size"] = str(context.size_change)
+        if numbers.links:
+            values["x-imagegate-links"] = numbers.links
         if context.missing:
             values["x-imagegate-missing"] = str(context.missing)
         if context.asked:
-            values["x-imagegate-queue-ms"] = str(round(1000 * context.trace.queue_s))
-            values["x-imagegate-attempts"] = str(context.trace.attempts)
+            values["x-imagegate-queue-ms"] = str(numbers.queue_ms)
+            values["x-imagegate-attempts"] = str(numbers.attempts)
         if self.drain.is_on:
             values["connection"] = "close"  # the next request goes elsewhere
         added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in values.items()]
@@ -170,7 +176,7 @@ class PublicCors(CORSMiddleware):
 
     def __init__(self, app: ASGIApp, origins: Iterable[str], own_ports: Iterable[int]) -> None:
         super().__init__(
-            app, tuple(origins), ("GET", "POST"), ("*",), allow_private_network=True, expose_headers=("*",)
+            app, tuple(origins), ("GET", "POST", "DELETE"), ("*",), allow_private_network=True, expose_headers=("*",)
         )
         self._own_ports = frozenset(own_ports)
 

@@ -1,16 +1,14 @@
 """Reads multipart forms (RFC 7578): texts into memory, and files into memory or, beyond 1 MiB, onto disk.
 
-Invariant: however a form ends, its files are closed, which deletes them, and their bytes are released.
+Invariant: however a form ends, its files are closed, which deletes them, and their bytes are released. Files of
+`receive_form` go where its caller wants them, who closes them.
 """
 
 import asyncio
-from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
-from tempfile import SpooledTemporaryFile
-from typing import Final
+from typing import Final, Protocol
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
@@ -19,21 +17,15 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.bodies import BodyLimits, body_timeout, check_head, context_of, too_large
 from gateway.api.decoding import BodyDecoder
+from gateway.api.form_files import FormFile
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import Format
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 
-_MIB: Final = 1024 * 1024
-_IN_MEMORY_BYTES: Final = _MIB
-"""Size up to which a file stays in memory."""
 _FILE_TYPES: Final = (b"image/", b"application/octet-stream")
 """Types of parts that are files even without a file name."""
 _NAME_MAX_CHARS: Final = 64
-_START_BYTES: Final = 16
 _PARSED_BYTES: Final = 16 * 1024
 """Bytes that are parsed in one step: those that resemble boundaries take up to 10 ms, and others microseconds."""
-_ENCODED_BYTES: Final = 3 * 64 * 1024
-"""Bytes that are encoded in one step: a multiple of 3, as base64 has no padding within."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +35,7 @@ class FormLimits:
     body: BodyLimits
     texts_max_bytes: int
     """All texts together, with their names."""
-    file_max_bytes: int = 50 * _MIB
+    file_max_bytes: int = 50 * 1024 * 1024
     """OpenAI's limit."""
     files_max: int = 17
     """16 images and a mask."""
@@ -51,61 +43,19 @@ class FormLimits:
     """OpenAI's and MiniMax's fields are about 30."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class FormFile:
-    """A file of a form. It is open as long as its form."""
+class FilePart(Protocol):
+    """Receives the content of one file of a form."""
 
-    name: str
-    size_bytes: int = 0
-    start: bytes = b""
-    """Its first 16 bytes."""
-    _file: SpooledTemporaryFile[bytes] = field(default_factory=SpooledTemporaryFile)
-    _is_on_disk: bool = False
+    async def append(self, data: bytearray, /) -> None: ...
 
-    async def append(self, data: bytearray, memory: ByteAccount, disk: ByteAccount) -> None:
-        """Raises: GatewayError TENANT_MEMORY_FULL, MEMORY_FULL; OSError of the disk."""
-        size_bytes = self.size_bytes + len(data)
-        if size_bytes <= _IN_MEMORY_BYTES:
-            memory.take(len(data))
-            self._file.write(data)
-        else:
-            disk.take(len(data) if self._is_on_disk else size_bytes)
-            if not self._is_on_disk:
-                await asyncio.to_thread(self._file.rollover)
-                self._is_on_disk = True
-                memory.note(-self.size_bytes)
-            await asyncio.to_thread(self._file.write, data)
-        self.size_bytes = size_bytes
-        self.start += data[: _START_BYTES - len(self.start)]
 
-    async def to_data_url(self, kind: Format, memory: ByteAccount) -> bytes:
-        """Returns the file as a data URL in a JSON string. Its bytes are counted before it is made.
-
-        Raises: GatewayError TENANT_MEMORY_FULL, MEMORY_FULL.
-        """
-        head = b'"data:image/%b;base64,' % kind.value.encode()
-        memory.take(len(head) + (self.size_bytes + 2) // 3 * 4 + 1)
-        return await asyncio.to_thread(self._encode, head)
-
-    def _encode(self, head: bytes) -> bytes:
-        """Holds the result once: `BytesIO` returns its buffer without copying it."""
-        made = BytesIO()
-        made.write(head)
-        self._file.seek(0)
-        while piece := self._file.read(_ENCODED_BYTES):
-            made.write(b64encode(piece))
-        made.write(b'"')
-        return made.getvalue()
-
-    def close(self, memory: ByteAccount) -> None:
-        self._file.close()
-        if not self._is_on_disk:
-            memory.note(-self.size_bytes)
+OpenFile = Callable[[str, str, Mapping[str, str]], FilePart]
+"""Opens a file of a form, by its field, its file name and the texts before it. May raise: GatewayError."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Form:
-    """The texts and the files of a form. Of two texts of one name the last counts, as in JSON."""
+    """The texts and the files of a form."""
 
     texts: dict[str, str] = field(default_factory=dict)
     files: list[FormFile] = field(default_factory=list)
@@ -119,24 +69,47 @@ def is_form(request: Request) -> bool:
 async def read_form(request: Request, limits: FormLimits, spooled: ByteBudget) -> AsyncIterator[Form]:
     """Reads a form. `spooled` is the budget of bytes on disk.
 
+    Raises: what `receive_form` raises.
+    """
+    context = context_of(request)
+    form, disk = Form(), ByteAccount(spooled, context.tenant)
+
+    def open_file(name: str, file_name: str, texts: Mapping[str, str]) -> FormFile:  # noqa: ARG001 - an OpenFile
+        form.files.append(FormFile(name, context.memory, disk))
+        return form.files[-1]
+
+    try:
+        async with receive_form(request, limits, open_file) as form.texts:
+            yield form
+    finally:
+        for file in form.files:
+            file.close()
+        disk.close()
+
+
+@asynccontextmanager
+async def receive_form(request: Request, limits: FormLimits, open_file: OpenFile) -> AsyncIterator[dict[str, str]]:
+    """Receives a form whose files go to `open_file`. Yields its texts, which count as memory until the end.
+
     Raises: GatewayError INVALID_JSON, INVALID_VALUE, UNSUPPORTED_CONTENT_TYPE, BODY_TOO_LARGE, BODY_TIMEOUT,
-    TENANT_MEMORY_FULL, MEMORY_FULL; ClientDisconnect.
+    TENANT_MEMORY_FULL, MEMORY_FULL; ClientDisconnect; what the files raise.
     """
     decoder = check_head(request, limits.body, is_form=True)
     context = context_of(request)
     _, parameters = parse_options_header(request.headers["content-type"])
-    reader = _FormReader(parameters.get(b"boundary", b""), limits, context.memory, ByteAccount(spooled, context.tenant))
+    reader = _FormReader(parameters.get(b"boundary", b""), limits, context.memory, open_file)
     try:
         if context.transfer:
             await context.transfer.begin()
         await _receive(request, limits.body, decoder, reader)
-        yield reader.form
+        yield reader.texts
     finally:
         reader.close()
 
 
 async def _receive(request: Request, limits: BodyLimits, decoder: BodyDecoder | None, reader: "_FormReader") -> None:
-    ends_at, received_bytes, has_more = asyncio.get_running_loop().time() + limits.timeout_s, 0, True
+    clock = asyncio.get_running_loop().time
+    ends_at, received_bytes, new_bytes, has_more = clock() + limits.timeout_s, 0, 0, True
     while has_more:
         try:
             async with asyncio.timeout_at(ends_at):  # not of a write, which would go on in its thread
@@ -151,6 +124,9 @@ async def _receive(request: Request, limits: BodyLimits, decoder: BodyDecoder | 
             if received_bytes > limits.max_bytes:
                 raise too_large(limits)
             await reader.feed(piece)
+        new_bytes += len(received)
+        if limits.progress_bytes and new_bytes >= limits.progress_bytes:
+            ends_at, new_bytes = clock() + limits.timeout_s, 0
     if decoder:
         decoder.finish()
     reader.finish()
@@ -159,15 +135,16 @@ async def _receive(request: Request, limits: BodyLimits, decoder: BodyDecoder | 
 class _FormReader:
     """Builds a form from the callbacks of the parser, which name the pieces that it has found."""
 
-    def __init__(self, boundary: bytes, limits: FormLimits, memory: ByteAccount, disk: ByteAccount) -> None:
+    def __init__(self, boundary: bytes, limits: FormLimits, memory: ByteAccount, open_file: OpenFile) -> None:
         """Raises: GatewayError INVALID_JSON."""
-        self.form = Form()
-        self._limits, self._memory, self._disk = limits, memory, disk
-        self._texts, self._text_bytes, self._is_complete = 0, 0, False
+        self.texts: dict[str, str] = {}
+        """Of two texts of one name the last counts, as in JSON."""
+        self._limits, self._memory, self._open_file = limits, memory, open_file
+        self._texts, self._files, self._text_bytes, self._is_complete = 0, 0, 0, False
         self._field, self._value, self._headers = b"", b"", dict[bytes, bytes]()
         self._name, self._text, self._part_bytes = "", bytearray(), 0
-        self._file: FormFile | None = None
-        self._unwritten: dict[FormFile, bytearray] = {}
+        self._file: FilePart | None = None
+        self._unwritten: dict[FilePart, bytearray] = {}
         if not boundary:
             raise _malformed("its content type has no boundary")
         try:
@@ -188,17 +165,15 @@ class _FormReader:
             raise _malformed("its boundary is too long") from error
 
     async def feed(self, piece: bytes) -> None:
-        """Raises: GatewayError INVALID_JSON, INVALID_VALUE, BODY_TOO_LARGE, TENANT_MEMORY_FULL, MEMORY_FULL."""
+        """Raises: GatewayError INVALID_JSON, INVALID_VALUE, BODY_TOO_LARGE, and those of the files."""
         try:
             for at in range(0, len(piece), _PARSED_BYTES):
                 self._parser.write(piece[at : at + _PARSED_BYTES])
                 await asyncio.sleep(0)
-            for file, data in self._unwritten.items():
-                await file.append(data, self._memory, self._disk)
         except FormParserError as error:
             raise _malformed("it is not valid multipart/form-data") from error
-        except OSError as error:
-            raise GatewayError(ErrorCode.MEMORY_FULL, f"a temporary file: {error.strerror}") from error
+        for file, data in self._unwritten.items():
+            await file.append(data)
         self._unwritten.clear()
 
     def finish(self) -> None:
@@ -207,10 +182,7 @@ class _FormReader:
             raise _malformed("it ends before its last boundary")
 
     def close(self) -> None:
-        for file in self.form.files:
-            file.close(self._memory)
         self._memory.note(-self._text_bytes)
-        self._disk.close()
 
     def _begin_part(self) -> None:
         self._headers, self._text, self._file, self._part_bytes = {}, bytearray(), None, 0
@@ -226,16 +198,17 @@ class _FormReader:
         self._field = self._value = b""
 
     def _begin_content(self) -> None:
-        form, limits = self.form, self._limits
+        limits = self._limits
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if not 0 < len(self._name) <= _NAME_MAX_CHARS:
             raise _malformed(f"the name of a part is missing or has more than {_NAME_MAX_CHARS} characters")
         if b"filename" in options or self._headers.get(b"content-type", b"").lower().startswith(_FILE_TYPES):
-            if len(form.files) == limits.files_max:
-                raise _malformed(f"it has more than {limits.files_max} files")
-            self._file = FormFile(self._name)
-            form.files.append(self._file)
+            if self._files == limits.files_max:
+                raise _malformed(f"it has more than {limits.files_max} file{'s' if limits.files_max > 1 else ''}")
+            self._files += 1
+            file_name = options.get(b"filename", b"").decode("utf-8", "replace")
+            self._file = self._open_file(self._name, file_name, self.texts)
         elif self._texts == limits.texts_max:
             raise _malformed(f"it has more than {limits.texts_max} text fields")
         else:
@@ -257,7 +230,7 @@ class _FormReader:
         if self._file:
             return
         try:
-            self.form.texts[self._name] = self._text.decode()
+            self.texts[self._name] = self._text.decode()
         except UnicodeDecodeError as error:
             raise GatewayError(
                 ErrorCode.INVALID_VALUE,

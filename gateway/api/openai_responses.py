@@ -91,9 +91,16 @@ def _item(image: Picture) -> Chunks:
 
 
 def _format(images: Iterable[Picture]) -> Format:
-    """Detects the file format. The default is MiniMax's JPEG (reference/minimax.md 1.4)."""
-    kinds = (sniff_base64(image.base64) for image in images if isinstance(image, Base64Image))
+    """Detects the file format; behind a link, by its extension. The default is MiniMax's JPEG (reference 1.4)."""
+    kinds = (
+        sniff_base64(image.base64) if isinstance(image, Base64Image) else _format_of_link(image.url) for image in images
+    )
     return next((kind for kind in kinds if kind), Format.JPEG)
+
+
+def _format_of_link(url: str) -> Format | None:
+    path = url.partition("?")[0]
+    return next((kind for kind in Format if path.endswith(f".{kind.value}")), None)
 
 
 def _error(error: GatewayError, model_name: str) -> dict[str, object]:

@@ -1,10 +1,12 @@
 """Gauges read at scrape time, most of them from Redis. Every process reports the same values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.errors import KeyState
+from gateway.jobs.batch_worker import OpenBatches
+from gateway.jobs.batches import BatchStatus
 from gateway.observability.metrics import MetricSpec
 from gateway.redis.preflight import RedisMemory
 from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus
@@ -23,7 +25,8 @@ SCRAPED: Final = tuple(
     MetricSpec(f"imagegate_{name}", "gauge", text, labels)
     for name, labels, text in (
         ("pool_capacity_remaining", ("upstream",), "Requests that could be sent to an upstream now."),
-        ("queue_depth", ("upstream",), "Requests that wait for an account."),
+        ("queue_depth", ("upstream",), "Interactive requests that wait for an account."),
+        ("batch_queue_depth", ("upstream",), "Lines of batches that wait for an idle account."),
         (
             "account_capacity",
             ("upstream", "account", "resource", "bound"),
@@ -40,6 +43,9 @@ SCRAPED: Final = tuple(
             ("upstream", "account", "key", "code"),
             "Unix time at which the cooldown of a key, its account or its upstream ends, and the error that began it.",
         ),
+        ("batches_open", ("status",), "Batches that have not ended, by status."),
+        ("batch_lines_waiting", (), "Lines of batches that wait to be claimed."),
+        ("batch_oldest_timestamp_seconds", (), "Unix time of the oldest batch that has not ended; 0 without one."),
         ("redis_up", (), "Whether Redis responds: 1 or 0."),
         ("redis_memory_used_bytes", (), "Memory that Redis uses; of a cluster, its fullest server."),
         (
@@ -66,6 +72,8 @@ class PoolGauges:
     statuses: Sequence[PoolStatus] | None = None
     """None if Redis does not respond."""
     redis_memory: RedisMemory | None = None
+    count_batches: Callable[[], OpenBatches] | None = None
+    """None without a storage."""
 
     def render(self) -> bytes:
         """Renders lines that both text formats have in common."""
@@ -83,9 +91,19 @@ class PoolGauges:
         if self.statuses is None:
             return
         yield from _pool(self.statuses)
+        if self.count_batches:
+            yield from _batches(self.count_batches())
         if self.redis_memory:
             yield "redis_memory_used_bytes", (), self.redis_memory.used_bytes
             yield "redis_memory_max_bytes", (), self.redis_memory.max_bytes
+
+
+def _batches(found: OpenBatches) -> Iterator[_Sample]:
+    for status in BatchStatus:
+        if not status.is_final:
+            yield "batches_open", (status.value,), found.by_status.get(status.value, 0)
+    yield "batch_lines_waiting", (), found.lines_waiting
+    yield "batch_oldest_timestamp_seconds", (), found.oldest_at
 
 
 def _escaped(text: str) -> str:
@@ -97,6 +115,7 @@ def _pool(statuses: Sequence[PoolStatus]) -> Iterator[_Sample]:
     for status in statuses:
         yield "pool_capacity_remaining", (status.upstream,), status.free
         yield "queue_depth", (status.upstream,), status.waiting
+        yield "batch_queue_depth", (status.upstream,), status.waiting_batch
         for state in KeyState:
             yield "upstream_state", (status.upstream, state.value), state is status.state
         for account in status.accounts:

@@ -81,6 +81,7 @@ def _line(context: RequestContext, client: str, telemetry: Telemetry) -> dict[st
         "key_id": context.key_id,
         "admin": context.admin,
         "model": context.model,
+        "file_id": context.file_id,
         "error_code": context.error_code.value if context.error_code else "",
         "param": context.param,
         "replayed": context.replayed,

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from gateway.api.pool_gauges import PoolGauges
 from gateway.domain.errors import GatewayError
-from gateway.observability.metrics import ProcessCollector
+from gateway.observability.process import ProcessCollector
 from gateway.redis.preflight import RedisMemory
 from gateway.scheduler import Scheduler
 

@@ -24,8 +24,8 @@ def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[Plann
     if job.output_format and model.plan(replace(job, delivery=ResponseFormat.BASE64), policy):
         raise refused_value(
             "response_format",
-            f"a link leads to the image as the upstream makes it, which is not '{job.output_format.value}'. Set "
-            "'response_format' to 'b64_json', or omit 'output_format'.",
+            f"a link leads to the image as the upstream makes it, which is not '{job.output_format.value}': this "
+            "server has no storage for another. Set 'response_format' to 'b64_json', or omit 'output_format'.",
         )
     if job.size and model.plan(replace(job, size=None), policy):
         raise GatewayError(

@@ -14,10 +14,11 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from gateway import __version__
-from gateway.api import middleware, minimax
+from gateway.api import middleware, minimax, stored_files
 from gateway.api.addresses import Addresses, AddressMiddleware
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, Buckets, TenantAuthenticator
+from gateway.api.batches import batch_routes
 from gateway.api.bodies import BodyLimits
 from gateway.api.errors import NOT_OFFERED, refuse_operation
 from gateway.api.health import HealthRoutes
@@ -28,8 +29,12 @@ from gateway.api.pool_gauges import PoolGauges
 from gateway.api.request_log import Telemetry
 from gateway.api.scrape import Scrape
 from gateway.api.shutdown import DRAIN, ShutdownState
+from gateway.api.stored_files import StoredFileRoutes
 from gateway.app import backends
+from gateway.app.batches import BatchParts, build_batches
+from gateway.app.files import build_file_routes
 from gateway.app.reload import ReloadTargets
+from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
@@ -37,14 +42,17 @@ from gateway.domain.images import Format
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
+from gateway.generation.result_links import ResultLinks
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
-from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics, ProcessCollector
+from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
+from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
 from gateway.redis.preflight import PreflightMonitor, write_refusal
 from gateway.scheduler.leases import RELEASE
+from gateway.storage.links import Links, SigningKeys
 
 
 class _Core:
@@ -54,6 +62,7 @@ class _Core:
         settings, redis = config.settings, backends.connect_redis(config)
         metrics = Metrics(metrics_directory, settings.metrics.max_tenant_series)
         self.settings, self.redis, self.metrics = settings, redis, metrics
+        self.gauges = PoolGauges(__version__)
         self.drain, self.budget = ShutdownState(), ByteBudget(settings.server.max_memory_bytes)
         self.body_limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
         self.ports = [
@@ -73,8 +82,14 @@ class _Core:
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
-        service = GenerationService(self.metering.admission, self.upstreams, self.converter, time.monotonic)
-        self.replays = backends.build_replays(config, redis, self.metering, service, self.budget, metrics)
+        self.storage = build_storage(config, redis, metrics, self.budget)
+        self.links = Links(SigningKeys(redis, config.signing_keys, time.time, time.monotonic), time.time)
+        pictures = self.storage.pictures if self.storage else None
+        links = ResultLinks(pictures, self.links, metrics) if pictures else None
+        self.service = GenerationService(self.metering.admission, self.upstreams, self.converter, links, time.monotonic)
+        self.replays = backends.build_replays(
+            config, redis, self.metering, self.service, self.budget, metrics, pictures
+        )
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
@@ -96,12 +111,25 @@ def create_app(
     members, limits = core.scheduling.members, core.body_limits
     pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
-    admin = backends.build_admin(config, core.redis, admission, upstreams, core.catalog, limits, pool)
+    storage = core.storage
+    erase = storage.erase if storage else None
+    admin = backends.build_admin(config, core.redis, admission, upstreams, core.catalog, limits, pool, erase)
     health, samplers = _build_operations(core)
     targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
-    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading)
-    tenant_routes = _tenant_routes(_build_images(core, admin))
+    reaping = (storage.reaper.run,) if storage else ()
+    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading, *reaping)
+    images = _build_images(core, admin)
+    pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
+    links = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)
+    files = build_file_routes(settings, storage, images.authenticator, core.drain)
+    batches = _build_batches(config, core, images)
+    tasks = (*tasks, *(batches.background_tasks if batches else ()))
+    tenant_routes = [
+        *_tenant_routes(images, links),
+        *files.routes(),
+        *batch_routes(batches.routes if batches else None),
+    ]
     addresses = Addresses(tenant_routes)
     app = middleware.App(
         routes=[*tenant_routes, *_operators_routes(health), *admin.routes],
@@ -114,7 +142,7 @@ def create_app(
             Middleware(middleware.DedicatedPortMiddleware, core.ports),
             Middleware(AddressMiddleware, addresses),
         ],
-        lifespan=_build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes).lifespan,
+        lifespan=_build_lifespan(core, (admin.provisioner.start, *starts), tasks, closes, batches).lifespan,
     )
     app.router.default = addresses.refuse
     app.router.redirect_slashes = False  # a redirect has no OpenAI error body, and clients lose the request's on it
@@ -122,7 +150,11 @@ def create_app(
 
 
 def _build_lifespan(
-    core: _Core, starts: Sequence[AsyncCallback], tasks: Sequence[AsyncCallback], closes: Sequence[AsyncCallback]
+    core: _Core,
+    starts: Sequence[AsyncCallback],
+    tasks: Sequence[AsyncCallback],
+    closes: Sequence[AsyncCallback],
+    batches: BatchParts | None,
 ) -> Lifespan:
     journal, scheduling, metering, monitor = core.journal, core.scheduling, core.metering, core.key_monitor
     replays = {SETTLE: metering.admission.replay, RELEASE: scheduling.releases.replay}
@@ -133,11 +165,14 @@ def _build_lifespan(
         (journal.start, scheduling.members.start, *starts),
         (
             *(*metering.background_tasks, replayer.run, scheduling.queue.listen, scheduling.queue.run_heartbeat),
-            *(core.replays.listen, scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
+            *(core.replays.held.listen, scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
         ),
         (
+            *((partial(batches.worker.close, core.drain.left_s),) if batches else ()),
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
+            core.replays.held.flush,
             *(core.converter.close, journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
+            *((core.storage.objects.close,) if core.storage else ()),
         ),
         {
             CONNECTIONS: core.metrics.connections,
@@ -145,6 +180,17 @@ def _build_lifespan(
             DRAIN: core.drain,
         },
     )
+
+
+def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchParts | None:
+    if core.storage is None:
+        return None
+    batches = build_batches(
+        *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.links),
+        *(core.transports[0], core.budget, core.metrics),
+    )
+    core.gauges.count_batches = batches.worker.count_open
+    return batches
 
 
 def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
@@ -172,12 +218,13 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         FormLimits(replace(limits, max_bytes=server.max_form_bytes), limits.max_bytes),
         server.sse_keepalive_s,
         server.keep_alive_blanks_s,
+        server.public_url or "",
     )
     spooled = ByteBudget(server.max_spooled_bytes)
     return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain, spooled)
 
 
-def _tenant_routes(images: ImageRoutes) -> list[Route]:
+def _tenant_routes(images: ImageRoutes, links: StoredFileRoutes) -> list[Route]:
     return [
         Route("/v1/images/generations", middleware.AsgiEndpoint(images.generate), methods=["POST"]),
         Route("/v1/images/edits", middleware.AsgiEndpoint(images.edit), methods=["POST"]),
@@ -188,6 +235,7 @@ def _tenant_routes(images: ImageRoutes) -> list[Route]:
         ),
         Route("/v1/models", images.list_models),
         Route("/v1/models/{name:path}", images.get_model),
+        Route(stored_files.PATH, middleware.AsgiEndpoint(links.get), methods=["GET"]),
     ]
 
 
@@ -236,8 +284,11 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
         metrics.held_bytes: lambda: core.budget.held_bytes,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
+    if storage := core.storage:
+        for access, breaker in storage.objects.breakers.items():
+            sampled[metrics.storage_breaker_open.labels(access)] = partial(getattr, breaker, "is_open")
     process = ProcessCollector(metrics, sampled, time.monotonic)
-    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, PoolGauges(__version__))
+    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, core.gauges)
     redis_health = (partial(write_refusal, redis), lambda: preflight.problems)
     routes = HealthRoutes(scrape, core.ports, core.drain, scheduler, *redis_health, time.monotonic)
     return routes, (preflight.run, process.run, return_freed_memory)

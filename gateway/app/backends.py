@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,12 +13,14 @@ from starlette.routing import Route
 from gateway import __version__
 from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
+from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
+from gateway.app.storage import build_quota
 from gateway.config import SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
@@ -30,6 +32,8 @@ from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.runner import JobPolicy, Upstreams
 from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
+from gateway.jobs.batches import BatchLimits, BatchStore
+from gateway.jobs.held_results import HeldResults
 from gateway.jobs.outcomes import Outcomes, StorageLimits
 from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
@@ -49,6 +53,7 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
+from gateway.storage.pictures import PictureStore
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -134,13 +139,18 @@ def build_replays(
     service: GenerationService,
     budget: ByteBudget,
     metrics: Metrics,
+    pictures: PictureStore | None,
 ) -> Replays:
+    """Without `pictures`, images in base64 are stored in Redis."""
     stored = config.settings.replays
     limits = StorageLimits(
         stored.result_retention_s, stored.max_result_bytes, stored.max_tenant_bytes, stored.max_total_bytes
     )
-    terms = ReplayTerms(config.settings.requests.deadline_s, metering.repeats, stored.result_retention_s)
-    return Replays(service, Outcomes(redis, limits), redis, terms, budget, metrics, time.monotonic)
+    outcomes = Outcomes(redis, limits, pictures)
+    held = HeldResults(outcomes, redis, metering.repeats.channel, budget)
+    keep_hours, deadline_s = config.settings.storage.keep_hours, config.settings.requests.deadline_s
+    terms = ReplayTerms(deadline_s, metering.repeats, stored.result_retention_s, keep_hours)
+    return Replays(service, outcomes, held, terms, metrics, time.monotonic)
 
 
 def redis_id(config: Config) -> str:
@@ -233,20 +243,24 @@ def build_admin(
     catalog: Catalog,
     limits: BodyLimits,
     pool: PoolSection,
+    erase: Callable[[str], Awaitable[None]] | None,
 ) -> AdminParts:
-    """`upstreams` returns the names of the configured upstreams."""
+    """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored."""
     settings, clock, monotonic = config.settings, time.time, time.monotonic
     authenticator = Authenticator(
         redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
     )
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
+    key_retention_s = 3600.0 * settings.replays.key_retention_hours
+    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
-        TenantSection(tenants, admission, catalog, limits, clock),
+        TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, LedgerVerifier(ledger, settings.ledger.retention_days, clock), clock),
+        UsageSection(ledger, verifier, clock),
+        BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open))),
         pool,
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.cli import audit, conformance, keys, pool, serving, tenants, usage
+from gateway.cli import audit, batches, conformance, keys, pool, serving, tenants, usage
 from gateway.cli.client import admin_command
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
 app.add_typer(pool.app, name="pool")
 app.add_typer(usage.app, name="usage")
+app.add_typer(batches.app, name="batch")
 
 
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

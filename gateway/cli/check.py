@@ -7,6 +7,7 @@ from typing import Final
 from gateway import __version__
 from gateway.app import build_telemetry
 from gateway.app.backends import find_problems, redis_id
+from gateway.app.storage import check_storage
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load
 from gateway.config.resolve import Config, resolve
@@ -70,6 +71,7 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
         build_telemetry(settings)
         certificate = _check_certificate(settings)
         redis = _check_redis(resolved)
+        storage = asyncio.run(check_storage(resolved))
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
     supply = resolved.upstreams
@@ -82,6 +84,7 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
         print(f"declared: tenants {len(settings.tenants)}, keys {keys_declared}")
     print(f"admin API: {f'enabled for {admins}' if admins else 'disabled, no [admin] key is set'}")
     print(f"redis: {redis}")
+    print(f"storage: {storage}")
     print(_check_journal(resolved))
     if certificate:
         print(certificate)

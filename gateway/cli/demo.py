@@ -69,6 +69,7 @@ def run_demo(
     with _data_directory(keep) as directory:
         embedded = EmbeddedRedis(directory, "TMPDIR" if keep is None else "--keep")
         environ = {"IMAGEGATE_REQUESTS__JOURNAL_DIR": str(directory / "journal"), **os.environ}
+        environ.setdefault("IMAGEGATE_STORAGE__URL", (directory / "files").as_uri())
         environ |= {"IMAGEGATE_ADMIN_KEY": secrets.token_urlsafe(24), "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
         document = _document(embedded.url, simulator_url, environ)
         settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
@@ -87,7 +88,7 @@ def run_demo(
 
 @contextmanager
 def _data_directory(keep: str | None) -> Iterator[Path]:
-    """Yields the directory of Redis and the journal. One that is not to be kept is deleted at the end."""
+    """Yields the directory of all data. One that is not to be kept is deleted at the end."""
     if keep is not None:
         yield Path(keep).expanduser().resolve()
     else:

@@ -67,6 +67,8 @@ def cut(name: str, width: int) -> str:
 def _lines_of(upstream: Document, now_s: int, *, every_key: bool) -> Iterator[_Line]:
     calls, retries = number(upstream, "calls_last_minute"), number(upstream, "retries_last_minute")
     notes = [*why(upstream, now_s), f"{number(upstream, 'waiting')} waiting"]
+    if batch_lines := number(upstream, "waiting_batch"):
+        notes.append(f"{batch_lines} batch lines waiting")
     if calls:
         notes.append(f"{calls} calls in the last minute" + (f", {retries} of them retries" if retries else ""))
     yield _Line(0, _text(upstream, "name"), _text(upstream, "state"), note=", ".join(notes))

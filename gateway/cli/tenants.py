@@ -20,13 +20,27 @@ ChangedModels = Annotated[
 Weight = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Share of scarce capacity, relative to other tenants; 1 by default.")
 ]
+KeepHours = Annotated[
+    int | None, typer.Option(min=0, max=720, help="Hours for which its pictures are stored; 0 for the setting's.")
+]
+StorageBytes = Annotated[
+    int | None, typer.Option(min=-1, help="Bytes that it may have stored at one time; -1 for the setting's.")
+]
 
 
 @admin_command(app, "create")
-def create(api: AdminApi, name: Name, limits: Document, model: Models = None, weight: Weight = None) -> None:
+def create(
+    api: AdminApi,
+    name: Name,
+    limits: Document,
+    model: Models = None,
+    weight: Weight = None,
+    keep_hours: KeepHours = None,
+    storage_bytes: StorageBytes = None,
+) -> None:
     """Create a tenant. Omitted limits are unlimited."""
     body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
-    api.show(api.ask("POST", "tenants", body=body | limits), _print)
+    api.show(api.ask("POST", "tenants", body=body | limits | _storage_terms(keep_hours, storage_bytes)), _print)
 
 
 @admin_command(app, "list")
@@ -57,6 +71,8 @@ def update(
     model: ChangedModels = None,
     all_models: Annotated[bool, typer.Option("--all-models", help="Allow every model.")] = False,
     weight: Weight = None,
+    keep_hours: KeepHours = None,
+    storage_bytes: StorageBytes = None,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable the tenant.")] = None,
 ) -> None:
     """Change a tenant. Omitted options stay unchanged."""
@@ -64,10 +80,11 @@ def update(
         raise typer.BadParameter("--model and --all-models cannot be used together")
     change: Document = {"models": model or None} if model or all_models else {}
     change |= ({} if weight is None else {"weight": weight}) | ({} if enable is None else {"disabled": not enable})
-    change |= limits
+    change |= limits | _storage_terms(keep_hours, storage_bytes)
     if not change:
         raise typer.BadParameter(
-            "nothing to change; set a limit, --model, --all-models, --weight, --enable or --disable"
+            "nothing to change; set a limit, --model, --all-models, --weight, --keep-hours, --storage-bytes, --enable "
+            "or --disable"
         )
     response = api.ask("PATCH", "tenants", name, body=change)
     api.show(response, _print)
@@ -77,7 +94,7 @@ def update(
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
-    """Disable a tenant: refuse its keys and retain its records."""
+    """Disable a tenant: refuse its keys, delete its stored pictures and files, and retain its records."""
     answer = api.ask("DELETE", "tenants", name)
     api.show(answer, _print)
     if answer.get("declared"):
@@ -108,8 +125,18 @@ def _print(tenant: Document) -> None:
         ("weight", tenant.get("weight")),
         ("created", day(tenant.get("created_at"))),
         ("declared", "in the configuration" if tenant.get("declared") else None),
+        ("keep hours", tenant.get("keep_hours")),
+        ("storage bytes", tenant.get("storage_bytes")),
         *limit_fields(tenant),
     )
+
+
+def _storage_terms(keep_hours: int | None, storage_bytes: int | None) -> Document:
+    """Builds the fields that were given; null is the setting's value."""
+    terms: Document = {} if keep_hours is None else {"keep_hours": keep_hours or None}
+    if storage_bytes is not None:
+        terms["storage_bytes"] = None if storage_bytes < 0 else storage_bytes
+    return terms
 
 
 def _state(tenant: Document) -> str:

@@ -17,7 +17,7 @@ from gateway.cli.output import fail, print_json, print_table, printable, progres
 
 app = typer.Typer(help="Report usage, export records and verify totals.", invoke_without_command=True)
 
-_GROUPS: Final = ("day", "tenant", "model", "key")
+_GROUPS: Final = ("day", "tenant", "model", "key", "batch")
 _AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 _RARE: Final = frozenset({"withheld", "lost", "unconfirmed"})
 """Columns omitted from a table if all values are 0."""
@@ -32,6 +32,8 @@ def _parse_by(text: str) -> str:
     return text
 
 
+_PURCHASES: Final = "purchases"
+"""The measure of a difference within the records."""
 _DAY: Final = ["%Y-%m-%d"]
 _FIRST: Final = "The first day, UTC. Default: the first of the month."
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Default: all.")]
@@ -42,7 +44,10 @@ ToOption = Annotated[
 ByOption = Annotated[
     str,
     typer.Option(
-        "--by", callback=_parse_by, metavar="GROUP", help="Group by day, tenant, model or key, or several: day,model."
+        "--by",
+        callback=_parse_by,
+        metavar="GROUP",
+        help="Group by day, tenant, model, key, batch, or several: day,model.",
     ),
 ]
 FormatOption = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Output format.")]
@@ -64,7 +69,7 @@ def report(
     admin_key: AdminKeyOption = "",
     json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
 ) -> None:
-    """Report usage by day, tenant, model or key."""
+    """Report usage by day, tenant, model, key or batch."""
     if context.invoked_subcommand is not None:
         for name in context.params:
             source = context.get_parameter_source(name)
@@ -181,7 +186,11 @@ def _decimals(row: Document) -> int:
 def _print_verification(counts: dict[str, int], differences: Sequence[Document]) -> None:
     for found in differences:
         where = f"{found.get('tenant')} {found.get('day')} key {found.get('key')} model {found.get('model')}"
+        if batch := found.get("batch"):
+            where += f" batch {batch}"
         told = f"{found.get('measure')} {found.get('sums')} in the totals, {found.get('records')} in the records"
+        if found.get("measure") == _PURCHASES:
+            told = "an idempotency key or a batch line bought images twice"
         print(printable(f"{where}: {told}"))
     compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"
     print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")

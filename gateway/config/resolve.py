@@ -3,8 +3,8 @@
 The server, `imagegate check` and reloads call `resolve`, so a configuration that one accepts is valid for all.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -14,24 +14,34 @@ from msgspec.structs import asdict
 
 from gateway.api.admin import AdminKey, Role
 from gateway.config import upstreams as tables
-from gateway.config.schema import Settings
+from gateway.config.schema import Settings, Storage
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret
-from gateway.config.upstreams import SettingsError, Table
-from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, WaitConfig
+from gateway.config.upstreams import SecretSource, SettingsError, Table
+from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, Secret, WaitConfig
 from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
 from gateway.domain.catalog import Capability, Catalog, Model, Target
+from gateway.domain.images import LinkSource
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
+from gateway.jobs.webhooks import parse_secret
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 from gateway.redis import Credentials
 from gateway.scheduler.encryption import SecretBox
+from gateway.storage.location import StorageKind, StorageLocation, parse_location
 from gateway.tenants.provisioning import ProvisionedKey, ProvisionedTenant
 
 _PEPPER_MIN_CHARS: Final = 16
 """As many hexadecimal digits are 64 random bits, more than can be tried offline against a leaked hash."""
-_ENCRYPTION_KEY_MIN_CHARS: Final = 32
-"""As many hexadecimal digits are 128 random bits."""
+_KEY_MIN_CHARS: Final = 32
+"""As many hexadecimal digits are 128 random bits. Also of a key that signs links."""
+_STORAGE_SETTINGS: Final = {
+    StorageKind.DIRECTORY: (),
+    StorageKind.S3: ("endpoint", "region", "access_key_id", "secret_access_key"),
+    StorageKind.GOOGLE: (),
+    StorageKind.AZURE: ("endpoint", "access_key_id", "secret_access_key"),
+}
+"""What a location may have besides its URL. Google's credentials come from its usual environment."""
 _T = TypeVar("_T")
 
 
@@ -50,6 +60,9 @@ class Config:
     billing: BillingRule
     journal_dir: Path | None
     journal_problem: str  # why there is no journal although it is not switched off
+    storage: StorageLocation | None = None
+    signing_keys: tuple[str, ...] = ()  # of links, the current one first; empty: those that Redis holds
+    webhook_secret: str = field(default="", repr=False)
 
 
 def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
@@ -58,12 +71,8 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
     Raises: SettingsError naming the setting and the fix.
     """
     catalog, redis, pepper = _catalog(settings), settings.redis, settings.api_keys.hash_pepper
-    encryption_keys = [
-        read_strong_secret(
-            source, environ, f"pool.encryption_keys[{number}]", "an encryption key", _ENCRYPTION_KEY_MIN_CHARS
-        )
-        for number, source in enumerate(settings.pool.encryption_keys)
-    ]
+    encryption_keys = _keys(settings.pool.encryption_keys, environ, "pool.encryption_keys", "an encryption key")
+    signing_keys = _keys(settings.storage.signing_keys, environ, "storage.signing_keys", "a signing key")
     passwords = (
         read_secret(source, environ, f"redis.{name}") if source else None
         for name, source in (("password", redis.password), ("sentinel_password", redis.sentinel_password))
@@ -81,6 +90,53 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
         Credentials(redis.username, *passwords),
         BillingRule(settings.billing.charge_moderated, settings.billing.charge_unknown_outcomes),
         *_journal(settings, environ),
+        _storage(settings.storage, environ),
+        tuple(key.plaintext for key in signing_keys),
+        _webhook_secret(settings, environ),
+    )
+
+
+def _keys(sources: Sequence[SecretSource], environ: Mapping[str, str], where: str, what: str) -> list[Secret]:
+    return [
+        read_strong_secret(source, environ, f"{where}[{number}]", what, _KEY_MIN_CHARS)
+        for number, source in enumerate(sources)
+    ]
+
+
+def _webhook_secret(settings: Settings, environ: Mapping[str, str]) -> str:
+    if (webhook := settings.batches.webhook) is None:
+        return ""
+    secret = read_secret(webhook.secret, environ, "batches.webhook.secret").plaintext
+    try:
+        parse_secret(secret)
+    except ValueError as error:
+        raise SettingsError(f"batches.webhook.secret: {error}") from error
+    return secret
+
+
+def _storage(storage: Storage, environ: Mapping[str, str]) -> StorageLocation | None:
+    if storage.url is None:
+        return None
+    try:
+        location = parse_location(storage.url)
+    except ValueError as error:
+        raise SettingsError(f"storage.url: {error}") from error
+    if (storage.access_key_id is None) != (storage.secret_access_key is None):
+        raise SettingsError("storage: give access_key_id and secret_access_key, or neither to use the environment's")
+    if storage.redirect and location.kind is StorageKind.DIRECTORY:
+        raise SettingsError(
+            "storage.redirect: a directory has no links of its own; use a bucket, or remove this setting"
+        )
+    taken = _STORAGE_SETTINGS[location.kind]
+    for name in _STORAGE_SETTINGS[StorageKind.S3]:
+        if getattr(storage, name) is not None and name not in taken:
+            raise SettingsError(f"storage.{name}: {location.kind.value}:// has no such setting; remove it")
+    key_id, secret = (
+        read_secret(source, environ, f"storage.{name}") if source else None
+        for name, source in (("access_key_id", storage.access_key_id), ("secret_access_key", storage.secret_access_key))
+    )
+    return replace(
+        location, endpoint=storage.endpoint, region=storage.region, access_key_id=key_id, secret_access_key=secret
     )
 
 
@@ -95,8 +151,19 @@ def _catalog(settings: Settings) -> Catalog:
             Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model, model))
             for target in model.targets
         )
-        models.append(Model(model.id, model.aliases, prices, targets))
+        models.append(Model(model.id, model.aliases, prices, targets, _links(settings, model)))
     return Catalog(models)
+
+
+def _links(settings: Settings, model: tables.Model) -> LinkSource:
+    """Returns whose links a model's images have. Raises: SettingsError for the gateway's without a storage."""
+    links = model.links or settings.images.links
+    if settings.storage.url:
+        return LinkSource.GATEWAY if links == "gateway" else LinkSource.MIXED
+    if links == "gateway":
+        where = f"models '{model.id}': links" if model.links else "images.links"
+        raise SettingsError(f'{where}: "gateway" needs a storage; set [storage] url, or use "provider"')
+    return LinkSource.PROVIDER
 
 
 def _capability(upstream: tables.Upstream, name: str, model: tables.Model) -> Capability:
@@ -159,6 +226,7 @@ def _tenants(settings: Settings, environ: Mapping[str, str], catalog: Catalog) -
             keys.append(key)
         limits, quotas = _fields_of(entry.limits, Limits), _quotas(entry.quotas)
         tenant = Tenant(entry.name, models, entry.disabled, 0, limits, quotas, entry.weight, is_declared=True)
+        tenant = replace(tenant, keep_hours=entry.keep_hours, storage_bytes=entry.storage_bytes)
         found.append(ProvisionedTenant(tenant, tuple(keys)))
     return tuple(found)
 

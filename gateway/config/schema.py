@@ -4,7 +4,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from gateway.config.upstreams import ConfiguredTenant, HttpUrl, Model, Name, SecretSource, Table, Upstream
+from gateway.config.upstreams import (
+    ConfiguredTenant,
+    HttpUrl,
+    KeepHours,
+    LinkSource,
+    Model,
+    Name,
+    SecretSource,
+    StorageBytes,
+    Table,
+    Upstream,
+)
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -44,6 +55,7 @@ class Server(Table, frozen=True, kw_only=True):
     shutdown_timeout_s: Seconds = 330
     shutdown_delay_s: Annotated[float, Meta(ge=0, le=300)] = 2
     trusted_proxies: tuple[str, ...] = ()
+    public_url: HttpUrl | None = None
     auth_failures_per_minute: Annotated[int, Meta(ge=0, le=100_000)] = 60
     rejections_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 50
     tls: Tls | None = None
@@ -118,8 +130,9 @@ class Metrics(Table, frozen=True, kw_only=True):
 
 
 class Images(Table, frozen=True, kw_only=True):
-    """Behaviour of the OpenAI image endpoints."""
+    """Behaviour of the image endpoints."""
 
+    links: LinkSource = "provider"
     size_policy: Literal["nearest", "strict"] = "nearest"
     gpt_image_response_format: Literal["accept", "refuse"] = "accept"
     default_output_format: Literal["as_made", "png", "jpeg", "webp"] = "as_made"
@@ -177,6 +190,44 @@ class Replays(Table, frozen=True, kw_only=True):
     max_total_bytes: Annotated[int, Meta(ge=0)] = 128 * 1024 * 1024
 
 
+class Webhook(Table, frozen=True, kw_only=True):
+    """Where events are sent, and the secret that signs them."""
+
+    url: HttpUrl
+    secret: SecretSource
+
+
+class Batches(Table, frozen=True, kw_only=True):
+    """Limits on the batches of one tenant, and the webhook of their ends."""
+
+    max_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
+    max_lines: Annotated[int, Meta(ge=1, le=50_000)] = 5000
+    max_open: Annotated[int, Meta(ge=1, le=1000)] = 20
+    webhook: Webhook | None = None
+
+
+class Storage(Table, frozen=True, kw_only=True):
+    """Where pictures and files are stored, and for how long; without `url` nothing is."""
+
+    url: Annotated[str, Meta(min_length=1)] | None = None
+    keep_hours: KeepHours = 24
+    tenant_bytes: StorageBytes = 10 * 1024**3
+    timeout_s: Annotated[float, Meta(gt=0, le=300)] = 5
+    endpoint: HttpUrl | None = None
+    region: str | None = None
+    access_key_id: SecretSource | None = None
+    secret_access_key: SecretSource | None = None
+    redirect: bool = False
+    signing_keys: tuple[SecretSource, ...] = ()
+
+
+class Files(Table, frozen=True, kw_only=True):
+    """Uploaded files of batches."""
+
+    max_file_bytes: Annotated[int, Meta(ge=1, le=512 * 1024**2)] = 200 * 1024**2
+    max_files: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
 class Settings(Table, frozen=True, kw_only=True):
     """The whole configuration; config/imagegate.toml describes every setting."""
 
@@ -191,6 +242,9 @@ class Settings(Table, frozen=True, kw_only=True):
     images: Images = Images()
     requests: Requests = Requests()
     replays: Replays = Replays()
+    batches: Batches = Batches()
+    storage: Storage = Storage()
+    files: Files = Files()
     pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()

@@ -31,6 +31,9 @@ HttpUrl = Annotated[
 Price = Annotated[str, _decimal(6, "0.0035")]
 Usd = Annotated[str, _decimal(9, "50.00")]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000_000, description="an integer from 0 to 1000000000")]
+KeepHours = Annotated[int, Meta(ge=1, le=720, description="hours, from 1 to 720")]
+LinkSource = Literal["provider", "gateway"]
+StorageBytes = Annotated[int, Meta(ge=0, le=2**53, description="bytes, from 0 to 2^53")]
 KeyHash = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z0-9]{10}\.[0-9a-f]{64}\Z", description="a hash as `imagegate key hash` prints it"),
@@ -125,6 +128,7 @@ class Model(Table, frozen=True, kw_only=True):
     price_per_image_usd: Price
     price_changes: tuple[PriceChange, ...] = ()
     edits: bool = True
+    links: LinkSource | None = None
     targets: Annotated[tuple[Target, ...], Meta(min_length=1)]
 
 
@@ -162,6 +166,8 @@ class ConfiguredTenant(Table, frozen=True, kw_only=True):
     models: tuple[ModelName, ...] | None = None
     limits: Limits = Limits()
     quotas: Quotas = Quotas()
+    keep_hours: KeepHours | None = None
+    storage_bytes: StorageBytes | None = None
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
     disabled: bool = False
     keys: tuple[ConfiguredKey, ...] = ()

@@ -41,6 +41,8 @@ def describe_tenant(tenant: Tenant) -> dict[str, object]:
         "limits": describe_limits(tenant.limits),
         "quotas": describe_quotas(tenant.quotas),
         "models": None if tenant.models is None else sorted(tenant.models),
+        "keep_hours": tenant.keep_hours,
+        "storage_bytes": tenant.storage_bytes,
         "weight": tenant.weight,
         "disabled": tenant.is_disabled,
         "disabled_by": tenant.disabled_by or None,

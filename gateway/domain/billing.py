@@ -12,6 +12,8 @@ from enum import Enum
 from gateway.domain.errors import ErrorCode, ErrorSpec, Outcome
 from gateway.domain.images import Size
 
+CUSTOM_ID_CHARS = 512
+"""Limit on the `custom_id` of a batch line, which ledger records hold."""
 _MILLION = 1_000_000
 
 
@@ -124,6 +126,7 @@ class Repetition(Enum):
     FIRST = "first"  # an SDK's first attempt, which its retries may join
     RETRY = "retry"  # an SDK's further attempt
     PLAIN = "plain"
+    LINE = "line"  # a line of a batch, which is bought once, whichever processes run it
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,14 @@ class OrderIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLine:
+    """The line of a batch that a request is made for."""
+
+    batch_id: str
+    custom_id: str  # at most CUSTOM_ID_CHARS
+
+
+@dataclass(frozen=True, slots=True)
 class AdmissionRequest:
     """The reservation that a request needs."""
 
@@ -144,6 +155,7 @@ class AdmissionRequest:
     images: int
     prices: tuple[Price, ...]  # past, current and scheduled prices of the model
     identity: OrderIdentity | None = None
+    batch: BatchLine | None = None
 
     def costs(self) -> str:
         """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""

@@ -12,6 +12,7 @@ from gateway.domain.images import (
     Format,
     ImageJob,
     InputImage,
+    LinkSource,
     Operation,
     ResponseFormat,
     Role,
@@ -168,14 +169,18 @@ class Capability:
     fields: frozenset[str] = frozenset()  # supported optional fields: see `ImageJob.fields`
 
 
-def _emulated_fields(job: ImageJob) -> frozenset[str]:
-    """Returns the fields that the gateway can apply to a job's images. It has no copy of those behind a link."""
-    return frozenset() if job.delivery is ResponseFormat.URL else _EMULATED
+def _emulated_fields(job: ImageJob, links: LinkSource) -> frozenset[str]:
+    """Returns the fields that the gateway can apply to a job's images. A provider's link leads to the image as made."""
+    is_as_made = job.delivery is ResponseFormat.URL and links is LinkSource.PROVIDER
+    return frozenset() if is_as_made else _EMULATED
 
 
-def plan_shape(job: ImageJob, capability: Capability, policy: SizePolicy) -> SizePlan | None:
+def plan_shape(
+    job: ImageJob, capability: Capability, policy: SizePolicy, links: LinkSource = LinkSource.PROVIDER
+) -> SizePlan | None:
     """Plans the size of a job. Returns None if a field of the job can be neither honoured nor emulated."""
-    if len(job.prompt) > capability.prompt_max_chars or not job.fields <= capability.fields | _emulated_fields(job):
+    supported = capability.fields | _emulated_fields(job, links)
+    if len(job.prompt) > capability.prompt_max_chars or not job.fields <= supported:
         return None
     if job.operation is Operation.EDIT and not (capability.edits and capability.edits.accepts(job.inputs)):
         return None
@@ -218,6 +223,7 @@ class Model:
     aliases: tuple[str, ...]
     prices: tuple[Price, ...]
     targets: tuple[Target, ...]
+    links: LinkSource = LinkSource.PROVIDER
 
     def plan(self, job: ImageJob, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
         """Chooses the targets that can serve a job: each of its fields is honoured or emulated."""
@@ -225,7 +231,7 @@ class Model:
         return tuple(
             PlannedTarget(target.upstream, target.model, target.capability, shape, fields - target.capability.fields)
             for target in self.targets
-            if (shape := plan_shape(job, target.capability, policy))
+            if (shape := plan_shape(job, target.capability, policy, self.links))
         )
 
     @cached_property

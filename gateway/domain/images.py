@@ -57,6 +57,20 @@ class ResponseFormat(Enum):
     BOTH = "both"  # base64 and the link to the same image; the link alone if the gateway cannot download it
 
 
+class LinkSource(Enum):
+    """Whose links clients get: the provider's, which expire when it decides, or the gateway's, to stored images."""
+
+    PROVIDER = "provider"  # without a storage
+    MIXED = "mixed"  # the gateway's only if the client asks for links and the provider's do not lead to its images
+    GATEWAY = "gateway"
+
+    def stores(self, delivery: ResponseFormat, *, is_emulated: bool) -> bool:
+        """Returns whether the images behind an upstream's links are downloaded and stored."""
+        if self is LinkSource.MIXED:
+            return is_emulated and delivery is ResponseFormat.URL
+        return self is LinkSource.GATEWAY and delivery is not ResponseFormat.BASE64
+
+
 class Operation(Enum):
     """The kind of a job: generation from a prompt, or an edit of input images."""
 

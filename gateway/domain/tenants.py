@@ -71,6 +71,8 @@ class Tenant:
     weight: int = 1  # share of scarce capacity, relative to other tenants
     is_declared: bool = False  # declared in the configuration, which is applied again at every start
     disabled_by: str = ""  # name of the admin key that disabled it, or "configuration"
+    keep_hours: int | None = None  # for which its pictures are stored; None is the setting
+    storage_bytes: int | None = None  # quota of stored bytes; None is the setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from datetime import date
 from enum import Enum
 from typing import Final
 
-from gateway.domain.billing import AccountOutcome, Timings
+from gateway.domain.billing import AccountOutcome, BatchLine, Timings
 
 
 @dataclass(slots=True)
@@ -26,7 +26,10 @@ class UsageTotals:
 
     def add(self, other: "UsageTotals") -> None:
         for measure in MEASURES:
-            setattr(self, measure, self.of(measure) + other.of(measure))
+            self.increase(measure, other.of(measure))
+
+    def increase(self, measure: str, amount: int) -> None:
+        setattr(self, measure, self.of(measure) + amount)
 
     def of(self, measure: str) -> int:
         return int(getattr(self, measure))
@@ -35,8 +38,10 @@ class UsageTotals:
 MEASURES: Final = tuple(measure.name for measure in fields(UsageTotals))
 """Names of the measures, in display order."""
 
-Sums = Mapping[tuple[str, str], UsageTotals]
-"""The sums of one sheet, by key ID and model."""
+PURCHASES: Final = "purchases"
+"""For one batch line or one idempotency key; no measure of the sums."""
+Sums = Mapping[tuple[str, str, str], UsageTotals]
+"""The sums of one sheet, by key ID, model, and batch ID ("" for requests of no batch)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,6 +68,7 @@ class GroupBy(Enum):
     TENANT = "tenant"
     MODEL = "model"
     KEY = "key"
+    BATCH = "batch"
 
 
 Group = tuple[str, ...]
@@ -81,6 +87,7 @@ class UsageReport:
     ) -> None:
         self.total = known_total or UsageTotals()
         self.is_by_tenant_first = by[0] is GroupBy.TENANT
+        self.is_by_batch = GroupBy.BATCH in by
         self._has_total = known_total is not None
         self._by = by
         self._limit = limit
@@ -96,10 +103,10 @@ class UsageReport:
         columns = _columns(sheet)
         lead = columns.get(self._by[0])
         is_shown = self._shows(lead)
-        for (key, model), amounts in sums.items():
+        for (key, model, batch), amounts in sums.items():
             if not self._has_total:
                 self.total.add(amounts)
-            values = columns | {GroupBy.MODEL: model, GroupBy.KEY: key}
+            values = columns | {GroupBy.MODEL: model, GroupBy.KEY: key, GroupBy.BATCH: batch}
             group = tuple(values[by] for by in self._by)
             if is_shown and (self._after is None or group > self._after):
                 self._rows.setdefault(group, UsageTotals()).add(amounts)
@@ -142,11 +149,12 @@ class LedgerEntry:
     outcome: str  # a RequestOutcome's value
     calls: Mapping[tuple[str, str], AccountOutcome]  # by upstream and account
     durations: Timings
+    line: BatchLine | None = None  # None for a request of no batch
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """A sum that differs from the total of its records."""
+    """A sum that differs from the total of its records, or PURCHASES: of a line or key, one and those recorded."""
 
     sheet: TenantDay
     key_id: str
@@ -154,6 +162,7 @@ class Discrepancy:
     measure: str
     in_sums: int
     in_records: int
+    batch_id: str = ""  # empty for requests of no batch
 
 
 @dataclass(slots=True)
@@ -169,8 +178,8 @@ class Reconciliation:
 
 def differences(sheet: TenantDay, sums: Sums, counted: Sums) -> Iterator[Discrepancy]:
     """Yields every measure in which the sums and the records of a sheet differ."""
-    for key, model in sorted({*sums, *counted}):
-        summed, recorded = (totals.get((key, model), UsageTotals()) for totals in (sums, counted))
+    for key, model, batch in sorted({*sums, *counted}):
+        summed, recorded = (totals.get((key, model, batch), UsageTotals()) for totals in (sums, counted))
         for measure in MEASURES:
             if summed.of(measure) != recorded.of(measure):
-                yield Discrepancy(sheet, key, model, measure, summed.of(measure), recorded.of(measure))
+                yield Discrepancy(sheet, key, model, measure, summed.of(measure), recorded.of(measure), batch)

@@ -4,10 +4,11 @@ It needs no socket: an HTTP handler, a batch worker or a test can create one.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.domain.billing import OrderIdentity
+from gateway.domain.billing import BatchLine, OrderIdentity
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode
 from gateway.domain.images import ImageJob, SizeChange
@@ -16,6 +17,7 @@ from gateway.domain.tracing import Trace
 from gateway.generation.memory_budget import ByteAccount
 from gateway.metering.reservations import Reservation
 from gateway.metering.transfers import Transfer
+from gateway.storage.pictures import StoredPicture
 
 
 class DisconnectEvent(Protocol):
@@ -39,6 +41,16 @@ class GenerationRequest(Protocol):
         """Returns the targets that can serve the job, in order of preference; at least one."""
 
 
+@dataclass(frozen=True, slots=True)
+class OrderNumbers:
+    """What a response's headers say of its order. A response that is replayed has those of the first one."""
+
+    queue_ms: int
+    attempts: int
+    ignored: tuple[str, ...] = ()
+    links: str = ""
+
+
 @dataclass(slots=True)
 class RequestContext:
     """One request. Its response headers, log line, spans and metrics are rendered from this."""
@@ -51,10 +63,24 @@ class RequestContext:
     disconnected: DisconnectEvent = field(default_factory=asyncio.Event, repr=False)
     deadline_s: float | None = None
     """Monotonic; None applies the operator's `deadline_s` from admission on."""
+    base_url: str = ""
+    """Scheme, host and prefix of the gateway for its client, before the path of a link; may be empty."""
+    links: str = ""
+    """Set if an image has another link than the gateway's, which it should have: "provider", or "none"."""
+    keep_s: int | None = None
+    """Images with the gateway's links are stored for this long; None applies the tenant's time."""
+    stored: dict[str, StoredPicture] = field(default_factory=dict, repr=False)
+    """Images of the result in the storage, by these links."""
     identity: OrderIdentity | None = None
     """None: the request repeats no order, and none repeats it."""
+    batch: BatchLine | None = None
+    """None: an interactive request."""
     replayed: str = ""
     """The reason, if the outcome is that of an order which this request repeats."""
+    order: OrderNumbers | None = None
+    """The numbers of that order's response, if they are known."""
+    on_first_byte: Callable[[], object] | None = field(default=None, repr=False)
+    """Called once, when the first byte of the result has been sent. Set with the result."""
     max_wait_s: float | None = None
     """Maximum wait for an account; None applies the upstreams' own."""
     tenant: str = ""
@@ -69,6 +95,8 @@ class RequestContext:
     is_stream: bool = False
     is_padded: bool = False
     """The response has begun, with blanks only: an error can still be its body."""
+    file_id: str = ""
+    """The file that was created, read or deleted."""
     ignored: tuple[str, ...] = ()
     """Request fields that were accepted without effect."""
     cut_prompt: tuple[int, int] | None = None
@@ -90,3 +118,9 @@ class RequestContext:
     reservation: Reservation | None = None
     trace: Trace = field(default_factory=Trace)
     rates: Rates | None = None
+
+    @property
+    def numbers(self) -> OrderNumbers:
+        """Returns the numbers of its response's headers."""
+        trace = self.trace
+        return self.order or OrderNumbers(round(1000 * trace.queue_s), trace.attempts, self.ignored, self.links)

@@ -1,15 +1,15 @@
-"""Downloads images that upstreams deliver as links, for callers that want base64, alone or beside the link.
+"""Downloads images that upstreams deliver as links, for callers that get base64, or links to stored images.
 
 Links are untrusted. They are followed only to allow-listed hosts and public addresses, without credentials or
 redirects, up to a byte limit.
 """
 
 import asyncio
-import binascii
 from dataclasses import dataclass, replace
 from typing import Final
 
 import httpx
+import pybase64
 import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -93,7 +93,7 @@ class ImageDownloader:
                 _LOG.warning("download_attempt_failed", host=host_of(url), error_code=code, detail=error.detail)
             else:
                 await memory.wait_for((len(data) + 2) // 3 * 4)
-                encoded = memoryview(binascii.b2a_base64(data, newline=False))
+                encoded = memoryview(pybase64.b64encode(data))
                 memory.note(-len(data))
                 return Base64Image(encoded)
         return None

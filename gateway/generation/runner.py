@@ -37,7 +37,7 @@ from gateway.generation.retries import (
 from gateway.generation.upstreams import UpstreamSet
 from gateway.metering.reservations import Reservation
 from gateway.observability.metrics import Metrics
-from gateway.scheduler import Lease, LeaseRequest, NoCapacity, Scheduler
+from gateway.scheduler import Lease, LeaseRequest, NoCapacity, Priority, Scheduler
 
 _STALE_S: Final = 5.0
 """A lease unused for this long is released, because its account's minute has moved on."""
@@ -183,17 +183,22 @@ class Upstreams:
     ) -> Lease | NoCapacity:
         """Leases a key. The wait is shorter while other targets are untried, and leaves the time that the call needs.
 
+        A batch line takes only what is idle, and waits for it until its deadline.
+
         Raises: GatewayError CLIENT_DISCONNECTED, REDIS_UNAVAILABLE.
         """
         upstream, started_s, tenant = target.upstream, self._monotonic(), run.reservation.caller.tenant
         terms, max_wait_s = run.supply.waits[upstream], run.context.max_wait_s
         until = run.started_s + (terms.max_wait_s if max_wait_s is None else max_wait_s)
+        if run.context.batch:
+            until = run.ends_at
         patience_s = min(until, run.ends_at - max(self._policy.reserve_s, needed_s)) - started_s
         if not tries.is_patient:
             patience_s = min(patience_s, terms.fallback_after_s)
         patience_s, repeat, avoided = max(0.0, patience_s), tries.repeat_at(upstream), tries.avoided_at(upstream)
         lease_request = LeaseRequest(
-            upstream, target.model, count, tenant.name, tenant.weight, patience_s, tries.asked, repeat, avoided
+            *(upstream, target.model, count, tenant.name, tenant.weight, patience_s, tries.asked, repeat, avoided),
+            Priority.BATCH if run.context.batch else Priority.INTERACTIVE,
         )
         try:
             found = await self._pool.lease(lease_request, run.context.disconnected.wait)
@@ -263,10 +268,12 @@ class Upstreams:
     async def _receive(
         self, run: JobContext, target: PlannedTarget, order: UpstreamCall, reply: ImageReply
     ) -> CallResult:
-        pictures, links = reply.pictures, run.supply.endpoints[target.upstream].links
+        pictures, links, delivery = reply.pictures, run.supply.endpoints[target.upstream].links, run.job.delivery
         if any(isinstance(picture, ImageUrl) for picture in pictures):
+            if run.model.links.stores(delivery, is_emulated=bool(target.emulated)):
+                delivery = ResponseFormat.BOTH  # the provider's link is the client's if the image cannot be stored
             remaining_s, memory = max(0.0, run.ends_at - self._monotonic()), run.context.memory
-            pictures = await self._fetcher.deliver(pictures, run.job.delivery, links, remaining_s, memory)
+            pictures = await self._fetcher.deliver(pictures, delivery, links, remaining_s, memory)
         withheld = max(0, min(order.images - len(reply.pictures), reply.failed or 0))  # at most as many as are missing
         order.entry.share.deliver(order.images, len(pictures), withheld)
         if not pictures:

@@ -1,4 +1,4 @@
-"""The use case: reserves, runs and settles a request for images, and converts them."""
+"""The use case: reserves, runs and settles a request for images, converts them, and stores those that get links."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +12,7 @@ from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation.context import GenerationRequest, RequestContext
 from gateway.generation.conversion import ImageConverter
+from gateway.generation.result_links import ResultLinks
 from gateway.generation.runner import Upstreams
 from gateway.metering.admission import Admission
 
@@ -26,17 +27,19 @@ class GenerationService:
     _admission: Admission
     _upstreams: Upstreams
     _converter: ImageConverter
+    _links: ResultLinks | None
+    """None without a storage."""
     _monotonic: Callable[[], float]
 
     async def generate(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
-        """Reserves a request's cost, makes its images, settles the outcome, and converts the images if necessary.
+        """Reserves a request's cost, makes its images, settles it, and converts and stores the images if needed.
 
         Returns: at least one image; fewer than requested if some were withheld or some calls failed.
         Raises: GatewayError.
         """
         model, job, trace = request.model, request.job, context.trace
         context.model, context.asked, context.prompt = model.id, job.count, job.prompt
-        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices, context.identity)
+        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices, context.identity, context.batch)
         transfer_id = context.transfer.hand_over() if context.transfer else ""
         passage = trace.admit = Interval(self._monotonic())
         try:
@@ -53,7 +56,8 @@ class GenerationService:
         finally:
             passage.ended_s = self._monotonic()
         await self.present(result, job, context)
-        return await self._convert(result, job, context)
+        result = await self._convert(result, job, context)
+        return await self._links.link(result, request, principal.tenant.name, context) if self._links else result
 
     async def present(self, result: ImageResult, job: ImageJob, context: RequestContext) -> None:
         """Records what the response delivers. A large one counts as a transfer while it is converted and sent."""

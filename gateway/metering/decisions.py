@@ -77,8 +77,9 @@ def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayErro
         text = f"Request too large for {limit}. Waiting does not help: request less, or ask for a higher limit."
         if not decision.allowed:
             text = f"No usage is allowed for {limit}. Ask for a higher limit."
+        wait_s = None
         if decision.decision == "rate":
-            error_code, wait_s = ErrorCode.REQUEST_EXCEEDS_LIMIT, None
+            error_code = ErrorCode.REQUEST_EXCEEDS_LIMIT
     elif decision.decision == "quota":
         text = f"Quota exceeded for {limit}. It resets at {frees_at}."
     else:

@@ -5,14 +5,23 @@ sums before and after the records were read.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
-from gateway.domain.usage import Discrepancy, Reconciliation, Sums, TenantDay, UsageFilter, UsageTotals, differences
+from gateway.domain.usage import (
+    PURCHASES,
+    Discrepancy,
+    Reconciliation,
+    Sums,
+    TenantDay,
+    UsageFilter,
+    UsageTotals,
+    differences,
+)
 from gateway.metering.ledger import Ledger
-from gateway.metering.ledger_keys import read_amounts
+from gateway.metering.ledger_keys import read_amounts, read_group, read_integer, read_purchase
 
 _RECORDS_PER_CALL: Final = 5_000
 _TENANT_DAY_COST: Final = 20
@@ -27,22 +36,43 @@ class _Reading:
     """A tenant day's sums, and the totals of its records at that time."""
 
     sums: Sums
-    counted: dict[tuple[str, str], UsageTotals]
+    counted: dict[tuple[str, str, str], UsageTotals]
     records: int = 0
     last: str | None = None
     """ID of the last record."""
     was_still: bool = True
     """Nothing was settled meanwhile."""
+    bought_ms: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Batch lines and idempotency keys -> admission of their last purchase, in Unix milliseconds."""
+    repeated: list[Discrepancy] = field(default_factory=list)
+    """Purchases for a line or a key that had bought already."""
+
+    def add(self, tenant_day: TenantDay, fields: Mapping[str, str], key_retention_ms: int) -> None:
+        """Adds a record. A key may buy again once it is forgotten, a line never."""
+        key_id, model, batch_id = group = read_group(fields)
+        amounts = read_amounts(fields)
+        self.counted.setdefault(group, UsageTotals()).add(amounts)
+        if purchase := read_purchase(fields, amounts):
+            before_ms, now_ms = self.bought_ms.get(purchase), read_integer(fields.get("admitted_ms"))
+            self.bought_ms[purchase] = now_ms
+            if before_ms is not None and (purchase[0] or abs(now_ms - before_ms) < key_retention_ms):
+                self.repeated.append(Discrepancy(tenant_day, key_id, model, PURCHASES, 1, 2, batch_id))
 
 
 class LedgerVerifier:
-    """Compares sums with records."""
+    """Compares sums with records, and searches these for a line or an idempotency key that bought twice in a day."""
 
-    def __init__(self, ledger: Ledger, retention_days: int, clock: Callable[[], float]) -> None:
-        """`retention_days` applies to days without a stored expiry of their records."""
+    def __init__(
+        self, ledger: Ledger, retention_days: int, clock: Callable[[], float], key_retention_s: float = 86_400.0
+    ) -> None:
+        """`retention_days` applies to days without a stored expiry of their records.
+
+        Idempotency keys are remembered for `key_retention_s`.
+        """
         self._ledger = ledger
         self._keep_days = retention_days
         self._clock = clock
+        self._key_retention_ms = round(key_retention_s * 1000)
 
     async def verify(
         self, usage_filter: UsageFilter, after: TenantDay | None = None
@@ -86,7 +116,7 @@ class LedgerVerifier:
         before: list[Discrepancy] | None = None
         for _ in range(_TRIES):
             reading = await self._read(tenant_day)
-            wrong = list(differences(tenant_day, reading.sums, reading.counted))
+            wrong = [*differences(tenant_day, reading.sums, reading.counted), *reading.repeated]
             if not wrong or (reading.was_still and wrong == before):
                 break
             before = wrong if reading.was_still else None
@@ -106,16 +136,15 @@ class LedgerVerifier:
 
     async def _read(self, tenant_day: TenantDay) -> _Reading:
         """Reads until the sums are stable: settlements made meanwhile append records, which are read too."""
-        [sums] = await self._ledger.sums([tenant_day])
+        [sums] = await self._ledger.sums([tenant_day], by_batch=True)
         reading = _Reading(sums, {})
         for _ in range(_TRIES):
             async for entries in self._ledger.stream(tenant_day, reading.last):
                 for _, fields in entries:
-                    group = fields.get("key_id", ""), fields.get("model", "")
-                    reading.counted.setdefault(group, UsageTotals()).add(read_amounts(fields))
+                    reading.add(tenant_day, fields, self._key_retention_ms)
                 reading.last = entries[-1][0]
                 reading.records += len(entries)
-            [sums] = await self._ledger.sums([tenant_day])
+            [sums] = await self._ledger.sums([tenant_day], by_batch=True)
             if sums == reading.sums:
                 break
             reading.sums, reading.was_still = sums, False

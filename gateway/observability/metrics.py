@@ -3,9 +3,6 @@
 Invariant: every worker exposes the sum over all workers of its gateway.
 """
 
-import asyncio
-import os
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +26,6 @@ _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 
 """Images take seconds to minutes."""
 _SHORT_SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """The gateway itself takes milliseconds."""
-_SAMPLED_EVERY_S: Final = 1.0
-_PROC: Final = Path("/proc/self")
-"""Linux only; elsewhere memory and open files are reported as 0."""
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
@@ -150,6 +144,7 @@ class Metrics:
         self._series = SeriesCap(dropped, directory)
         self._define_requests()
         self._define_upstream()
+        self._define_storage()
         self._define_process()
 
     def _define_requests(self) -> None:
@@ -166,6 +161,9 @@ class Metrics:
             "Requests that got the outcome of an order which they repeat, and bought nothing.",
             "reason",
         )
+        self.batch_lines = self._counters("batch_lines_total", "Lines of batches that ended.", "result")
+        self.batches_ended = self._counters("batches_ended_total", "Batches that ended.", "status")
+        self.webhooks = self._counters("webhook_attempts_total", "Attempts to deliver an event.", "result")
         self.connections = self._gauge("connections", "Open connections of clients, including TLS handshakes.")
         self.connections_over_bound = self._counters(
             "connections_over_bound_total",
@@ -178,6 +176,11 @@ class Metrics:
             "Images converted to the requested file format, or delivered as made.",
             "format",
             "result",
+        )
+        self.links = self._counters(
+            "links_total",
+            "Images whose link should be the gateway's, by the link that they have: gateway, provider or none.",
+            "source",
         )
         self.spend_usd = self._counters("spend_usd_total", "US dollars charged; the ledger is exact.", "model", TENANT)
         self.settlements = self._counters("settlements_total", "Requests settled, by outcome.", "outcome")
@@ -219,6 +222,29 @@ class Metrics:
             *("upstream", "account", "key", "state", "code"),
         )
 
+    def _define_storage(self) -> None:
+        self.storage_operations = self._counters(
+            "storage_operations_total",
+            "Calls of the storage: ok, not_found, timeout, failed, cancelled, or refused by the circuit breaker.",
+            *("operation", "result"),
+        )
+        self.storage_operation_seconds = self._histograms(
+            "storage_operation_seconds",
+            "Duration of a call of the storage, downloads without their content.",
+            "operation",
+        )
+        self.storage_bytes = self._counters(
+            "storage_bytes_total", "Bytes written to and read from storage.", "direction"
+        )
+        self.stored_pictures = self._counters(
+            "stored_pictures_total",
+            "Pictures that were to be stored: stored, unreadable, cancelled, or the error code.",
+            "result",
+        )
+        self.storage_breaker_open = self._gauge(
+            "storage_breaker_open", "Workers that do not use the storage because it failed recently.", "access"
+        )
+
     def _define_process(self) -> None:
         self.redis_breaker_open = self._gauge(
             "redis_breaker_open", "Workers that refuse immediately because Redis did not respond recently."
@@ -254,32 +280,3 @@ class Metrics:
 
     def _histograms(self, name: str, text: str, *labels: str) -> LabeledMetric[Histogram]:
         return LabeledMetric(self._histogram(name, text, *labels), labels, self._tenants, self._series)
-
-
-class ProcessCollector:
-    """Samples the event loop's lag, memory, open files, and gauges that other parts compute."""
-
-    def __init__(
-        self, metrics: Metrics, sampled: Mapping[Gauge, Callable[[], float]], monotonic: Callable[[], float]
-    ) -> None:
-        self._metrics = metrics
-        self._sampled = sampled
-        self._monotonic = monotonic
-
-    async def run(self) -> None:
-        """Never returns."""
-        self._metrics.workers.set(1)
-        while True:
-            self.sample()
-            due_s = self._monotonic() + _SAMPLED_EVERY_S
-            await asyncio.sleep(_SAMPLED_EVERY_S)
-            self._metrics.event_loop_lag_seconds.observe(max(0.0, self._monotonic() - due_s))
-
-    def sample(self) -> None:
-        """Called also before each scrape."""
-        for gauge, read in self._sampled.items():
-            gauge.set(read())
-        with suppress(OSError, ValueError, IndexError):
-            resident_pages = int((_PROC / "statm").read_text().split()[1])
-            self._metrics.process_resident_memory_bytes.set(resident_pages * os.sysconf("SC_PAGE_SIZE"))
-            self._metrics.process_open_fds.set(sum(1 for _ in (_PROC / "fd").iterdir()))

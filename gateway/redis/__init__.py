@@ -19,13 +19,15 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
 | ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5-minute bucket -> reservations settled in it |
 | ig3:{NAME}:open | sorted set | 40 days idle | admission: unsettled reservations by expiry |
+| ig3:{NAME}:batch_open | sorted set | 40 days idle | admission: those of `open` that are lines of batches |
 | ig3:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
 | ig3:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
 | ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: charged and reserved amounts |
 | ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: charged and reserved amounts |
-| ig3:{NAME}:key:ID:open, ... |  | as the tenant's | admission: the last four, of one API key |
+| ig3:{NAME}:key:ID:open, ... |  | as the tenant's | admission: open, batch_open, rate, day and month, of one API key |
 | ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | settlement: one entry per settled request that was sent |
 | ig3:{NAME}:sums:YYYYMMDD | hash | none | settlement: "KEYID|MEASURE|MODEL" -> integer |
+| ig3:{NAME}:batch_sums:YYYYMMDD | hash | `[ledger]` | settlement: "BATCHID|KEYID|MEASURE|MODEL" -> integer |
 | ig3:{NAME}:days | sorted set | none | settlement: days that have sums |
 | ig3:{NAME}:records_end | hash | none | settlement: day -> Unix second at which its records expire |
 | ig3:{NAME}:idempotency:HASH | hash | `[replays]` | admission: see lua/repeats.lua |
@@ -34,6 +36,20 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:unknown:REQUEST | string | `[replays]` | settlement: order of a request whose outcome is unknown |
 | ig3:{NAME}:outcome:ID, result:ID | strings | `[replays]` | jobs: what a repeated request gets, and its images |
 | ig3:{NAME}:results | hash | `[replays]` twice | jobs: bytes of stored images; also ig3:results, of all tenants |
+| ig3:{NAME}:files | hash | until the last file expires | jobs: file ID -> JSON; see jobs/lua/add_file.lua |
+| ig3:{NAME}:file_expiries | sorted set | as files | jobs: file ID -> expiry |
+| ig3:{NAME}:file_keys | hash | as files | jobs: Idempotency-Key of an upload -> its fingerprint and file |
+| ig3:{NAME}:deleted_file:ID | string | 1 hour | jobs: where a deleted file stood in a list |
+| ig3:{NAME}:stored | hash | until the last object expires | storage: hour of expiry -> bytes stored |
+| ig3:link_keys | hash | 8 weeks | storage: week -> key that signs links, unless configured |
+| ig3:erased_tenants | set | 31 days | storage: tenants whose objects the reaper is to delete |
+| ig3:storage_leader | string | 1 round | storage: process that deletes expired objects |
+| ig3:batches | sorted set | none | batches: "NAME ID" of batches that have not ended, by creation |
+| ig3:{NAME}:batches | sorted set | 32 days | batches: IDs by creation; also ...:batches_open, a set |
+| ig3:{NAME}:batch:ID, ... |  | 32 days, lines 3 days | batches: see jobs/batches.py; also ...:batch_lines |
+| ig3:{NAME}:idempotency:batches:HASH | hash | 1 day | batches: the batch that a key created |
+| ig3:webhooks | sorted set | none | webhooks: events, by when they are sent; at most 10,000 |
+| ig3:webhook_leader | string | 1 minute | webhooks: process that sends events |
 | ig3:jobs:PROCESS | channel |  | jobs: IDs of orders whose outcome the process is to store |
 | ig3:recovery_leader | string | 3 rounds | recovery: process that settles expired reservations |
 | ig3:pool:PROCESS | channel |  | scheduler: IDs of waiting requests that got a lease |
@@ -63,6 +79,7 @@ __all__ = [
     "FORMS",
     "KEY_CHECK_LEADER",
     "PREFIX",
+    "STORAGE_LEADER",
     "Client",
     "Credentials",
     "LeaderLock",
@@ -79,6 +96,7 @@ __all__ = [
 ]
 
 KEY_CHECK_LEADER: Final = "key_check_leader"
+STORAGE_LEADER: Final = "storage_leader"
 """Lock for checking unhealthy provider keys."""
 _NOT_RUN: Final = (
     CallNotStartedError,
@@ -192,3 +210,8 @@ class LeaderLock:
         if await execute(self._redis, self._redis.get(self._name), object) != self._own_id:
             return False
         return bool(await execute(self._redis, self._redis.pexpire(self._name, self._ttl_ms), bool))
+
+    async def release(self) -> None:
+        """Gives the lock up; without effect if this process lost it. Raises: GatewayError REDIS_UNAVAILABLE."""
+        if await execute(self._redis, self._redis.get(self._name), object) == self._own_id:
+            await execute(self._redis, self._redis.delete(self._name), object)

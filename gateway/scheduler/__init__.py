@@ -134,6 +134,14 @@ class Scheduler:
                 return True
         return False
 
+    async def images_per_minute(self, upstream: str, model: str, images: int) -> float:
+        """Returns the images a minute that an upstream can make, in calls of `images`; `model` is the upstream's name.
+
+        It is the capacity of the usable accounts, whoever uses it.
+        Raises: GatewayError REDIS_UNAVAILABLE. Redis: as `snapshot`, for one upstream.
+        """
+        return (await self._snapshot(upstream)).images_per_minute(model, images)
+
     async def snapshot(self) -> list[PoolStatus]:
         """Returns the status of every upstream, account and key.
 

@@ -1,9 +1,13 @@
 """Status of the pool for the admin API and metrics, as lua/snapshot.lua replies it."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.domain.accounts import AccountLimits
 from gateway.domain.errors import KeyState
+
+_OUT: Final = frozenset({KeyState.QUARANTINED, KeyState.DISABLED, KeyState.DRAINING})
+"""States that do not end by themselves soon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,16 @@ class AccountStatus(Health):
     usd_micros_today: int = 0
     keys: tuple[KeyStatus, ...] = ()
 
+    def may_serve(self, model: str) -> bool:
+        """Returns whether a key can be used for a model, now or after a cooldown."""
+        usable = (key for key in self.keys if key.state not in _OUT or key.model not in {None, model})
+        return self.state not in _OUT and any(usable)
+
+    def calls_per_minute(self, images: int, call_s: float) -> float:
+        """Returns the calls of `images` images and `call_s` seconds that it can make in a minute."""
+        at_once = self.max_concurrency_now * 60 / call_s if call_s else self.requests_per_minute_now
+        return min(self.requests_per_minute_now, self.limits.images_per_minute // images, at_once)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatus(Health):
@@ -60,6 +74,10 @@ class PoolStatus(Health):
 
     upstream: str
     waiting: int = 0
+    """Interactive requests."""
+    waiting_batch: int = 0
+    call_s: float = 0
+    """Time that a call took lately; 0 if unknown."""
     calls_last_minute: int = 0
     retries_last_minute: int = 0
     accounts: tuple[AccountStatus, ...] = ()
@@ -68,3 +86,10 @@ class PoolStatus(Health):
     def free(self) -> int:
         """Requests that could be sent now."""
         return sum(account.free for account in self.accounts)
+
+    def images_per_minute(self, model: str, images: int) -> float:
+        """Returns the images that all accounts together can make in a minute, in calls of `images` for a model."""
+        if self.state in _OUT:
+            return 0.0
+        accounts = (account for account in self.accounts if account.may_serve(model))
+        return sum(images * account.calls_per_minute(images, self.call_s) for account in accounts)

@@ -62,8 +62,8 @@ class Bounds:
     """IPv6 addresses count by /64."""
     head_bytes: int = sys.maxsize
     """Of all unfinished heads and pipelined requests together."""
-    exempt: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Networks of proxies, which carry many clients: not bounded by address."""
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks of proxies, which carry many clients: not bounded by address, and trusted for X-Forwarded-* headers."""
 
 
 @dataclass(frozen=True, slots=True)

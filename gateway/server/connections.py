@@ -80,7 +80,8 @@ class Connections:
         network = network_of(address)
         own = self.addresses.get(network) or _Group()
         full: Bound | None = None
-        if own.count >= self._bounds.per_address and not self._is_exempt(address):
+        is_proxy = self._is_proxy(address)
+        if own.count >= self._bounds.per_address and not is_proxy:
             full = None if self._close_one(own, "address") else "address"
         elif self.everything.count >= self._bounds.in_all:
             full = None if self._close_one(self.everything, "process") else "process"
@@ -89,7 +90,8 @@ class Connections:
             self._note(full, "refused")
             return None
         self.addresses[network] = own
-        connection = Connection(self, client, network, (self.everything, own), _measured_s=time.monotonic())
+        groups = (self.everything, own)
+        connection = Connection(self, client, network, groups, is_proxy, _measured_s=time.monotonic())
         for group in connection.groups:
             group.count += 1
             group.idle[connection] = None
@@ -122,10 +124,12 @@ class Connections:
                 waiting.move_to_end(oldest)
         return False
 
-    def _is_exempt(self, address: str) -> bool:
+    def _is_proxy(self, address: str) -> bool:
+        if not self._bounds.proxies:
+            return False
         parsed = ip_address(address)
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(parsed in network for network in self._bounds.exempt)
+        return any(parsed in network for network in self._bounds.proxies)
 
 
 @dataclass(slots=True, eq=False)
@@ -136,6 +140,8 @@ class Connection:
     _socket: socket.socket
     _network: str
     groups: tuple[_Group, _Group]
+    is_proxy: bool = False
+    """The client is one of `[server] trusted_proxies`."""
     transport: asyncio.Transport | None = None
     """None during the TLS handshake."""
     head_bytes: int = 0

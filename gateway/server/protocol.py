@@ -10,7 +10,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gateway.api.security_headers import SECURITY_HEADERS, TLS_HEADERS
+from gateway.api.public_url import IS_PROXIED
+from gateway.api.security_headers import SECURITY_HEADERS, TLS_HEADERS, DefaultHeaders
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.server.config import ServerConfig
 from gateway.server.connections import Connection
@@ -114,6 +115,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise GatewayError(ErrorCode.MALFORMED_HTTP, "too many pipelined requests")
         if problem := find_problem(self.parser.get_http_version(), self.headers):
             raise GatewayError(ErrorCode.MALFORMED_HTTP, problem)
+        self.scope["state"][IS_PROXIED] = self._connection.is_proxy
         super().on_headers_complete()
         self._is_in_head, self._framing.has_head_boundary = False, True
         if self._head_timer is not None:
@@ -121,7 +123,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._head_timer = None
         self.parser.set_dangerous_leniencies(lenient_keep_alive=self.cycle.keep_alive)  # not decided by trailers
         security = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
-        self.cycle.default_headers = [*self.server_state.default_headers, *security]
+        self.cycle.default_headers = DefaultHeaders([*self.server_state.default_headers, *security])
         self._unanswered.append((self.cycle, head_bytes + _FIELD_BYTES * len(self.headers)))
         self.flow.is_blocked = bool(self.pipeline)
 

@@ -83,19 +83,25 @@ class Authenticator:
         Redis: none if cached, else two round trips, shared by concurrent requests with the same key.
         """
         secret = _bearer(authorization)
-        found = None
-        if public_id := key_id(secret):
-            lookup = self._lookups.get(public_id)
-            if lookup is None or lookup.found is None or lookup.until <= self._monotonic():
-                found = await self._look_up(public_id)
-            else:
-                found = lookup.found
+        public_id = key_id(secret)
+        found = await self._find(public_id) if public_id else None
         if found is None or not await self._matches(found[1], secret):
             raise _invalid(secret)
         principal, record = found
         if record.expires_at is not None and record.expires_at <= self._clock():
             raise _invalid(secret)
         return principal
+
+    async def find(self, public_id: str) -> Principal | None:
+        """Returns the principal of a key ID, for what was begun with that key; None if the key cannot be used any more.
+
+        Raises: GatewayError REDIS_UNAVAILABLE. Redis: as `identify`.
+        """
+        found = await self._find(public_id)
+        if found is None:
+            return None
+        principal, record = found
+        return None if record.expires_at is not None and record.expires_at <= self._clock() else principal
 
     async def listen(self) -> None:
         """Drops cached keys that other processes change; runs until cancelled and reconnects after failures."""
@@ -153,6 +159,12 @@ class Authenticator:
         await execute(self._redis, self._redis.set(name, secrets.token_hex(32), nx=True), object)
         self._pepper = await execute(self._redis, self._redis.get(name), str)
         return self._pepper
+
+    async def _find(self, public_id: str) -> _Found | None:
+        lookup = self._lookups.get(public_id)
+        if lookup is None or lookup.found is None or lookup.until <= self._monotonic():
+            return await self._look_up(public_id)
+        return lookup.found
 
     async def _look_up(self, public_id: str) -> _Found | None:
         """Runs one lookup per key. Cancelling a waiter does not cancel the lookup."""

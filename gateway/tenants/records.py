@@ -82,6 +82,7 @@ def read_tenant(name: str, fields: dict[str, str]) -> Tenant:
         int(fields.get("weight", 1)),
         fields.get("declared") == "1",
         fields.get("disabled_by", ""),
+        **msgspec.json.decode(fields.get("storage") or "{}", type=dict[str, int]),
     )
 
 
@@ -95,6 +96,7 @@ def write_tenant(tenant: Tenant) -> dict[str, str]:
         "weight": str(tenant.weight),
         "declared": str(int(tenant.is_declared)),
         "limits": _json(_flat(tenant.limits, tenant.quotas)),
+        "storage": _json(_without_none({"keep_hours": tenant.keep_hours, "storage_bytes": tenant.storage_bytes})),
     }
 
 
@@ -104,4 +106,8 @@ def _json(value: object) -> str:
 
 def _flat(limits: Limits, quotas: Quotas) -> dict[str, int]:
     """Merges limits and quotas into one object, as admit.lua reads it; an absent field is no limit."""
-    return {name: value for name, value in (asdict(limits) | asdict(quotas)).items() if value is not None}
+    return _without_none(asdict(limits) | asdict(quotas))
+
+
+def _without_none(values: dict[str, int | None]) -> dict[str, int]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -96,6 +96,8 @@ def test_a_tenant_from_birth_to_end(gateway: Gateway) -> None:
         "limits": {},
         "quotas": {},
         "models": ["image-01"],
+        "keep_hours": None,
+        "storage_bytes": None,
         "weight": 1,
         "disabled": False,
         "disabled_by": None,

@@ -40,7 +40,8 @@ def test_an_upstream_is_shown_with_its_accounts_their_room_and_their_keys(make_g
     calm = {"state": "ready", "error_code": None, "since": None, "until": None}
     [main, other] = shown.pop("accounts")
     [key] = main.pop("keys")
-    assert {"name": "sim", **calm, "waiting": 0, "calls_last_minute": 0, "retries_last_minute": 0} == shown
+    counts = dict.fromkeys(("waiting", "waiting_batch", "calls_last_minute", "retries_last_minute"), 0)
+    assert {"name": "sim", **calm, **counts} == shown
     assert {
         "upstream": "sim",
         "account": "main",

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from gateway.api.pool_gauges import PoolGauges
 from gateway.api.scrape import TEXT, Scrape
-from gateway.observability.metrics import ProcessCollector
+from gateway.observability.process import ProcessCollector
 from tests.support import strangers
 from tests.support.asking import connected
 from tests.support.harness import Gateway, wait_until

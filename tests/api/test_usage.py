@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from gateway.api.admin.usage import UsageSection
 from gateway.domain.billing import RequestOutcome, usd
-from gateway.domain.usage import MEASURES, GroupBy
+from gateway.domain.usage import MEASURES, PURCHASES, GroupBy
 from gateway.metering.ledger import Ledger
 from gateway.metering.verification import LedgerVerifier
 from gateway.redis import connect
@@ -99,24 +99,27 @@ def test_a_report_has_rows_and_a_total(gateway: Gateway, books: "redis.Redis") -
         ("model", [{"model": "a|b"}, {"model": "image-01"}]),
         ("key", [{"key": "k2"}, {"key": "key1"}]),
         ("key,%20model", [{"key": "k2", "model": "a|b"}, {"key": "key1", "model": "image-01"}]),
+        ("batch", [{"batch": ""}, {"batch": "batch_1"}]),
+        ("batch,key", [{"batch": "", "key": "k2"}, {"batch": "batch_1", "key": "key1"}]),
         ("tenant,day,tenant", [{"tenant": "acme", "day": "2026-07-01"}, {"tenant": "b", "day": "2026-07-28"}]),
     ],
 )
 def test_a_report_is_grouped_as_asked(
     gateway: Gateway, books: "redis.Redis", by: str, expected: list[dict[str, str]]
 ) -> None:
-    settle(books, [Settled(day=date(2026, 7, 1)), Settled(tenant="b", key="k2", model="a|b")])
+    settle(books, [Settled(day=date(2026, 7, 1), batch="batch_1"), Settled(tenant="b", key="k2", model="a|b")])
     answer = get(gateway, "/usage", f"{JULY}&by={by}")
     assert expected == [{name: row[name] for name in row if name not in COUNTS} for row in answer["data"]]
     assert list(expected[0]) == answer["by"]
 
 
-@pytest.mark.parametrize("by", ["day", "tenant", "model", "key", "day,tenant,model,key", "model,tenant"])
+@pytest.mark.parametrize("by", ["day", "tenant", "model", "key", "batch", "day,tenant,model,key", "model,tenant"])
 @pytest.mark.parametrize("limit", [1, 3, 7, 1000])
 def test_pages_together_are_the_whole_report(gateway: Gateway, books: "redis.Redis", by: str, limit: int) -> None:
     for number in range(7):
         request = Settled(tenant="ab"[number % 2], day=date(2026, 7, 1 + number), key=f"k{number % 3}", model="x" * 100)
-        settle(books, [request, replace(request, model=f"{number}|图"), replace(request, key="k9")])
+        more = replace(request, key="k9", batch=f"batch_{number}")
+        settle(books, [request, replace(request, model=f"{number}|图"), more])
     whole = get(gateway, "/usage", f"{JULY}&by={by}")
     pages = all_pages(gateway, "/usage", f"{JULY}&by={by}&limit={limit}")
     assert whole["data"] == [row for page in pages for row in page["data"]]
@@ -241,7 +244,7 @@ def test_unknown_parameters_and_tenants_are_refused_by_name(gateway: Gateway, pa
 def test_an_unknown_group_is_refused_with_the_known_ones(gateway: Gateway, by: str) -> None:
     found = refused(gateway, "/usage", f"by={by.replace(';', '%3B')}")
     assert ("invalid_value", "by") == (found["code"], found["param"])
-    assert "'day', 'tenant', 'model', and 'key'" in found["message"]
+    assert "'day', 'tenant', 'model', 'key', and 'batch'" in found["message"]
 
 
 @pytest.mark.parametrize("query", ["by=", "by", "by=day&by=tenant"])
@@ -305,6 +308,8 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
                 "request_id": "req_1",
                 "tenant": "acme",
                 "key_id": "k2",
+                "batch_id": None,
+                "custom_id": None,
                 "model": "a|b",
                 "upstream": "sim,other",
                 "account": "main,second",
@@ -393,6 +398,7 @@ def test_a_verification_tells_what_it_compared_and_found(gateway: Gateway, books
         "day": str(today),
         "key": "key1",
         "model": "a|b",
+        "batch": "",
         "measure": "usd_micros",
         "sums": 3507,
         "records": 3500,
@@ -429,14 +435,15 @@ def test_a_request_that_was_served_is_reported_recorded_and_proved(gateway: Gate
 def test_the_documented_answers_are_the_answers(gateway: Gateway, books: "redis.Redis") -> None:
     today = datetime.now(UTC).date()
     settle(books, [*numbered(Settled(day=today), 2), Settled(day=today, outcome="not_sent", calls="")])
+    settle(books, [Settled(day=today, batch="batch_1")])
     books.hincrby(f"ig3:{{acme}}:sums:{today:%Y%m%d}", "key1|lost|image-01", 1)
     answers = {
-        "UsageReport": get(gateway, "/usage", "by=day,tenant,model,key"),
+        "UsageReport": get(gateway, "/usage", "by=day,tenant,model,key,batch"),
         "UsageRecords": get(gateway, "/usage/records"),
         "UsageVerification": get(gateway, "/usage/verify"),
     }
     for name, answer in answers.items():
         conform(answer, {"$ref": f"#/components/schemas/{name}"}, name)
-    assert set(MEASURES) == enum("UsageDifference", "measure")
+    assert {*MEASURES, PURCHASES} == enum("UsageDifference", "measure")
     assert {outcome.value for outcome in RequestOutcome} == enum("UsageRecord", "outcome")
     assert [one.value for one in GroupBy] == SCHEMAS["UsageReport"]["properties"]["by"]["items"]["enum"]

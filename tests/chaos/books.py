@@ -30,7 +30,7 @@ MINIMAX_PATH = "/v1/image_generation"
 def asked(name: str = ID, **given: Any) -> Asked:
     """A client that asked for two images and got them."""
     usual = Asked(name, "acme", "key", "openai", 2, 100.0, 101.0, Ending.ANSWERED, 200)
-    usual.pictures, usual.is_success, usual.gateway = 2, True, 0
+    usual.pictures, usual.is_success, usual.gateway, usual.gateways = 2, True, 0, frozenset({0})
     return replace(usual, **given)
 
 

@@ -84,6 +84,28 @@ def test_whether_the_journal_can_be_written_is_told(
     assert [] == list(tmp_path.glob("state/journal/*"))
 
 
+def test_the_storage_is_tried_and_what_fails_is_told_with_the_remedy(
+    tmp_path: Path, redis_url: str, simulator: Simulator
+) -> None:
+    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1"))
+    assert "storage: off" in run("check", **environ).stdout
+    folder = tmp_path / "files"
+    done = run("check", **environ, IMAGEGATE_STORAGE__URL=folder.as_uri())
+    assert (0, "") == (done.returncode, done.stderr)
+    assert f"storage: {folder.as_uri()}, writable" in done.stdout
+    assert [] == [path for path in folder.rglob("*") if path.is_file()]
+    for url, more, words in (
+        ((tmp_path / "imagegate.toml/files").as_uri(), {}, "give the gateway's user access to the directory"),
+        ("s3://none", {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}, "check bucket, region, endpoint"),
+        ("az://none", {}, "Account must be specified; check the container"),
+    ):
+        endpoint = {"IMAGEGATE_STORAGE__ENDPOINT": f"http://127.0.0.1:{free_port()}"} if url == "s3://none" else {}
+        done = run("check", **environ, **more, **endpoint, IMAGEGATE_STORAGE__URL=url)
+        assert 1 == done.returncode
+        assert f"storage.url: {url}: " in done.stderr
+        assert words in done.stderr
+
+
 def test_without_a_home_the_journal_is_said_to_be_missing(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:
     environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1"))
     done = run("check", **environ, HOME="", XDG_STATE_HOME="")

@@ -59,8 +59,9 @@ def account(**fields: object) -> dict[str, object]:
 
 
 def site(*accounts: dict[str, object], **fields: object) -> dict[str, object]:
-    calm = {"name": "sim", "state": "ready", "error_code": None, "since": None, "until": None, "waiting": 0}
-    return {**calm, "calls_last_minute": 0, "retries_last_minute": 0, "accounts": list(accounts)} | fields
+    calm = {"name": "sim", "state": "ready", "error_code": None, "since": None, "until": None}
+    counts = dict.fromkeys(("waiting", "waiting_batch", "calls_last_minute", "retries_last_minute"), 0)
+    return {**calm, **counts, "accounts": list(accounts)} | fields
 
 
 def listing(*sites: dict[str, object], width: int = 80, every_key: bool = False) -> list[str]:

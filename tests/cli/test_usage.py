@@ -87,6 +87,13 @@ def test_csv_has_a_header_and_numbers(ask: Ask, books: "redis.Redis") -> None:
     ] == table
 
 
+def test_a_report_by_batch_has_a_row_for_requests_of_none(ask: Ask, books: "redis.Redis") -> None:
+    settle(books, [*numbered(Settled(batch="batch_1"), 2), Settled()])
+    _, names, none, batch, _ = printed(ask("usage", *JULY, "--by", "batch")).splitlines()
+    assert ["BATCH", "REQUESTS", "ASKED", "IMAGES", "USD"] == columns(names)
+    assert (["1", "1", "1", "0.0035"], ["batch_1", "2", "2", "2", "0.0070"]) == (columns(none), columns(batch))
+
+
 LONG: Final = "customer-" + "x" * 54
 BY_ALL: Final = ("usage", *JULY, "--by", "day,tenant,model,key")
 

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
@@ -12,7 +12,9 @@ from gateway.api.admin import Role
 from gateway.config import Settings, SettingsError, from_document
 from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
+from gateway.domain.images import LinkSource
 from gateway.domain.tenants import Limits, Quotas, Tenant, digest, key_id
+from gateway.storage.location import StorageKind, StorageLocation
 from gateway.tenants.provisioning import ProvisionedTenant
 from tests.support.harness import UNLIMITED, document, environment, upstream
 
@@ -38,6 +40,51 @@ def accounts(*images_per_minute: int) -> dict[str, object]:
             for number, images in enumerate(images_per_minute)
         ]
     }
+
+
+def stored(**storage: object) -> Config:
+    table = document("redis://localhost:1", A, storage=storage)
+    return resolve(from_document(table, {}, "gate.toml"), SECRETS | {"ID": "an-id", "SECRET": "a-secret"})
+
+
+def test_the_storage_is_a_directory_or_a_bucket_with_its_secrets() -> None:
+    assert configured(A).storage is None
+    assert StorageLocation(StorageKind.DIRECTORY, "", "/var/lib/a b") == stored(url="file:///var/lib/a%20b").storage
+    assert StorageLocation(StorageKind.GOOGLE, "pictures", "") == stored(url="gs://pictures").storage
+    keys = {"access_key_id": {"env": "ID"}, "secret_access_key": {"env": "SECRET"}}
+    found = stored(url="s3://pictures/of/us/", endpoint="http://127.0.0.1:9", region="eu-1", **keys).storage
+    assert found is not None
+    assert (StorageKind.S3, "pictures", "of/us") == (found.kind, found.bucket, found.prefix)
+    assert ("http://127.0.0.1:9", "eu-1", "s3://pictures/of/us") == (found.endpoint, found.region, found.url)
+    assert found.access_key_id is not None
+    assert found.secret_access_key is not None
+    assert ("an-id", "a-secret") == (found.access_key_id.plaintext, found.secret_access_key.plaintext)
+    assert "a-secret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ({"url": "files"}, "storage.url: expected file:///DIRECTORY"),
+        ({"url": "ftp://a/b"}, "storage.url: expected file:///DIRECTORY"),
+        ({"url": "file://host/a"}, "storage.url: expected an absolute path"),
+        ({"url": "s3:///a"}, "storage.url: the bucket is missing, as in s3://BUCKET/PREFIX"),
+        ({"url": "s3://key:secret@a"}, "without user, password or options"),
+        ({"url": "s3://a?region=b"}, "without user, password or options"),
+        ({"url": "s3://a", "access_key_id": {"env": "ID"}}, "give access_key_id and secret_access_key, or neither"),
+        ({"url": "file:///a", "region": "eu-1"}, "storage.region: file:// has no such setting; remove it"),
+        ({"url": "az://a", "region": "eu-1"}, "storage.region: az:// has no such setting; remove it"),
+        (
+            {"url": "s3://a", "access_key_id": {"env": "ID"}, "secret_access_key": {"env": "NONE"}},
+            "storage.secret_access_key: the environment variable NONE is not set",
+        ),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused_without_its_secret(storage: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        stored(**storage)
+    assert words in str(caught.value)
+    assert "key:secret" not in str(caught.value)
 
 
 def test_every_upstream_has_its_endpoint_its_accounts_and_its_terms() -> None:
@@ -261,3 +308,44 @@ def test_an_encryption_key_that_is_missing_or_can_be_guessed_is_refused_with_its
     remedy = "openssl rand -hex 32" if secret else "OLD is not set"
     with pytest.raises(SettingsError, match=rf"pool\.encryption_keys\[1\]: .*{remedy}"):
         resolved({"NEW": "new-keys" * 4, "OLD": secret}, pool=pool)
+
+
+STORED: Final = {"url": "file:///tmp/imagegate-test"}
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"images": {"links": "gateway"}}, ("images.links", "[storage] url")),
+        ({"storage": STORED | {"redirect": True}}, ("storage.redirect", "bucket")),
+        ({"storage": STORED | {"signing_keys": [{"env": "NONE"}]}}, ("storage.signing_keys[0]", "NONE")),
+    ],
+    ids=str,
+)
+def test_links_that_cannot_be_made_are_refused_with_the_remedy(
+    tables: dict[str, dict[str, object]], words: tuple[str, ...]
+) -> None:
+    settings = from_document(document("redis://localhost:1", A, **tables), {}, "gate.toml")
+    with pytest.raises(SettingsError) as refused:
+        resolve(settings, SECRETS)
+    assert [] == [word for word in words if word not in str(refused.value)]
+
+
+@pytest.mark.parametrize(
+    ("storage", "everywhere", "own", "expected"),
+    [
+        ({}, "provider", None, LinkSource.PROVIDER),
+        (STORED, "provider", None, LinkSource.MIXED),
+        (STORED, "gateway", None, LinkSource.GATEWAY),
+        (STORED, "gateway", "provider", LinkSource.MIXED),
+        (STORED, "provider", "gateway", LinkSource.GATEWAY),
+    ],
+)
+def test_a_model_has_its_own_links_or_those_of_all(
+    storage: dict[str, object], everywhere: str, own: str | None, expected: LinkSource
+) -> None:
+    described = document("redis://localhost:1", A, storage=storage, images={"links": everywhere})
+    models = cast("list[dict[str, object]]", described["models"])
+    described["models"] = [models[0] | ({"links": own} if own else {})]
+    found = resolve(from_document(described, {}, "gate.toml"), SECRETS).catalog.default.links
+    assert expected is found

@@ -28,8 +28,10 @@ VALUES_OF: Mapping[str, set[str]] = {
     "bound": {"limit", "allowed", "used", "process", "address", "heads"},
     "reason": {"retry", "idempotency_key", "unknown_outcome"},
     "resource": {"requests", "images", "concurrency"},
+    "source": {"gateway", "provider", "none"},
     "format": {"jpeg", "png", "webp"},
-    "result": {"converted", "unreadable", "too_large", "queue_full", "timeout"},
+    "result": {"converted", "unreadable", "too_large", "queue_full", "timeout"}
+    | {"completed", "failed", "delivered", "given_up"},
 }
 _WORDS = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")
 

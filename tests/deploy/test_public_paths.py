@@ -26,6 +26,8 @@ needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not on this mac
 PUBLIC = (
     *("/v1/images/generations", "/v1/models", "/v1/models/org%2Fname", "/v1/image_generation", "/v1/usage?last=30d"),
     *("/minimaxi/v1/image_generation", "/healthz", "/readyz"),
+    *("/v1/files", "/v1/files/file-0/content", "/openai/files?api-version=1"),
+    f"/files/{'0' * 40}.jpg?expires=1&kid=2&signature=x",
     *(
         "/openai/deployments/m/images/generations?api-version=1",
         "/openai/v1/models",
@@ -55,6 +57,7 @@ CLOSED = (
         "/./metrics",
         "/healthz/x",
         "/healthz%2f..%2fmetrics",
+        "/files/../metrics",
         "/readyz/../metrics",
     ),
     *("/v1/../metrics", "/v1/%2e%2e/metrics", "/v1/..%2fmetrics", "/v1/%2E%2E%2Fadmin/v1/pool", "/v1%2f..%2fmetrics"),

@@ -39,8 +39,8 @@ def test_label_is_a_plain_lower_case_word(error_code: ErrorCode) -> None:
 
 @ALL
 def test_status_is_an_error_that_the_sdks_know(error_code: ErrorCode) -> None:
-    operators = {421}  # of the ports that no SDK calls
-    assert ERROR_SPECS[error_code].status in operators | {
+    others = {416, 421}  # of links and of ports that no SDK calls
+    assert ERROR_SPECS[error_code].status in others | {
         400,
         401,
         403,
@@ -162,7 +162,12 @@ def test_what_may_have_cost_money_tells_the_sdks_not_to_repeat(error_code: Error
 
 
 OWN_BOUNDS = {ErrorCode.NO_CAPACITY, ErrorCode.REQUESTS_THROTTLED}
-TENANTS_LIMITS = {ErrorCode.RATE_LIMITED, ErrorCode.REQUEST_EXCEEDS_LIMIT, ErrorCode.QUOTA_EXHAUSTED}
+TENANTS_LIMITS = {
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.REQUEST_EXCEEDS_LIMIT,
+    ErrorCode.QUOTA_EXHAUSTED,
+    ErrorCode.STORAGE_QUOTA_EXHAUSTED,
+}
 
 
 @ALL

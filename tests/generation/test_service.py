@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from gateway.domain.billing import BatchLine
 from gateway.domain.errors import ErrorCode
+from gateway.domain.tenants import Rates
 from gateway.generation.context import RequestContext
 from tests.support.harness import Simulator
 from tests.support.upstreams import ONE_AT_ONCE, Site, fault_of, running
@@ -42,6 +44,27 @@ async def test_a_context_whose_deadline_has_passed_sends_nothing_and_costs_nothi
         assert ErrorCode.DEADLINE is await fault_of(make, context=own)
     assert own.reservation is not None
     assert (0, 0, 0) == (own.reservation.charged_usd_micros, own.trace.attempts, simulator.images_billed())
+
+
+async def test_a_batch_line_waits_for_an_idle_account_until_its_deadline(redis_url: str, simulator: Simulator) -> None:
+    """Longer than `max_wait_s`, behind every interactive request, and as a line of its batch in the ledger."""
+    own = context(batch=BatchLine("batch_1", "a"), deadline_s=time.monotonic() + 30)
+    ended: list[str] = []
+
+    async def run(name: str, make: Make, **job: Any) -> None:
+        await make(**job)
+        ended.append(name)
+
+    async with running(redis_url, Site("sim", simulator.url, limits=ONE_AT_ONCE), max_wait_s=1, deadline_s=30) as make:
+        first = asyncio.ensure_future(run("first", make, prompt="[delay=1]"))
+        await asyncio.sleep(0.5)
+        line = asyncio.ensure_future(run("line", make, context=own))
+        await asyncio.sleep(0.2)
+        assert not line.done()
+        await asyncio.gather(first, line, run("interactive", make, prompt="[delay=1]"))
+    assert ["first", "interactive", "line"] == ended
+    assert own.reservation is not None
+    assert (own.batch, Rates()) == (own.reservation.purchase.batch, own.rates)
 
 
 async def test_a_disconnect_ends_the_wait_for_an_account(redis_url: str, simulator: Simulator) -> None:

@@ -7,6 +7,7 @@ import redis
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture, Size
+from gateway.generation.context import OrderNumbers
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.jobs.outcomes import Outcomes, StorageLimits
 from tests.support.admissions import connected
@@ -15,6 +16,7 @@ from tests.support.clocked import Clock, clocked_script
 pytestmark = pytest.mark.anyio
 
 LIMITS: Final = StorageLimits(600, 1000, 10_000, 100_000)
+NUMBERS: Final = OrderNumbers(20, 2, ("user",))
 
 
 def result(*pictures: Picture) -> ImageResult:
@@ -23,6 +25,13 @@ def result(*pictures: Picture) -> ImageResult:
 
 def encoded(size: int, letter: bytes = b"A") -> Base64Image:
     return Base64Image(memoryview(letter * size))
+
+
+async def store(outcomes: Outcomes, order_id: str, outcome: ImageResult | GatewayError) -> None:
+    images = None
+    if isinstance(outcome, ImageResult):
+        images = await outcomes.store_images("acme", order_id, outcome.pictures, 60)
+    await outcomes.store("acme", order_id, outcome, NUMBERS, 60, images)
 
 
 @pytest.mark.parametrize(
@@ -36,10 +45,10 @@ def encoded(size: int, letter: bytes = b"A") -> Base64Image:
 async def test_a_result_is_loaded_as_it_was_stored(redis_url: str, outcome: ImageResult) -> None:
     async with connected(redis_url) as client:
         outcomes, memory = Outcomes(client, LIMITS), ByteAccount()
-        await outcomes.store("acme", "r1", outcome, 60)
+        await store(outcomes, "r1", outcome)
         status = await outcomes.poll("acme", "r1", 0)
         assert "ended" == status.state
-        assert outcome == await outcomes.load("acme", "r1", status, memory)
+        assert (outcome, NUMBERS) == await outcomes.load("acme", "r1", status, memory)
         assert outcome.held_bytes == memory.held_bytes
 
 
@@ -48,9 +57,9 @@ async def test_an_error_is_loaded_as_its_caller_saw_it(redis_url: str, code: Err
     error = GatewayError(code, "for the log, or for the caller", param="prompt", upstream_code=1026)
     async with connected(redis_url) as client:
         outcomes = Outcomes(client, LIMITS)
-        await outcomes.store("acme", "r1", error, 60)
+        await store(outcomes, "r1", error)
         status = await outcomes.poll("acme", "r1", 0)
-        loaded = await outcomes.load("acme", "r1", status, ByteAccount())
+        loaded, _ = await outcomes.load("acme", "r1", status, ByteAccount())
     assert isinstance(loaded, GatewayError)
     assert (error.row, error.message, error.param, 1026) == (
         loaded.row,
@@ -64,8 +73,8 @@ async def test_an_error_is_loaded_as_its_caller_saw_it(redis_url: str, code: Err
 async def test_an_outcome_without_its_images_says_so(redis_url: str) -> None:
     async with connected(redis_url) as client:
         outcomes = Outcomes(client, LIMITS)
-        await outcomes.store("acme", "r1", result(encoded(1001)), 60)
-        loaded = await outcomes.load("acme", "r1", await outcomes.poll("acme", "r1", 0), ByteAccount())
+        await store(outcomes, "r1", result(encoded(1001)))
+        loaded, _ = await outcomes.load("acme", "r1", await outcomes.poll("acme", "r1", 0), ByteAccount())
     assert isinstance(loaded, GatewayError)
     assert ErrorCode.RESULT_NOT_KEPT is loaded.error_code
 
@@ -73,7 +82,7 @@ async def test_an_outcome_without_its_images_says_so(redis_url: str) -> None:
 async def test_images_are_loaded_within_the_memory_budget(redis_url: str) -> None:
     async with connected(redis_url) as client:
         outcomes = Outcomes(client, LIMITS)
-        await outcomes.store("acme", "r1", result(encoded(900)), 60)
+        await store(outcomes, "r1", result(encoded(900)))
         status = await outcomes.poll("acme", "r1", 0)
         with pytest.raises(GatewayError) as refused:
             await outcomes.load("acme", "r1", status, ByteAccount(ByteBudget(1000), "acme"))
@@ -83,7 +92,7 @@ async def test_images_are_loaded_within_the_memory_budget(redis_url: str) -> Non
 async def test_an_outcome_for_one_request_expires_soon_after_it_was_read(redis_url: str) -> None:
     async with connected(redis_url) as client:
         outcomes = Outcomes(client, LIMITS)
-        await outcomes.store("acme", "r1", result(encoded(900)), 60)
+        await store(outcomes, "r1", result(encoded(900)))
         await outcomes.poll("acme", "r1", 0)
         with redis.Redis.from_url(redis_url) as reader:
             assert (60, 600) == (reader.ttl("ig3:{acme}:outcome:r1"), reader.ttl("ig3:{acme}:result:r1"))
@@ -94,11 +103,11 @@ async def test_an_outcome_for_one_request_expires_soon_after_it_was_read(redis_u
 async def test_the_room_of_what_was_read_is_given_back_once(redis_url: str) -> None:
     async with connected(redis_url) as client:
         outcomes = Outcomes(client, LIMITS)
-        await outcomes.store("acme", "r1", result(encoded(900)), 60)
-        await outcomes.store("acme", "r2", result(encoded(800)), 60)
+        await store(outcomes, "r1", result(encoded(900)))
+        await store(outcomes, "r2", result(encoded(800)))
         for _ in range(2):
             status = await outcomes.poll("acme", "r1", 10)
-            assert result(encoded(900)) == await outcomes.load("acme", "r1", status, ByteAccount())
+            assert (result(encoded(900)), NUMBERS) == await outcomes.load("acme", "r1", status, ByteAccount())
         with redis.Redis.from_url(redis_url) as reader:
             for name in ("ig3:{acme}:results", "ig3:results"):
                 assert 800 == sum(map(int, reader.hvals(name)))

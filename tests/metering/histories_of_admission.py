@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from gateway.metering.reservations import PARTS
-from tests.metering.model_of_admission import KEYS, LENGTH_S, MODELS, Process, Ticket, World
+from tests.metering.model_of_admission import BATCHES, KEYS, LENGTH_S, MODELS, Process, Ticket, World
 from tests.support.clocked import Clock, clocked_script
 
 _STATE: Final = """
@@ -54,6 +54,7 @@ class History:
     def __init__(self, seed: int) -> None:
         self.world = World(seed)
         self.random = self.world.random
+        self.batch_share = self.random.choice((0.0, 0.0, 0.4))
 
     def steps(self) -> Iterator[Step]:
         world, lived_s = self.world, 0.0
@@ -101,12 +102,14 @@ class History:
             reservation_id = f"t{len(world.reservations)}-{world.now_ms}"
             args = self.random.choice(world.processes), self.random.choice(KEYS), self.random.choice(MODELS)
             images = self.random.choice((1, 1, 2, 4, 9))
+            batch = self.random.choice(BATCHES) if self.random.random() < self.batch_share else ""
             for _ in range(1 + (self.random.random() < 0.1)):  # its reply was lost: it is asked again
-                yield self.admit(reservation_id, *args, images)
+                yield self.admit(reservation_id, *args, images, batch)
             return
         reservation = self.pick()
         if chance < 0.42 and not reservation.is_gone:
-            yield self.admit(reservation.id, reservation.process, reservation.key, reservation.model, reservation.asked)
+            own = (reservation.process, reservation.key, reservation.model, reservation.asked, reservation.batch)
+            yield self.admit(reservation.id, *own)
         elif chance < 0.62:
             images = self.random.randint(1, reservation.asked)
             yield self.send(reservation, self.random.choice(("u/a", "u/b")), images)
@@ -139,7 +142,7 @@ class History:
         keys = [json.dumps({"mac": "", "created_at": 1, "limits": limits[key]}) for key in KEYS]
         return self.step("declare", ("tenant", "keys"), (json.dumps(limits[""]), *keys), {})
 
-    def admit(self, reservation_id: str, process: Process, key: str, model: str, images: int) -> Step:
+    def admit(self, reservation_id: str, process: Process, key: str, model: str, images: int, batch: str) -> Step:
         names = (
             "tenant",
             "keys",
@@ -150,8 +153,10 @@ class History:
             f"key:{key}:rate",
         )
         costs = ",".join(f"{since}:{images * micros}" for since, micros in process.prices)
-        replies = self.world.admit(reservation_id, process, key, model, images)
-        return self.step("admit", names, (reservation_id, key, "rq", model, images, costs, process.lease_ms), *replies)
+        replies = self.world.admit(reservation_id, process, key, model, images, batch)
+        line = {"batch_id": batch, "custom_id": reservation_id}
+        args = (reservation_id, key, "rq", model, images, costs, process.lease_ms, 0, "", "", "", "")
+        return self.step("admit", names, (*args, json.dumps(line if batch else None)), *replies)
 
     def send(self, reservation: Ticket, account: str, images: int) -> Step:
         names = (f"reservation:{reservation.id}", "open", f"key:{reservation.key}:open")
@@ -239,6 +244,7 @@ class Replay:
         for name, reservation in world.reservations.items():
             expected = {measure: f"{amount}" for measure, amount in reservation.record.items() if measure != "requests"}
             expected |= {"outcome": reservation.outcome, "calls": reservation.calls, "day": reservation.day}
+            expected |= {"batch_id": reservation.batch, "custom_id": name} if reservation.batch else {}
             if reservation.is_recorded and not expected.items() <= records[name].items():
                 yield f"record {records[name]} in the place of {expected}"
         ends = self._client.hgetall(f"{world.base}records_end")

@@ -11,6 +11,7 @@ KEYS: Final = ("k1", "k2")
 MODELS: Final = ("image-01", "m|x")
 MIDNIGHTS_S: Final = (1_785_542_400, 1_785_628_800)
 """2026-08-01, a new day and a new month, and 2026-08-02, a new day of the same month."""
+BATCHES: Final = ("batch_1", "batch_2")
 LENGTH_S: Final = 300
 UNSWEPT_MS: Final = 900_000
 MEASURES: Final = ("requests", "asked", "delivered", "withheld", "lost", "unconfirmed", "usd_micros")
@@ -22,6 +23,7 @@ RANGES: Final = {
     "images_per_month": (20, 150),
     "usd_micros_per_month": (70_000, 1_200_000),
 }
+QUOTAS: Final = frozenset(name for name in RANGES if name.endswith(("_day", "_month")))
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Ticket:
     expires_ms: int
     images: int
     """What is reserved, and after the settlement what is charged."""
+    batch: str = ""
+    """The one that it is a line of."""
     is_open: bool = True
     is_recorded: bool = False
     sent: Counter[str] = field(default_factory=Counter)
@@ -63,7 +67,21 @@ class Ticket:
 
     def is_recent(self, scope: str, now_s: int) -> bool:
         """Whether it counts in the rate of the tenant ("") or of its key."""
-        return now_s - 60 <= self.at_ms // 1000 <= now_s and scope not in self.left
+        return not self.batch and now_s - 60 <= self.at_ms // 1000 <= now_s and scope not in self.left
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The sets of open reservations that hold it."""
+        return (("open", "batch_open") if self.batch else ("open",)) if self.is_open else ()
+
+    @property
+    def sums(self) -> Iterator[tuple[tuple[str, str], int]]:
+        """What it adds, by hash and field."""
+        for name, amount in self.record.items():
+            field = f"{self.key}|{name}|{self.model}"
+            yield (f"sums:{self.day}", field), amount
+            if self.batch and self.is_recorded:
+                yield (f"batch_sums:{self.day}", f"{self.batch}|{field}"), amount
 
     @property
     def day(self) -> str:
@@ -114,7 +132,8 @@ class World:
                 continue
             if reservation.is_recent(scope, now_s):
                 found["images_per_minute"] += reservation.images
-            found["concurrency"] += reservation.is_open and reservation.expires_ms > self.now_ms - UNSWEPT_MS
+            is_running = reservation.is_open and reservation.expires_ms > self.now_ms - UNSWEPT_MS
+            found["concurrency"] += is_running and not reservation.batch
             found["images_per_day"] += reservation.images * (reservation.day == today)
             found["images_per_month"] += reservation.images * (reservation.day[:6] == today[:6])
             found["usd_micros_per_month"] += reservation.images * reservation.price * (reservation.day[:6] == today[:6])
@@ -140,12 +159,12 @@ class World:
                     found[window]["usd_micros"] += reservation.images * reservation.price
                 if reservation.is_recent(scope, now_s):
                     found[f"{prefix}rate"][f"{second} images"] += reservation.images
-                if reservation.is_open:
-                    found[f"{prefix}open"][reservation.id] = reservation.expires_ms
+                for name in reservation.places:
+                    found[prefix + name][reservation.id] = reservation.expires_ms
             if not reservation.is_open:
                 found[f"ledger:{day}"]["length"] += reservation.is_recorded
-                for name, amount in reservation.record.items():
-                    found[f"sums:{day}"][f"{reservation.key}|{name}|{reservation.model}"] += amount
+                for (name, field), amount in reservation.sums:
+                    found[name][field] += amount
         for name, second in self.recent_seconds():
             found[name][f"{second} requests"] += 1
         return {name: {key: value for key, value in fields.items() if value} for name, fields in found.items()}
@@ -161,20 +180,22 @@ class World:
         """The ends of the keys whose state is compared."""
         scopes = ("", *(f"key:{key}:" for key in KEYS))
         windows = [*(f"day:{day}" for day in self.days), *(f"month:{month}" for month in {d[:6] for d in self.days})]
-        scoped = [scope + name for scope in scopes for name in ("open", "rate", *windows)]
-        return scoped + [f"{kind}:{day}" for kind in ("ledger", "sums") for day in self.days]
+        scoped = [scope + name for scope in scopes for name in ("open", "batch_open", "rate", *windows)]
+        return scoped + [f"{kind}:{day}" for kind in ("ledger", "sums", "batch_sums") for day in self.days]
 
     # What the scripts are to do, from docs/metering.md.
 
-    def admit(self, reservation_id: str, process: Process, key: str, model: str, images: int) -> list[dict[str, Any]]:
+    def admit(
+        self, reservation_id: str, process: Process, key: str, model: str, images: int, batch: str = ""
+    ) -> list[dict[str, Any]]:
         """Takes from all limits or from none. Returns: the replies that are right."""
         if reservation_id in self.reservations:
             return [{"decision": "admitted"}]
         price = max((since, micros) for since, micros in process.prices if since * 1000 <= self.now_ms)[1]
-        refusals = self.refusals(key, images, price)
+        refusals = self.refusals(key, images, price, is_line=bool(batch))
         expires_ms = self.now_ms + process.lease_ms
-        new = Ticket(reservation_id, process, key, model, images, price, self.now_ms, expires_ms, images)
-        if not any(reply["limit"] == "requests_per_minute" for _, reply in refusals):
+        new = Ticket(reservation_id, process, key, model, images, price, self.now_ms, expires_ms, images, batch)
+        if not batch and not any(reply["limit"] == "requests_per_minute" for _, reply in refusals):
             for reservation in self.counted(""):
                 if abs(reservation.at_ms // 1000 - self.now_ms // 1000) > 60:
                     reservation.left |= {"", key} & {"", reservation.key}
@@ -186,18 +207,23 @@ class World:
         self.reservations[reservation_id] = new
         return [{"decision": "admitted"}]
 
-    def refusals(self, key: str, images: int, price: int) -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
+    def refusals(
+        self, key: str, images: int, price: int, *, is_line: bool
+    ) -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
         """Every limit that is reached: how much it matters, and the reply that names it."""
         asked = dict.fromkeys(RANGES, images) | {"requests_per_minute": 1, "concurrency": 1}
         asked["usd_micros_per_month"] = images * price
         found = []
         for scope in ("", key):
             used = self.used(scope)
-            for name, allowed in self.limits[scope].items():
+            limits = self.limits[scope]
+            if is_line:
+                limits = {name: allowed for name, allowed in limits.items() if name in QUOTAS}
+            for name, allowed in limits.items():
                 if used[name] + asked[name] <= allowed:
                     continue
                 frees_at_s = self.frees_at_s(scope, name, allowed - asked[name])
-                is_quota, is_permanent = name in {*RANGES} - {*list(RANGES)[:3]}, asked[name] > allowed
+                is_quota, is_permanent = name in QUOTAS, asked[name] > allowed
                 reply = {"decision": "quota" if is_quota else "rate", "scope": "key" if scope else "tenant"}
                 reply |= {"limit": name, "allowed": f"{allowed}", "taken": f"{used[name]}", "asked": f"{asked[name]}"}
                 stands = {"frees_at_s": frees_at_s, "is_permanent": is_permanent, "now_s": self.now_ms // 1000}

@@ -11,27 +11,31 @@ from tests.support.clocked import Clock, clocked_script
 from tests.support.seeds import seeds
 
 HISTORIES = 200
+FREED = "{'open', 'batch_open'}) do redis.call('ZREM', scope .. name, id) end\nend\n\nlocal how"
 MUTANTS: dict[str, Mutant] = {
     "a window of 59 seconds": ("admit", "WINDOW_S = 60", "WINDOW_S = 59"),
     "a refusal that frees a second early": ("admit", "second.at + WINDOW_S + 1", "second.at + WINDOW_S"),
     "seconds that have not begun": ("admit", "elseif at <= now_s then", "else"),
     "a day for a month": ("admit", "'images_per_month', scope.month.images", "'images_per_month', scope.day.images"),
     "a second admission": ("admit", "reservation_id ~= '' and not is_known", "reservation_id ~= ''"),
-    "an expired ticket's place is free": ("admit", "(now_ms - UNSWEPT_MS)", "now_ms"),
+    "an expired ticket's place is free": ("admit", "count('open', now_ms - UNSWEPT_MS)", "count('open', now_ms)"),
     "the first price": ("admit", "tonumber(since) > latest", "latest < 0"),
     "nothing is given back": ("settle", "ipairs(windows) do\n", "ipairs({}) do\n"),
     "a correction charges again": ("settle", "taken = {images = number('settled:charged')", "taken = {images = 0"),
     "a correction adds a record": ("settle", "redis.call('XDEL', ledger, reservation.entry)", ""),
     "more than was reserved": ("settle", "number('images') - sent)", "number('images'))"),
     "what is alive is settled": ("settle", "tonumber(expiry_ms) > now_ms", "false"),
-    "a key's place is not freed": (
-        "settle",
-        "redis.call('ZREM', scope .. 'open', id)",
-        "redis.call('ZREM', KEYS[2], id)",
-    ),
+    "a key's place is not freed": ("settle", FREED, FREED.replace("scope ..", "base ..")),
+    "a line fills the minute": ("admit", "is_counted = not line and", "is_counted ="),
+    "a line needs room in the minute": ("admit", "    if not line then\n", "    if true then\n"),
+    "a line has no quota": ("admit", "if is_new and not order then", "if is_new and not order and not line then"),
+    "a line takes a place of others": ("admit", " - count('batch_open', now_ms - UNSWEPT_MS)", ""),
+    "a line's place is not freed": ("settle", FREED, FREED.replace(", 'batch_open'", "")),
+    "a line is refunded in the minute": ("settle", "if not reservation.batch_id then rates", "if true then rates"),
+    "a line is in no batch": ("settle", "if reservation.batch_id and is_recorded and", "if false and"),
     "an order after the settlement": ("mark_sent", "not redis.call('ZSCORE', KEYS[2], ARGV[1])", "false"),
     "an order that was free is ordered": ("mark_sent", "ARGV[2], ARGV[3])", "ARGV[2], math.abs(ARGV[3]))"),
-    "an expiry of the old clock": ("renew", "KEYS[1], 'XX', expiry_ms", "KEYS[1], 'XX', 'GT', expiry_ms"),
+    "an expiry of the old clock": ("renew", "scope .. name, 'XX', expiry_ms", "scope .. name, 'XX', 'GT', expiry_ms"),
 }
 
 

@@ -13,7 +13,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.domain.billing import AccountOutcome, Timings
+from gateway.domain.billing import AccountOutcome, BatchLine, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import READINGS_MAX, Ledger
@@ -67,6 +67,7 @@ def grouped(requests: Iterable[Settled], by: tuple[GroupBy, ...]) -> list[tuple[
         GroupBy.TENANT: lambda request: request.tenant,
         GroupBy.MODEL: lambda request: request.model,
         GroupBy.KEY: lambda request: request.key,
+        GroupBy.BATCH: lambda request: request.batch,
     }
     found: dict[Group, list[Settled]] = {}
     for request in requests:
@@ -94,6 +95,7 @@ SETTLED = st.builds(
     tenant=st.sampled_from(["acme", "b", "c.d-e_f"]),
     day=st.sampled_from([date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 31), date(2026, 2, 1), date(2026, 7, 28)]),
     key=st.sampled_from(["k1", "k2"]),
+    batch=st.sampled_from(["", "batch_1", "batch_2"]),
     model=st.sampled_from(ODD_MODELS),
     asked=st.integers(1, 10),
     delivered=st.integers(0, 9),
@@ -284,6 +286,20 @@ async def test_a_record_is_told_whole(each_redis: str) -> None:
         },
         Timings(1, 20, 22),
     )
+
+
+async def test_a_record_of_a_line_names_its_batch(each_redis: str) -> None:
+    async with reading(each_redis) as (ledger, writer):
+        settle(writer, [Settled(batch="batch_1", request_id="a"), Settled(request_id="b")])
+        assert [BatchLine("batch_1", "a"), None] == [record.line for record in await export(ledger)]
+
+
+async def test_a_batch_whose_sums_have_expired_counts_as_other_requests(each_redis: str) -> None:
+    async with reading(each_redis) as (ledger, writer):
+        settle(writer, [Settled(batch="batch_1"), Settled()])
+        writer.delete("ig3:{acme}:batch_sums:20260728")
+        rows, _ = await pages(ledger, (GroupBy.BATCH,))
+        assert [("", 2)] == [(batch, sums.requests) for (batch,), sums in rows]
 
 
 @pytest.mark.parametrize("corrects", ["x", "1", "-", "1-x 5-0", "9" * 30])

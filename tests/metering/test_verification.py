@@ -51,6 +51,39 @@ async def everything(verifier: LedgerVerifier, selection: UsageFilter = ALWAYS) 
     return total
 
 
+KEYED = Settled(idempotency="k1")
+
+
+@pytest.mark.parametrize(
+    ("second", "purchases"),
+    [
+        (KEYED, 1),
+        (replace(KEYED, delivered=0, unconfirmed=1, key="key2"), 1),
+        (replace(KEYED, delivered=0, usd_micros=0, outcome="refused"), 0),
+        (replace(KEYED, idempotency="k2"), 0),
+        (replace(KEYED, idempotency=""), 0),
+        (replace(KEYED, tenant="b"), 0),
+        (replace(KEYED, admitted_ms=int(NOON * 1000) + 3_600_000), 0),
+        (replace(KEYED, admitted_ms=int(NOON * 1000) + 3_599_000), 1),
+    ],
+)
+async def test_a_key_that_bought_twice_is_found(redis_url: str, second: Settled, purchases: int) -> None:
+    async with verifying(redis_url) as (verifier, writer):
+        hourly = LedgerVerifier(verifier._ledger, KEEP_DAYS, lambda: NOON, key_retention_s=3600)
+        settle(writer, [KEYED, replace(second, reservation="t2")])
+        found = await everything(hourly)
+    assert [("purchases", 1, 2)] * purchases == [
+        (one.measure, one.in_sums, one.in_records) for one in found.differences
+    ]
+
+
+async def test_a_line_of_a_batch_that_bought_twice_is_found(redis_url: str) -> None:
+    async with verifying(redis_url) as (verifier, writer):
+        settle(writer, [Settled(batch="b"), Settled(batch="b", reservation="t2"), Settled(batch="b", request_id="r2")])
+        found = await everything(verifier)
+    assert [("purchases", "b")] == [(one.measure, one.batch_id) for one in found.differences]
+
+
 async def test_right_books_have_no_difference(each_redis: str) -> None:
     async with verifying(each_redis) as (verifier, writer):
         settle(writer, numbered(Settled(), 300))
@@ -79,6 +112,21 @@ async def test_a_sum_that_is_off_is_found(each_redis: str, measure: str, change:
         found = await everything(verifier)
     expected = Discrepancy(SHEET, "key1", "image-01", measure, 5 + change, 5)
     assert Reconciliation(days=1, records=5, differences=[expected]) == found
+
+
+async def test_lines_of_batches_have_no_difference(each_redis: str) -> None:
+    async with verifying(each_redis) as (verifier, writer):
+        settle(writer, [Settled(batch="batch_1"), Settled(batch="batch_2", withheld=1), Settled(), Settled(key="k2")])
+        assert Reconciliation(days=1, records=4) == await everything(verifier)
+
+
+async def test_a_sum_of_a_batch_that_is_off_is_found_there_and_in_the_others(each_redis: str) -> None:
+    async with verifying(each_redis) as (verifier, writer):
+        settle(writer, [Settled(batch="batch_1"), Settled()])
+        writer.hincrby("ig3:{acme}:batch_sums:20260728", "batch_1|key1|delivered|image-01", 1)
+        found = await everything(verifier)
+    others, batch = (0, 1, ""), (2, 1, "batch_1")
+    assert found.differences == [Discrepancy(SHEET, "key1", "image-01", "delivered", *one) for one in (others, batch)]
 
 
 async def test_a_record_that_is_missing_is_found(each_redis: str) -> None:
@@ -315,9 +363,9 @@ async def test_a_sheet_that_never_rests_is_busy(each_redis: str) -> None:
         settle(writer, [Settled(), Settled(tenant="b")])
         sums = verifier._ledger.sums
 
-        async def moving(sheets: list[TenantDay]) -> object:
+        async def moving(sheets: list[TenantDay], *, by_batch: bool) -> object:
             writer.hincrby(SUMS, "key1|lost|image-01", 1)
-            return await sums(sheets)
+            return await sums(sheets, by_batch=by_batch)
 
         verifier._ledger.sums = moving  # type: ignore[method-assign, assignment]
         found = await everything(verifier)

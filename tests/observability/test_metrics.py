@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from docs.generate.metrics import LABELS, SPECS
 from gateway.api.pool_gauges import PoolGauges
 from gateway.observability import metrics as module
-from gateway.observability.metrics import OTHER, Metrics, MetricSpec, ProcessCollector, TenantLabelCap
+from gateway.observability.metrics import OTHER, Metrics, MetricSpec, TenantLabelCap
 from gateway.observability.multiprocess import shared_directory
+from gateway.observability.process import ProcessCollector
 from tests.observability.workers import SPAWN, Worker, call, count, observe, samples, share_and_wait
 
 

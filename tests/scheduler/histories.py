@@ -6,6 +6,7 @@ queue; that no request waits beside an account that could serve it (liveness.py)
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable
 from typing import Any, Final
@@ -19,7 +20,7 @@ from tests.scheduler.lanes import check_lanes
 from tests.scheduler.liveness import Watch, check_counts
 from tests.scheduler.mishaps import Mishaps
 from tests.scheduler.needs import Need
-from tests.scheduler.order import check_order
+from tests.scheduler.order import check_kept, check_order
 from tests.scheduler.plans import LENGTH_S, Configuration, Plan, hold
 from tests.scheduler.processes import Process, Request
 from tests.scheduler.provider import Call, Provider, WrongError
@@ -45,6 +46,8 @@ class History:
         self.jumped_s = -CALM_S
         """When the clock was set last, and by how much it was set back altogether."""
         self.jumped_back_s = 0.0
+        self.interactive_s = -math.inf
+        """When an interactive call was last requested, on the scripts' clock."""
         self.provider = Provider(self.plan.margin_s)
         self.watch = Watch(self.provider, self.plan.paced)
         self.declarations = Declarations()
@@ -197,6 +200,7 @@ class History:
                 raise WrongError(
                     f"{need} is given {member}, but {field} is out of use for {until_s - self.server_s:.3f} s"
                 )
+        check_kept(need, account, self)
         return call
 
     # What becomes of requests

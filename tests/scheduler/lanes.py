@@ -12,11 +12,11 @@ from tests.scheduler.scripted_pool import State
 
 
 def may_be_kept(need: Need, lanes: int, state: State, paced: int) -> bool:
-    """`lanes`: of accounts that can serve it. A batch request may be kept while an interactive one may be."""
+    """`lanes`: of accounts that can serve it. A batch request may be kept as soon as interactive ones came."""
     held = _held(state)
     all_weight = sum(flow["w"] for name, flow in state.flows.items() if flow.get("is_counted") and name != need.flow)
     part = need.weight / (all_weight + need.weight) if all_weight else 1 - paced / 100
-    is_batch_kept = need.priority == "b" and any(flow.startswith("i:") for flow in held)
+    is_batch_kept = need.priority == "b" and state.interactive_at_us > 0
     return is_batch_kept or held[need.flow] >= max(1, math.ceil(lanes * part))
 
 

@@ -4,6 +4,7 @@ A request goes before those of tenants with a higher pass that need as much or m
 one of a higher pass may go before the first that waits for room, if it does not put off the moment at which that fits.
 """
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 BATCH_AFTER: Final = 1e12
 """Every interactive request goes before every batch request."""
+KEPT_S: Final = 299.0
+"""For which interactive requests are remembered, at least."""
 LEAST: Final = 1e-6
 _Entry = tuple[float, int, int]
 """Of a log: when requests were sent, how many, and their images."""
@@ -92,3 +95,19 @@ def _room_at(log: list[_Entry], images: int, limits: AccountLimits, now_us: floa
         if requests < limits.requests_per_minute and taken + images <= limits.images_per_minute:
             return at_us
     raise WrongError(f"{images} images never fit: {log}")
+
+
+def check_kept(need: Need, account: str, history: "History") -> None:
+    """Raises: WrongError, if a batch was just given what is kept of an account's minute for interactive requests.
+
+    Stated soundly, not tightly: two requests are kept at least, of a pool whose accounts are all usable.
+    """
+    age_s = history.server_s - history.interactive_s
+    if need.priority != "b" or not 0 <= age_s < KEPT_S or account not in history.provider.accounts:
+        return
+    load, limit = history.pool.state().loads[account], history.provider.accounts[account].requests_per_minute
+    capacity = sum(limits.requests_per_minute for limits in history.provider.accounts.values())
+    rate = grown(limit, load, "rate", history.server_s)
+    kept = min(math.ceil(2 * rate / max(rate, capacity)), rate // 2)
+    if rate - sum(load["log"][1::4]) < kept:
+        raise WrongError(f"{need} leaves less than {kept} of {rate} requests of {account}: {load}")

@@ -86,6 +86,8 @@ class Process:
         self.places[lease_id] = request
         try:
             answer = self.run("lease", *args, need.priority, *need.avoided)
+            if need.priority == "i":
+                history.interactive_s = history.server_s
         except AwayError:
             self.give_up(lease_id)
             return

@@ -38,6 +38,8 @@ class State:
     held: dict[str, Any]
     used: dict[str, float]
     flows: dict[str, Any]
+    interactive_at_us: float
+    """When an interactive call was last requested."""
 
 
 class ClockedPool:
@@ -84,9 +86,11 @@ class ClockedPool:
             for name in ("health", "loads", "leased", "held", "flows"):
                 pipeline.hgetall(record(UPSTREAM, name))
             pipeline.zrange(record(UPSTREAM, "used"), 0, -1, withscores=True)
-            health, loads, leased, held, flows, used = pipeline.execute()
+            pipeline.hget(record(UPSTREAM, "meta"), "interactive_at")
+            health, loads, leased, held, flows, used, interactive_at = pipeline.execute()
         passes = {flow.decode(): float(value) for flow, value in used}
-        return State(_unpacked(health), _unpacked(loads), _unpacked(leased), _named(held), passes, _unpacked(flows))
+        kept = (_unpacked(health), _unpacked(loads), _unpacked(leased), _named(held), passes, _unpacked(flows))
+        return State(*kept, float(interactive_at or 0))
 
     def left_over(self, names: Iterable[str]) -> list[str]:
         """Which keys of these names, or beginnings of names, there are."""

@@ -23,8 +23,11 @@ ACTS: Final = ("lease", "heartbeat", "cancel", "release", "claim")
 class Counted:
     """A pool under a load of every kind, and how many commands each of its scripts ran inside."""
 
-    def __init__(self, pool: ClockedPool, accounts: int, limits: AccountLimits = LIMITS) -> None:
+    def __init__(
+        self, pool: ClockedPool, accounts: int, limits: AccountLimits = LIMITS, batch_share: float = 0.0
+    ) -> None:
         self.pool = pool
+        self.batch_share = batch_share
         self.random = random.Random(accounts)
         self.waiting: dict[str, None] = {}
         self.counts: defaultdict[str, list[int]] = defaultdict(list)
@@ -35,7 +38,10 @@ class Counted:
         self._asked += 1
         tenant, images = f"tenant{self.random.randrange(TENANTS)}", self.random.randint(1, 9)
         model = self.random.choice(["m", "other", "live"])
-        found = self.pool.lease(f"r{self._asked}", tenant, images, patience_s=1_000_000.0, model=model)
+        priority = "b" if self.random.random() < self.batch_share else "i"
+        found = self.pool.lease(
+            f"r{self._asked}", tenant, images, patience_s=1_000_000.0, model=model, priority=priority
+        )
         if found["decision"] == "wait":
             self.waiting[f"r{self._asked}"] = None
 
@@ -100,6 +106,19 @@ def test_a_script_does_no_more_for_2000_that_wait_and_1000_accounts_than_for_20(
         assert {act: max(counts) for act, counts in load.counts.items() if max(counts) > 2500} == {}, accounts
         assert accounts == 1 or set(ACTS) == load.counts.keys()
     assert means[1000] < 1.5 * means[20], means
+
+
+def test_a_script_does_little_while_batches_wait_for_what_they_must_leave(clocked: ClockedPool) -> None:
+    """Every release may have freed it, so each of them looks; interactive requests come now and then."""
+    load = Counted(
+        clocked, 100, AccountLimits(requests_per_minute=10, images_per_minute=60, max_concurrency=10), batch_share=0.98
+    )
+    load.fill()
+    for _ in range(60):
+        load.step()
+    assert {act: max(counts) for act, counts in load.counts.items() if max(counts) > 2500} == {}
+    means = {act: sum(counts) / len(counts) for act, counts in load.counts.items()}
+    assert {act: mean for act, mean in means.items() if mean > 500} == {}
 
 
 def test_a_script_does_little_while_every_tenant_that_waits_holds_its_share_of_the_lanes(clocked: ClockedPool) -> None:

@@ -177,7 +177,7 @@ MUTANTS: dict[str, Mutant] = {
         "do return true end",
     ),
     "nothing is kept for others": ("return due <= now\n", "return true\n"),
-    "what others ask for is not kept": ("concurrency - in_flight > unmet and", "concurrency > in_flight and"),
+    "what others ask for is not kept": ("free > math.min(setting('share_unmet') - f.u, most) and", "free > 0 and"),
     "lanes are not given back": ("f.h = math.max(0, f.h + more)", "f.h = f.h + math.max(0, more)"),
 }
 

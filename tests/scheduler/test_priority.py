@@ -45,7 +45,8 @@ async def test_interactive_requests_are_served_before_batches_that_came_first(an
 
 
 async def test_a_batch_is_served_where_the_interactive_ones_wait_for_something_else(any_redis: str) -> None:
-    async with connected(any_redis) as redis, pooling(redis, lanes("a"), lanes("b")) as process:
+    """Of what these cannot use it leaves one slot, as long as they come."""
+    async with connected(any_redis) as redis, pooling(redis, lanes("a"), lanes("b", 2)) as process:
         of_a, of_b = await process.take(avoided=("b/",)), await process.take(avoided=("a/",))
         picky = asyncio.create_task(process.take(tenant="picky", avoided=("b/",), patience_s=LONG_S))
         await in_line(redis, 1)

@@ -42,7 +42,7 @@ def test_ipv6_addresses_count_by_network_and_mapped_ones_as_ipv4(sockets: ExitSt
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "::ffff:192.0.2.1"])
 def test_exempt_networks_are_bounded_in_all_alone(sockets: ExitStack, address: str) -> None:
-    connections = Connections(Bounds(in_all=3, per_address=1, exempt=(ip_network("192.0.2.0/24"),)))
+    connections = Connections(Bounds(in_all=3, per_address=1, proxies=(ip_network("192.0.2.0/24"),)))
     clients = [accept(sockets, connections, address)[1] for _ in range(4)]
     assert [False, True, True, True] == [is_open(client) for client in clients]
 

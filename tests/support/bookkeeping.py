@@ -30,6 +30,9 @@ class Settled:
     reservation: str = "t1"
     request_id: str = "req_1"
     admitted_ms: int | None = None
+    batch: str = ""
+    idempotency: str = ""
+    """The keyed hash of its idempotency key."""
 
     @property
     def amounts(self) -> UsageTotals:
@@ -43,7 +46,9 @@ class Settled:
     def fields(self) -> dict[str, str | int]:
         noon_ms = int(datetime.combine(self.day, datetime.min.time(), UTC).timestamp() + 43_200) * 1000
         counts = {name: self.amounts.of(name) for name in MEASURES if name != "requests"}
-        return {
+        line: dict[str, str | int] = {"batch_id": self.batch, "custom_id": self.request_id} if self.batch else {}
+        line |= {"idempotency": self.idempotency} if self.idempotency else {}
+        return line | {
             "reservation": self.reservation,
             "admitted_ms": noon_ms if self.admitted_ms is None else self.admitted_ms,
             "request_id": self.request_id,
@@ -82,4 +87,6 @@ def settle(client: "redis.Redis | redis.RedisCluster", requests: Iterable[Settle
                 if amount := request.amounts.of(name):
                     field = f"{request.key}|{name}|{request.model}"
                     pipeline.hincrby(f"{base}:sums:{request.day_name}", field, amount)
+                    if request.batch:
+                        pipeline.hincrby(f"{base}:batch_sums:{request.day_name}", f"{request.batch}|{field}", amount)
     pipeline.execute()

@@ -42,7 +42,7 @@ for _, name in ipairs({'loads', 'leased', 'health', 'flows'}) do
   local kept = redis.call('HGETALL', base .. name)
   for i = 1, #kept, 2 do
     local record = cmsgpack.unpack(kept[i + 1])
-    sooner(record, {'t', 'rate_at', 'concurrency_at', 'used_at', 'paced_at', 'since_us', 'until_us', 'vt'})
+    sooner(record, {'t', 'rate_at', 'concurrency_at', 'used_at', 'paced_at', 'batch_at', 'since_us', 'until_us', 'vt'})
     if name == 'flows' then sooner(record, {'s'}) end
     for j = 1, record.log and #record.log or 0, 4 do record.log[j] = record.log[j] - us end
     redis.call('HSET', base .. name, kept[i], cmsgpack.pack(record))

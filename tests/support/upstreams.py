@@ -149,7 +149,7 @@ async def running(
         fetcher = ImageDownloader(public, direct, DownloadLimits(2, download_timeout_s, 2**25), "test")
         policy = JobPolicy(deadline_s, reserve_s, max_attempts)
         upstreams = Upstreams(process.pool, caller, fetcher, process.metrics, supply, policy, time.time, monotonic)
-        service = GenerationService(admission, upstreams, ImageConverter(process.metrics), monotonic)
+        service = GenerationService(admission, upstreams, ImageConverter(process.metrics), None, monotonic)
 
         async def make(
             count: int = 1,

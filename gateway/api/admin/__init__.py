@@ -5,6 +5,7 @@ reaches a handler.
 """
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.admin.schemas import QueryFields
-from gateway.api.auth_throttle import FailedAuthThrottle, network_of
+from gateway.api.auth_throttle import FailedAuthThrottle, network_of, secret_of
 from gateway.api.authentication import Buckets, read_authorization
 from gateway.api.bodies import context_of
 from gateway.domain.accounts import Secret
@@ -26,7 +27,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
 
 PREFIX: Final = "/admin/v1"
-_WITH_QUERY: Final = (f"{PREFIX}/audit", f"{PREFIX}/usage")
+_WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|tenants/[^/]+/batches)")
 """These routes read their query themselves; the others have none."""
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]
@@ -94,7 +95,7 @@ class AdminApi:
         method = "GET" if request.method == "HEAD" else request.method
         authorization, address = read_authorization(request.headers), request.client.host if request.client else ""
         check = partial(self.access.check, authorization, method)
-        name = self.throttle.check_admin(address, authorization, check)
+        name = self.throttle.check_first(address, secret_of(authorization), check)
         context, bucket = context_of(request), f"{name} {network_of(address)}"
         context.admin = name
         if wait_s := self.buckets.blocked_s(bucket):
@@ -106,7 +107,7 @@ class AdminApi:
             )
         if self.buckets.per_second:
             self.buckets.take(bucket)
-        if not request.url.path.startswith(_WITH_QUERY):
+        if not _WITH_QUERY.fullmatch(request.url.path):
             QueryFields(request).reject_unknown()
         with translate_change_errors() if method != "GET" else nullcontext():
             return await handlers[method](request, Actor(name, context.id))

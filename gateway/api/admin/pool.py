@@ -177,6 +177,7 @@ def _describe_pool(pool: PoolStatus) -> dict[str, object]:
         "name": pool.upstream,
         **_describe_health(_effective_health(pool, pool.accounts)),
         "waiting": pool.waiting,
+        "waiting_batch": pool.waiting_batch,
         "calls_last_minute": pool.calls_last_minute,
         "retries_last_minute": pool.retries_last_minute,
         "accounts": [_describe(account) for account in pool.accounts],

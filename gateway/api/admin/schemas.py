@@ -17,6 +17,8 @@ from gateway.providers.replies import JSON_DECODE_ERRORS
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 Weight = Annotated[int, Meta(ge=1, le=1000)]
+KeepHours = Annotated[int, Meta(ge=1, le=720)]
+StorageBytes = Annotated[int, Meta(ge=0, le=2**53)]
 _Limit = Annotated[int, Meta(ge=0, le=LIMIT_MAX)]
 _Usd = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?\Z")]
 _NAME: Final = "1 to 63 characters of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"

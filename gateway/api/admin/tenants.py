@@ -1,6 +1,6 @@
 """`/admin/v1/tenants` and `/admin/v1/keys`: tenants, with their models, limits and quotas, and their API keys."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
@@ -9,7 +9,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.schemas import LimitsChange, Name, QuotasChange, Schema, Weight, merged, read_document, value_or
+from gateway.api.admin.schemas import (
+    KeepHours,
+    LimitsChange,
+    Name,
+    QuotasChange,
+    Schema,
+    StorageBytes,
+    Weight,
+    merged,
+    read_document,
+    value_or,
+)
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import CONFIGURATION, Actor, describe_key, describe_tenant
@@ -18,6 +29,7 @@ from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant
 from gateway.metering.admission import Admission
+from gateway.storage.quota import StorageQuota
 from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
 from gateway.tenants.store import TenantStore
 
@@ -33,6 +45,8 @@ class _NewTenant(Schema):
     limits: LimitsChange | None = None
     quotas: QuotasChange | None = None
     models: list[str] | None = None
+    keep_hours: KeepHours | None = None
+    storage_bytes: StorageBytes | None = None
     weight: Weight = 1
     disabled: bool = False
 
@@ -43,6 +57,8 @@ class _TenantChange(Schema):
     limits: LimitsChange | UnsetType | None = UNSET
     quotas: QuotasChange | UnsetType | None = UNSET
     models: list[str] | UnsetType | None = UNSET
+    keep_hours: KeepHours | UnsetType | None = UNSET
+    storage_bytes: StorageBytes | UnsetType | None = UNSET
     weight: Weight | UnsetType = UNSET
     disabled: bool | UnsetType = UNSET
 
@@ -56,11 +72,14 @@ class TenantSection:
     catalog: Catalog
     limits: BodyLimits
     clock: Callable[[], float]
+    erase: Callable[[str], Awaitable[None]] | None
+    """Deletes the stored pictures and files of a tenant; None without storage."""
+    storage: StorageQuota | None
 
     def handlers(self) -> Handlers:
         return {
             "/tenants": {"GET": self.list_tenants, "POST": self.create},
-            "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.disable},
+            "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.delete},
         }
 
     async def list_tenants(self, _: Request, __: Actor) -> Response:
@@ -77,6 +96,8 @@ class TenantSection:
             merged(Quotas(), new.quotas),
             new.weight,
             disabled_by=actor.name if new.disabled else "",
+            keep_hours=new.keep_hours,
+            storage_bytes=new.storage_bytes,
         )
         return json_response(describe_tenant(await self.tenants.create(tenant, actor)), 201)
 
@@ -85,7 +106,7 @@ class TenantSection:
         tenant = await self.tenants.get(request.path_params["name"])
         body = describe_tenant(tenant)
         if usage := await self.admission.usage(tenant.name):
-            body["used"] = {
+            used: dict[str, object] = {
                 "requests_last_minute": usage.requests_last_minute,
                 "images_last_minute": usage.images_last_minute,
                 "concurrency": usage.concurrency,
@@ -94,6 +115,9 @@ class TenantSection:
                 "usd_this_month": usd(usage.usd_micros_this_month),
                 "open_requests": usage.open_requests,
             }
+            if self.storage:
+                used["stored_bytes"] = await self.storage.stored_bytes(tenant.name, self.clock())
+            body["used"] = used
         return json_response(body)
 
     async def change(self, request: Request, actor: Actor) -> Response:
@@ -107,14 +131,19 @@ class TenantSection:
                 limits=merged(tenant.limits, change.limits),
                 quotas=merged(tenant.quotas, change.quotas),
                 weight=value_or(change.weight, tenant.weight),
+                keep_hours=value_or(change.keep_hours, tenant.keep_hours),
+                storage_bytes=value_or(change.storage_bytes, tenant.storage_bytes),
             )
             return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
 
         return json_response(describe_tenant(await self.tenants.update(request.path_params["name"], changed, actor)))
 
-    async def disable(self, request: Request, actor: Actor) -> Response:
+    async def delete(self, request: Request, actor: Actor) -> Response:
+        """Disables the tenant and deletes its stored pictures and files. Its records stay."""
         name = request.path_params["name"]
         after = await self.tenants.update(name, lambda tenant: _with_disabled(tenant, True, actor), actor)
+        if self.erase:
+            await self.erase(name)
         return json_response(describe_tenant(after))
 
     def _checked_models(self, models: list[str] | None) -> frozenset[str] | None:

@@ -1,10 +1,12 @@
 -- Admit a request: check every limit and quota of its tenant and API key, and reserve from all of them or from none. A
 -- refused request consumes no images, money or concurrency; it counts in requests_per_minute, unless that is full. So
--- does a request that repeats an order: a full minute refuses it, and no other limit or quota concerns it.
+-- does a request that repeats an order: a full minute refuses it, and no other limit or quota concerns it. The line of a
+-- batch counts in no minute and not in the concurrency: only the quotas concern it.
 -- KEYS[1]  the tenant's record: hash, see redis/__init__.py; its name without "tenant" is the BASE of the names below
 -- KEYS[2]  the tenant's API keys: hash, key ID -> JSON
 -- KEYS[3]  the reservation: hash, created here
--- KEYS[4], KEYS[5]  open reservations of the tenant, of the key: sorted set, reservation ID -> expiry (Unix ms)
+-- KEYS[4], KEYS[5]  open reservations of the tenant, of the key: sorted set, reservation ID -> expiry (Unix ms); those
+--          for lines of batches also in "batch_open" beside it
 -- KEYS[6], KEYS[7]  rate of the tenant, of the key: hash, Unix second -> "requests images" admitted in it
 --          Of the same hash tag, named by the clock: BASE .. "day:YYYYMMDD" and "month:YYYYMM", and of the key
 --          BASE .. "key:ID:day:..." and "month:...": hashes of charged or reserved images and usd_micros; BASE
@@ -19,12 +21,13 @@
 -- ARGV[11] the request's transfer, which ends here; or "" or absent
 -- ARGV[12] JSON: the request's identity, see repeats.lua: kind "keyed" (by Idempotency-Key), "retry", "first" or
 --          "plain", name, fingerprint, channel (of its process), unknown_ms and keyed_ms (retentions), keys_max; or ""
+-- ARGV[13] JSON: the line of a batch that the request is made for: batch_id, custom_id; or null or absent
 -- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate", "quota" or
 --          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
 --          "quota": scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks for
 --          more than is ever allowed). With all but "unknown": rates, whose requests and images have limit, remaining
---          and reset_s (seconds until nothing is used) of the tighter scope, if there is such a limit. With ARGV[1] "": used,
---          the counters of the narrowest scope
+--          and reset_s (seconds until nothing is used) of the tighter scope, if there is such a limit; not for a line.
+--          With ARGV[1] "": used, the counters of the narrowest scope
 -- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
 --          waits for its recovery
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
@@ -90,12 +93,13 @@ local function read_window(name, kept_s)
 end
 
 local function read_scope(name, prefix, open, rate, limits)
+  local function count(set, after_ms) return redis.call('ZCOUNT', prefix .. set, '(' .. after_ms, '+inf') end
+  local interactive = count('open', now_ms - UNSWEPT_MS) - count('batch_open', now_ms - UNSWEPT_MS)
   return {
-    name = name, limits = limits, open = open, rate = read_rate(rate),
+    name = name, limits = limits, open = open, batch_open = prefix .. 'batch_open', rate = read_rate(rate),
     day = read_window(prefix .. 'day:' .. day_name, DAY_KEPT_S),
     month = read_window(prefix .. 'month:' .. month_name, MONTH_KEPT_S),
-    running = redis.call('ZCOUNT', open, '(' .. (now_ms - UNSWEPT_MS), '+inf')
-      + redis.call('ZCOUNT', prefix .. 'transfers', '(' .. now_ms, '+inf'),
+    running = interactive + count('transfers', now_ms),
   }
 end
 
@@ -139,6 +143,7 @@ if not tenant[3] or (tenant[1] == '1' and reservation_id ~= '') then return cjso
 local limits = tenant[2] and tenant[2] ~= '' and cjson.decode(tenant[2]) or {}
 limits.recent_requests, limits.records_per_day = tonumber(ARGV[9] or ''), tonumber(ARGV[10] or '')
 local identity = ARGV[12] and ARGV[12] ~= '' and cjson.decode(ARGV[12]) or nil
+local line = ARGV[13] and ARGV[13] ~= 'null' and cjson.decode(ARGV[13]) or nil
 if identity then limits.joined_requests, limits.idempotency_keys = JOINED_MAX, identity.keys_max end
 local scopes = {read_scope('tenant', base, KEYS[4], KEYS[6], limits)}
 if key_id ~= '' then
@@ -157,7 +162,7 @@ local is_known = reservation_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
 local is_new = reservation_id ~= '' and not is_known
 local is_minute_full = false
 local order = is_new and identity and find_order(base, identity, now_ms) or nil
-if is_new or ARGV[8] == '1' then
+if not line and (is_new or ARGV[8] == '1') then
   for _, scope in ipairs(scopes) do is_minute_full = check_rate(scope, 'requests', 1) or is_minute_full end
 end
 if order and order.state == 'running' then check(scopes[1], 'rate', 'joined_requests', order.joined, 1, 0) end
@@ -166,8 +171,10 @@ if is_new and not order then
     check(scope, 'quota', 'images_per_day', scope.day.images, images, day_ends_s)
     check(scope, 'quota', 'images_per_month', scope.month.images, images, month_ends_s)
     check(scope, 'quota', 'usd_micros_per_month', scope.month.usd_micros, cost, month_ends_s)
-    check_rate(scope, 'images', images)
-    check(scope, 'rate', 'concurrency', scope.running, 1, 0)
+    if not line then
+      check_rate(scope, 'images', images)
+      check(scope, 'rate', 'concurrency', scope.running, 1, 0)
+    end
   end
   -- The tenant's reservations in Redis, open or settled in the last 15 minutes, and when the next of them is dropped.
   local recent, frees_at_s = sum_slices(base .. 'recent', RECENT_SLICE_S, RECENT_S, now_s)
@@ -182,7 +189,7 @@ if is_new and not order then
 end
 
 local is_reserved = is_new and not refusal and not order
-local is_counted = is_reserved or (not is_minute_full and (is_new or ARGV[8] == '1'))
+local is_counted = not line and (is_reserved or (not is_minute_full and (is_new or ARGV[8] == '1')))
 if is_counted then
   for _, scope in ipairs(scopes) do
     local rate, before = scope.rate, scope.rate.now or {requests = 0, images = 0}
@@ -199,11 +206,14 @@ if is_reserved then
       redis.call('HINCRBY', window.name, 'usd_micros', cost)
       redis.call('EXPIRE', window.name, window.kept_s)
     end
-    redis.call('ZADD', scope.open, now_ms + tonumber(ARGV[7]), reservation_id)
-    redis.call('EXPIRE', scope.open, OPEN_KEPT_S)
+    for _, open in ipairs({scope.open, line and scope.batch_open}) do
+      redis.call('ZADD', open, now_ms + tonumber(ARGV[7]), reservation_id)
+      redis.call('EXPIRE', open, OPEN_KEPT_S)
+    end
   end
   redis.call('HSET', KEYS[3], 'key_id', key_id, 'request_id', ARGV[3], 'model', ARGV[4], 'images', images,
     'cost', cost, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
+  if line then redis.call('HSET', KEYS[3], 'batch_id', line.batch_id, 'custom_id', line.custom_id) end
   redis.call('EXPIRE', KEYS[3], OPEN_KEPT_S)
   if identity then remember_order(base, identity, reservation_id, now_ms) end
 elseif order and order.joined and not refusal then
@@ -233,7 +243,7 @@ local function status(measure, taken)
 end
 
 local answer = refusal or {decision = order and 'repeated' or 'admitted', order = order}
-answer.rates = {
+answer.rates = line and {} or {
   requests = status('requests', is_counted and 1 or 0), images = status('images', is_reserved and images or 0) }
 if reservation_id == '' then
   local scope = scopes[#scopes]

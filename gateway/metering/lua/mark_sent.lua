@@ -10,5 +10,9 @@ if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 local time = redis.call('TIME')
 local expiry_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + tonumber(ARGV[4])
 redis.call('HINCRBY', KEYS[1], 'sent:' .. ARGV[2], ARGV[3])
-for _, open in ipairs({KEYS[2], KEYS[3]}) do redis.call('ZADD', open, 'XX', expiry_ms, ARGV[1]) end
+for _, open in ipairs({KEYS[2], KEYS[3]}) do
+  for _, name in ipairs({open, (string.gsub(open, 'open$', 'batch_open'))}) do
+    redis.call('ZADD', name, 'XX', expiry_ms, ARGV[1])
+  end
+end
 return 1

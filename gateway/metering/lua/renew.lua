@@ -12,8 +12,11 @@ local open = 0
 for i = 2, #ARGV, 2 do
   if redis.call('ZSCORE', KEYS[1], ARGV[i]) then
     open = open + 1
-    redis.call('ZADD', KEYS[1], 'XX', expiry_ms, ARGV[i])
-    redis.call('ZADD', base .. 'key:' .. ARGV[i + 1] .. ':open', 'XX', expiry_ms, ARGV[i])
+    for _, scope in ipairs({base, base .. 'key:' .. ARGV[i + 1] .. ':'}) do
+      for _, name in ipairs({'open', 'batch_open'}) do
+        redis.call('ZADD', scope .. name, 'XX', expiry_ms, ARGV[i])
+      end
+    end
   end
 end
 return open

@@ -1,11 +1,14 @@
 -- Repeated requests: which order a request repeats, so that it joins it and buys nothing. Stands before admit.lua and
 -- jobs/lua/poll.lua; BASE is the tenant's "PREFIX:{NAME}:".
---   BASE .. "idempotency:NAME"   hash of an Idempotency-Key: fingerprint, and order, the reservation ID of its order
+--   BASE .. "idempotency:NAME"   hash of an Idempotency-Key or of a batch's line: fingerprint, and order, the reservation ID
+--                                of its order
 --   BASE .. "idempotency_keys"   hash: a twenty-fourth of the retention -> keys first used in it
 --   BASE .. "orders:NAME"        sorted set of one request of an API key: reservation ID -> admission (Unix ms). A refused
 --                                attempt is a member without a reservation, if the set exists
 --   BASE .. "unknown:NAME"       string: reservation ID of such a request whose outcome is unknown
 --   BASE .. "outcome:ID"         string, JSON: the outcome of an order, see jobs/outcomes.py
+-- An order's reservation has also: owner, the channel of its process; idempotency, the NAME of its key, and kept_s, its
+-- retention; or identity, the NAME of its request, and unknown_ms; and joined, the number of requests that joined it.
 -- TTL      idempotency, idempotency_keys and unknown as the identity says; orders 15 minutes, as settled reservations
 -- Clock    the server's
 --
@@ -13,22 +16,26 @@
 --   outcome:ID   reservation                                     state      a repeated request
 --   stored       any                                             ended      gets the outcome
 --   absent       not settled, or its process died unswept        running    waits
---   absent       settled as delivered, lost, withheld < 10 s ago running    waits, and asks the process to store it
+--   absent       settled as delivered, lost, withheld < 10 s ago,
+--                or < 60 s ago with a key                      running    waits, and asks the process to store it
 --   absent       the same, longer ago                            gone       is refused
 --   absent       settled as unconfirmed < 1 s ago                running    waits until its process has stored the error
 --   absent       the same, longer ago                            unknown    gets the error of an unknown outcome
 --   absent       refused or never sent, or absent                free       becomes an order itself
-local ENDING_MS, STORING_MS = 10000, 1000
+-- A process holds a result for 10 s. With a key, it converts the images (30 s) and stores them in any case.
+local ENDING_MS, KEYED_ENDING_MS, STORING_MS = 10000, 60000, 1000
 local ORDERS_KEPT_MS, ORDERS_MAX = 900 * 1000, 16
 
 local function order_state(base, id, now_ms)
   if redis.call('EXISTS', base .. 'outcome:' .. id) == 1 then return 'ended' end
-  local found = redis.call('HMGET', base .. 'reservation:' .. id, 'model', 'settled', 'outcome', 'settled_ms')
+  local found = redis.call('HMGET', base .. 'reservation:' .. id, 'model', 'settled', 'outcome', 'settled_ms',
+    'idempotency')
   if not found[1] then return 'free' end
   if not found[2] then return 'running' end
   if found[3] == 'not_sent' or found[3] == 'refused' then return 'free' end
   local age_ms, is_unknown = now_ms - tonumber(found[4] or 0), found[3] == 'unconfirmed'
-  if age_ms < (is_unknown and STORING_MS or ENDING_MS) then return 'running' end
+  local ending_ms = found[5] and KEYED_ENDING_MS or ENDING_MS
+  if age_ms < (is_unknown and STORING_MS or ending_ms) then return 'running' end
   return is_unknown and 'unknown' or 'gone'
 end
 
@@ -40,7 +47,7 @@ local function find_order(base, identity, now_ms)
     local found = redis.call('HMGET', base .. 'reservation:' .. id, 'model', 'joined')
     return found[1] and tonumber(found[2] or 0) or nil
   end
-  if identity.kind == 'keyed' then
+  if identity.kind == 'keyed' or identity.kind == 'line' then
     local record = redis.call('HMGET', base .. 'idempotency:' .. identity.name, 'fingerprint', 'order')
     local state = record[1] and order_state(base, record[2], now_ms) or 'free'
     if state == 'free' then return nil end
@@ -80,11 +87,15 @@ end
 
 -- Records the order of an admitted request.
 local function remember_order(base, identity, id, now_ms)
-  if identity.kind == 'keyed' then
+  local reservation = base .. 'reservation:' .. id
+  if identity.kind ~= 'plain' then redis.call('HSET', reservation, 'owner', identity.channel) end
+  if identity.kind == 'keyed' or identity.kind == 'line' then
     local name = base .. 'idempotency:' .. identity.name
     redis.call('HSET', name, 'fingerprint', identity.fingerprint, 'order', id)
     redis.call('PEXPIRE', name, identity.keyed_ms)
-    redis.call('HSET', base .. 'reservation:' .. id, 'kept_s', math.ceil(identity.keyed_ms / 1000))
+    redis.call('HSET', reservation, 'kept_s', math.ceil(identity.keyed_ms / 1000))
+    if identity.kind == 'line' then return end
+    redis.call('HSET', reservation, 'idempotency', identity.name)
     local keys, slice = base .. 'idempotency_keys', math.floor(now_ms / (identity.keyed_ms / 24))
     for _, old in ipairs(redis.call('HKEYS', keys)) do
       if math.abs(tonumber(old) - slice) > 25 then redis.call('HDEL', keys, old) end
@@ -94,11 +105,10 @@ local function remember_order(base, identity, id, now_ms)
     return
   end
   if identity.unknown_ms > 0 then
-    redis.call('HSET', base .. 'reservation:' .. id, 'identity', identity.name, 'unknown_ms', identity.unknown_ms)
+    redis.call('HSET', reservation, 'identity', identity.name, 'unknown_ms', identity.unknown_ms)
   end
   if identity.kind == 'plain' then return end
   local orders = base .. 'orders:' .. identity.name
-  redis.call('HSET', base .. 'reservation:' .. id, 'owner', identity.channel)
   redis.call('ZADD', orders, now_ms, id)
   redis.call('ZREMRANGEBYRANK', orders, 0, -ORDERS_MAX - 1)
   redis.call('PEXPIRE', orders, ORDERS_KEPT_MS)

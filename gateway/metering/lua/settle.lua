@@ -3,8 +3,8 @@
 -- whatever its outcome. A request that was never sent gets no record, only a count in the sums of its day.
 -- KEYS[1]  the reservation, KEYS[2] open reservations of the tenant: see admit.lua
 --          Of the same hash tag, named by the reservation's fields (BASE is KEYS[2] without "open"): the counters that
---          admit.lua reserved from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "days", "records_end" and "recent": see
---          redis/__init__.py
+--          admit.lua reserved from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "batch_sums:YYYYMMDD", "days",
+--          "records_end" and "recent": see redis/__init__.py
 -- ARGV[1]  JSON of the outcome, see ReservationOutcome: reservation (its ID), charges_withheld, charges_unconfirmed, and of
 --          a request that ended settlement, was_sent, calls, queue_ms, upstream_ms, total_ms and key_id. Without settlement
 --          it is settled only if it has expired, by its own fields: sent images are unconfirmed
@@ -37,8 +37,9 @@ local reservation = {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do reservation[fields[i]] = fields[i + 1] end
 if not reservation.model then
-  redis.call('ZREM', KEYS[2], id)
-  if ended.key_id then redis.call('ZREM', base .. 'key:' .. ended.key_id .. ':open', id) end
+  for _, scope in ipairs({base, ended.key_id and base .. 'key:' .. ended.key_id .. ':'}) do
+    for _, name in ipairs({'open', 'batch_open'}) do redis.call('ZREM', scope .. name, id) end
+  end
   return cjson.encode({status = 'gone'})
 end
 local function number(name) return tonumber(reservation[name] or 0) end
@@ -46,6 +47,7 @@ local function number(name) return tonumber(reservation[name] or 0) end
 local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
 local scopes = {base, base .. 'key:' .. reservation.key_id .. ':'}
 local sums, ledger = base .. 'sums:' .. reservation.day, base .. 'ledger:' .. reservation.day
+local batch_sums = base .. 'batch_sums:' .. reservation.day
 
 -- Reads every key before the first write: an error (wrong key type, a migrating slot) would not roll back earlier writes,
 -- and the settlement is repeated.
@@ -54,10 +56,10 @@ for _, scope in ipairs(scopes) do
   for _, window in ipairs({scope .. 'day:' .. reservation.day, scope .. 'month:' .. reservation.month}) do
     if redis.call('HLEN', window) > 0 then table.insert(windows, window) end
   end
-  rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', reservation.second)
+  if not reservation.batch_id then rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', reservation.second) end
   redis.call('ZCARD', scope .. 'open')
 end
-redis.call('HLEN', sums)
+for _, name in ipairs({sums, batch_sums}) do redis.call('HLEN', name) end
 redis.call('XLEN', ledger)
 redis.call('ZCARD', base .. 'days')
 local recent = redis.call('HKEYS', base .. 'recent')
@@ -118,7 +120,9 @@ for name, rate in pairs(rates) do
     redis.call('HSET', name, reservation.second, admitted .. ' ' .. math.max(0, made + images))
   end
 end
-for _, scope in ipairs(scopes) do redis.call('ZREM', scope .. 'open', id) end
+for _, scope in ipairs(scopes) do
+  for _, name in ipairs({'open', 'batch_open'}) do redis.call('ZREM', scope .. name, id) end
+end
 
 local how = by_expiry and 'by expiry' or 'by itself'
 if ended.settlement == 'unconfirmed' and reservation.identity then
@@ -129,7 +133,11 @@ local settled = {
 for name, value in pairs(new) do
   local difference = value - number('settled:' .. name)
   if difference ~= 0 then
-    redis.call('HINCRBY', sums, reservation.key_id .. '|' .. name .. '|' .. reservation.model, difference)
+    local field = reservation.key_id .. '|' .. name .. '|' .. reservation.model
+    redis.call('HINCRBY', sums, field, difference)
+    if reservation.batch_id and is_recorded and name ~= 'not_sent' then
+      redis.call('HINCRBY', batch_sums, reservation.batch_id .. '|' .. field, difference)
+    end
   end
   table.insert(settled, 'settled:' .. name)
   table.insert(settled, value)
@@ -142,6 +150,12 @@ if is_recorded then
     'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
     'price_usd_micros', cost_of(1), 'usd_micros', new.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
     'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms}
+  for _, name in ipairs({'batch_id', 'custom_id', 'idempotency'}) do
+    if reservation[name] then
+      table.insert(record, name)
+      table.insert(record, reservation[name])
+    end
+  end
   if reservation.entry then
     local corrects = (reservation.corrects and reservation.corrects .. ' ' or '') .. reservation.entry
     redis.call('XDEL', ledger, reservation.entry)
@@ -156,7 +170,7 @@ if is_recorded then
     records_end_s = wanted_end_s
     redis.call('HSET', base .. 'records_end', reservation.day, records_end_s)
   end
-  redis.call('EXPIREAT', ledger, records_end_s)
+  for _, name in ipairs({ledger, batch_sums}) do redis.call('EXPIREAT', name, records_end_s) end
 end
 
 if not is_recorded and not by_expiry then

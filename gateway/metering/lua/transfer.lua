@@ -16,7 +16,9 @@ local id, lease_ms = ARGV[1], tonumber(ARGV[3])
 
 local function refusal(name, limits, open, transfers)
   redis.call('ZREMRANGEBYSCORE', transfers, '-inf', now_ms)
-  local running = redis.call('ZCOUNT', open, '(' .. (now_ms - UNSWEPT_MS), '+inf') + redis.call('ZCARD', transfers)
+  local function count(set) return redis.call('ZCOUNT', set, '(' .. (now_ms - UNSWEPT_MS), '+inf') end
+  local lines = count((string.gsub(open, 'open$', 'batch_open')))
+  local running = count(open) - lines + redis.call('ZCARD', transfers)
   if not limits.concurrency or running < limits.concurrency or redis.call('ZSCORE', transfers, id) then return nil end
   return cjson.encode({
     decision = 'rate', scope = name, limit = 'concurrency', allowed = limits.concurrency, taken = running, asked = 1,

@@ -23,7 +23,7 @@ local function drop_old(a)
   end
   a.requests, a.images = 0, 0
   for i = 1, #load.log, 4 do a.requests, a.images = a.requests + load.log[i + 1], a.images + load.log[i + 2] end
-  for _, name in ipairs({'paced_at', 'rate_at', 'concurrency_at'}) do
+  for _, name in ipairs({'paced_at', 'batch_at', 'rate_at', 'concurrency_at'}) do
     if load[name] and load[name] > now then load[name] = now end
   end
 end
@@ -51,9 +51,25 @@ local function rate_of(a) return grown(a.record.requests_per_minute, a.load.rate
 
 local function concurrency_of(a) return grown(a.record.max_concurrency, a.load.concurrency, a.load.concurrency_at) end
 
--- Returns when it has capacity for a call of n images, as long as calls last; and when by its minute alone.
-local function room_at(a, images)
-  local log, free, missing = a.load.log, rate_of(a) - a.requests, a.images + images - a.record.images_per_minute
+-- What batch calls leave of an account's minute while interactive requests come: requests, and images for them. A paced
+-- batch would otherwise use up each minute, and the next interactive request would wait for a step of the pace.
+local function kept_of(a)
+  local LEAST = 2  -- requests of the pool that are kept, at least
+  if not is_interactive() then return 0, 0 end
+  local rate = rate_of(a)
+  local part = math.max(LEAST, setting('share_unmet')) * rate / math.max(rate, setting('capacity'))
+  local requests = math.min(math.ceil(part), math.floor(rate / 2))
+  return requests, math.min(requests * setting('interactive_n'), math.floor(a.record.images_per_minute / 2))
+end
+
+-- Returns when it has capacity for a call of n images, as long as calls last; and when by its minute alone. A call for a
+-- batch leaves what is kept.
+local function room_at(a, images, for_batch)
+  local kept, kept_images = 0, 0
+  if for_batch then kept, kept_images = kept_of(a) end
+  kept_images = math.min(kept_images, a.record.images_per_minute - images)
+  local log, free = a.load.log, rate_of(a) - a.requests - kept
+  local missing = a.images + images + kept_images - a.record.images_per_minute
   local at, span = now, window()
   for i = 1, #log, 4 do
     if free >= 1 and missing <= 0 then break end
@@ -75,16 +91,21 @@ local function delays(a, images, others)
 end
 
 -- The even pace: from when on a request over its tenant's share may be sent, and the span between two of them. The
--- remaining capacity is spread until more gets free, so that a tenant below its share finds some at any moment.
-local function pace_of(a)
+-- remaining capacity is spread until more gets free, so that a tenant below its share finds some at any moment. Calls of
+-- batches keep a pace of their own, which comes after that of the others and does not delay it.
+local function pace_of(a, for_batch)
   local load, log = a.load, a.load.log
   if setting('paced') <= 0 or #log == 0 then return now, 0 end
   local LAST = 2          -- requests that an account has left, which are kept for tenants below their share
   local LAST_SPAN = 1.15  -- until more becomes free within this many even spans for each of them
   local minute = window()
-  local is_paced = load.paced_at and load.paced_at > now - minute
-  local from, span = is_paced and load.paced_at or log[#log - 3], 0
-  local rate, cost = rate_of(a), load.paced_n or 1
+  local paced_at, cost = load.paced_at, load.paced_n or 1
+  if for_batch and load.batch_at and load.batch_at > (paced_at or 0) then
+    paced_at, cost = load.batch_at, load.batch_n
+  end
+  local is_paced = paced_at and paced_at > now - minute
+  local from, span = is_paced and paced_at or log[#log - 3], 0
+  local rate = rate_of(a)
   local free, requests, images = rate - a.requests, rate - a.requests, a.record.images_per_minute - a.images
   for i = 1, #log, 4 do
     local left = log[i] + minute - from

@@ -144,13 +144,17 @@ local function grant(class, flow, found, is_paced)
   return true
 end
 
--- The account that has the most capacity for a class of several images, which waits only for capacity.
+-- The account that has the most capacity for a class of several images, which waits only for capacity, and the images to
+-- reserve there: for a batch also those that it must leave.
 local function roomiest(class, reserved)
   for _, kind in ipairs({'due', 'early'}) do
     for _, group in ipairs(class.n > 1 and able_groups(class) or {}) do
       for _, name in ipairs(names_of(front(kind, group))) do
         local a = not reserved[name] and accounts[name]
-        if a and class.n <= a.record.images_per_minute and key_of(a, class) then return name end
+        if a and class.n <= a.record.images_per_minute and key_of(a, class) then
+          local kept_images = class.q == 'b' and select(2, kept_of(a)) or 0
+          return name, math.min(class.n + kept_images, a.record.images_per_minute)
+        end
       end
     end
   end
@@ -212,8 +216,9 @@ local function dispatch()
         end
       else
         class.is_blocked = true
-        local roomy = not fits and roomiest(class, reserved)
-        if roomy then reserved[roomy] = class.n end
+        local roomy, images = nil, nil
+        if not fits or class.q == 'b' then roomy, images = roomiest(class, reserved) end
+        if roomy then reserved[roomy] = images end
       end
     end
     if granted == GRANTS_MAX then return true end

@@ -95,7 +95,7 @@ local function sample()
         if at then
           found[#found + 1] = slots_of(a, kind == 'resting' and at or now)
           found.total = found.total + math.max(0, found[#found].slots[#found[#found].slots])
-          if is_over_now then found.span = found.span + select(2, pace_of(a)) end
+          if is_over_now then found.span = found.span + select(2, pace_of(a, priority == 'b')) end
         end
       end
     end
@@ -173,9 +173,11 @@ local function forecast()
   return at - now, reason
 end
 
--- Leases without a wait, if the queue is empty; nil if nothing is free.
+-- Leases without a wait, if no request waits that goes before it; nil if nothing is free.
 local function lease_at_once()
-  if redis.call('EXISTS', K.classes) == 1 or gate() == 0 or not may_begin(flow, need, weight) then return nil end
+  local first = redis.call('ZRANGE', K.classes, 0, 0)[1]
+  local is_next = not first or (priority == 'i' and classes[first].q == 'b')
+  if not is_next or gate() == 0 or not may_begin(flow, need, weight) then return nil end
   local is_paced = is_over(flow)
   local found = choose(need, is_paced, {})
   if not found then return nil end
@@ -186,6 +188,7 @@ local function lease_at_once()
 end
 
 if setting('lease_us') ~= lease_us then set_meta('lease_us', lease_us) end
+if priority == 'i' then note_interactive(need.n) end
 for _ = 1, 4 do  -- batches of what time has brought, before a request is refused
   if not apply_time() or is_freed then break end
 end
@@ -205,11 +208,11 @@ dispatch()
 local lease = lease_of(id)
 if lease and lease.g then return reply(claim(id, lease, now + lease_us, requested_us)) end
 
--- It waits if it is foreseen to be served in time. A full queue takes in a tenant that has less than its share of it,
--- up to twice its length.
+-- It waits if it is foreseen to be served in time; for a batch until there is capacity, whenever that is. A full queue
+-- takes in a tenant that has less than its share of it, up to twice its length.
 local SOONEST = 1000000  -- a shorter wait is one for what others are given first
 local wait, reason, back = forecast()
-if wait and wait <= patience and patience > 0 then
+if wait and patience > 0 and (wait <= patience or (priority == 'b' and reason == 'busy')) then
   local others, most = setting('waiting_' .. priority) - 1, setting('max_queue_length')
   local own = tonumber(redis.call('HGET', K.waits, flow) or 1) - 1
   local share = math.max(1, most * weight / math.max(weight, setting('weight')))

@@ -16,7 +16,7 @@ local function set_back()
       redis.call('ZADD', K[name], now + us, member)
     end
   end
-  for _, name in ipairs({'well_since', 'keeper_until'}) do
+  for _, name in ipairs({'well_since', 'keeper_until', 'interactive_at', 'interactive_n_at'}) do
     if setting(name) > now then set_meta(name, now) end
   end
   for _, field in ipairs(redis.call('HKEYS', K.health)) do
@@ -34,7 +34,9 @@ end
 local function take(found, who, until_us, is_paced)
   local a, key, fields = unpack(found)
   if is_paced then
-    a.load.paced_at, a.load.paced_n = math.min(now, math.max((pace_of(a)), now - 2 * SKEW)), who.n
+    local kind = who.q == 'b' and 'batch' or 'paced'
+    a.load[kind .. '_at'] = math.min(now, math.max((pace_of(a, who.q == 'b')), now - 2 * SKEW))
+    a.load[kind .. '_n'] = who.n
   end
   local lease = {a = a.name, k = key.name, f = key.fingerprint, n = who.n, t = now, s = add_entry(a, now, who.n),
     r = who.r, g = who.g, o = who.t, q = who.q}
@@ -66,6 +68,10 @@ local function give_back(id, lease, is_unsent)
   redis.call('HDEL', K.grants, id)
   redis.call('ZREM', K.leases, id)
   if lease.q then note_flow(lease.q .. ':' .. lease.o, nil, -1, 0) end
+  if setting('batch_waits') > 0 then  -- beside an account that is not full: for concurrency that it must leave
+    is_freed = true
+    set_meta('batch_waits', 0)
+  end
   local a = accounts[lease.a]
   if not a then return nil end
   a.load.in_flight = math.max(0, a.load.in_flight - 1)

@@ -12,7 +12,7 @@
 --   in_flight  its leases; each is one member of `leases` and one field of `leased`
 --   last       key -> when it was used last
 --   rate, rate_at, concurrency, concurrency_at   the estimated limits if below the configured ones, and since when
---   paced_at, paced_n   when the last paced request was due, and its images
+--   paced_at, paced_n   when the last paced request was due, and its images; batch_at, batch_n of one for a batch
 --   kind, group, score, sums   its place in the index, and its part of the sums in meta: see serving.lua
 local MINUTE = 60 * 1000000
 local BATCH = 8             -- expired leases, due timers and waiters of dead processes that one script handles
@@ -82,6 +82,9 @@ local function set_of(list)
   for _, name in ipairs(list) do found[name] = true end
   return found
 end
+
+-- Whether interactive requests came lately: what is idle is then not all for batches.
+local function is_interactive() return math.abs(now - setting('interactive_at')) < 5 * MINUTE end
 
 local function window() return MINUTE + setting('margin_us') end
 

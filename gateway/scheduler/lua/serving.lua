@@ -14,10 +14,12 @@ local TRIAL = 5 * 1000000     -- assumed duration of a half-open trial
 local SHELVES = 16            -- numbers of free images that the index tells apart
 local SHELF = 1000000
 local FRONT = 32              -- accounts of one kind and group that a script looks at
+local BATCH_TRIES = 8         -- of them those that it tries for a batch: the first may be the one that waits for its pace
 local ROWS = SHELVES + 1      -- of the index: the images that an account lacks to SHELVES
 
 -- When an account can serve a need: a moment, `now` with key and the fields of its cooldowns; or nil, with what keeps
--- it (see key_of). `is_over`: the tenant has had its share, and takes only what the even pace lets through.
+-- it (see key_of). `is_over`: the tenant has had its share, and takes only what the even pace lets through. A need of a
+-- batch (q = 'b') leaves what is kept for interactive requests.
 local function serve_at(a, need, is_over)
   if not a.record or need.n > a.record.images_per_minute then return nil, {} end
   local key, more = key_of(a, need)
@@ -25,8 +27,8 @@ local function serve_at(a, need, is_over)
     if more.waits then return math.max(now, more.at), nil, more end
     return nil, more
   end
-  local at = room_at(a, need.n)
-  if is_over then at = math.max(at, (pace_of(a))) end
+  local at = room_at(a, need.n, need.q == 'b')
+  if is_over then at = math.max(at, (pace_of(a, need.q == 'b'))) end
   return at, key, more
 end
 
@@ -181,6 +183,7 @@ local function put_back(a)
     if load.in_flight > 0 then at(now + MINUTE) end  -- one of its calls ends, or its lease does
     local kind, score, change_us = kind_of(a)
     at(change_us)
+    if kind == 'ready' and setting('waiting_b') > 0 then at((pace_of(a, true))) end
     for _, model in ipairs(denied_models()) do
       local key, why = key_of(a, {n = 1, m = model})
       if not key then at(why.next_us) end
@@ -216,7 +219,7 @@ local function choose(need, is_over, reserved)
   local best, lowest = nil, math.huge
   for _, kind in ipairs(is_over and {'due'} or {'due', 'early'}) do
     for _, group in ipairs(able_groups(need)) do
-      local tries = 1 + (need.avoided or 0) + (group == '0' and FRONT or 0)
+      local tries = 1 + (need.avoided or 0) + (group == '0' and FRONT or 0) + (need.q == 'b' and BATCH_TRIES or 0)
       local entries = front(kind, group)
       for i = 1, #entries, 2 do
         local name, score = entries[i], tonumber(entries[i + 1])

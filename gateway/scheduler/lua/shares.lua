@@ -12,9 +12,12 @@
 --           have over its share, vt = when it last had them, va = the weight of all flows then, r = its moment in
 --           `recent`, is_counted = whether its weight is in meta.share_weight
 --   recent  sorted set: flow -> when it last requested, got or gave back something
---   used    sorted set: flow -> moment at which its recent use is paid off: beyond a window it is over its share
+--   used    sorted set: interactive flow -> moment at which its recent use is paid off: beyond a window it is over its
+--           share
 -- meta: share_weight = weight of all recent interactive flows, share_unmet = sum of their u, over_share_due = when a
--- call over the shares may begin next, concurrency:GROUP and in_flight:GROUP = sums of a group's usable accounts.
+-- call over the shares may begin next, concurrency:GROUP and in_flight:GROUP = sums of a group's usable accounts,
+-- interactive_at = when an interactive call was last requested, interactive_n = images of the largest one of a minute,
+-- interactive_n_at = when, batch_waits = 1 if a batch was lately kept from concurrency that it must leave
 local LATELY = MINUTE         -- a flow that was active within this counts for the shares of the others
 local SLOT_MIN = 1000000      -- time in flight of a slot, at least: few calls for an image are shorter
 local NOTED = 1000000         -- by which `recent` may be late, and how often it is looked at
@@ -74,7 +77,7 @@ local function pay(flow, cost, weight)
     set_meta('virtual', pass)
     redis.call('ZREMRANGEBYSCORE', K.idle, '-inf', pass)
   end
-  if setting('paced') > 0 then
+  if setting('paced') > 0 and not is_batch(flow) then
     redis.call('ZREMRANGEBYSCORE', K.used, '-inf', now)
     local all = setting('weight') + (redis.call('HEXISTS', K.waits, flow) == 1 and 0 or weight)
     local share = math.max(1, setting('capacity')) * (1 - setting('paced') / 100) * weight / math.max(all, weight)
@@ -157,6 +160,15 @@ local function begin_call(flow, weight, cost)
   steps[flow] = nil
 end
 
+-- An interactive call of n images is requested: see kept_of.
+local function note_interactive(n)
+  if math.abs(now - setting('interactive_at')) > NOTED then set_meta('interactive_at', now) end
+  if n >= setting('interactive_n') or math.abs(now - setting('interactive_n_at')) > LATELY then
+    set_meta('interactive_n', n)
+    set_meta('interactive_n_at', now)
+  end
+end
+
 -- What a flow gave back unused was no request: it asks for what it has in flight, and for what waits.
 local function retract(flow)
   flow_of(flow).d = 0
@@ -203,24 +215,28 @@ end
 
 -- Whether a flow may begin one call more, at the accounts that can serve a need. It may up to its share of them; alone
 -- up to the unpaced part of them. Beyond that it may take, one by one, what no other flow has lately requested within
--- its share. Batch flows get nothing that is refused to an interactive one.
+-- its share. Batch flows get nothing that is refused to an interactive one, and leave some of it while those come.
 local is_refused = false
 local function may_begin(flow, need, weight)
   local ALONE_MIN = 2  -- calls that a flow alone may begin at once, in the smallest pool too
   local RESERVE = 0.5  -- the most of the concurrency that is kept free for flows below their shares
-  if is_batch(flow) and is_refused then return false end
   local f, concurrency, in_flight = flow_of(flow, weight), 0, 0
   for _, group in ipairs(able_groups(need)) do
     concurrency = concurrency + setting('concurrency:' .. group)
     in_flight = in_flight + setting('in_flight:' .. group)
+  end
+  local free, most = concurrency - in_flight, math.floor(concurrency * RESERVE)
+  local kept = is_interactive() and math.min(math.max(1, setting('share_unmet')), most) or 0
+  if is_batch(flow) and (is_refused or free <= kept) then
+    set_meta('batch_waits', 1)
+    return false
   end
   local all = weight_beside(f)
   local share = math.max(1, math.ceil(concurrency * f.w / all))
   if all <= f.w then share = math.max(ALONE_MIN, math.ceil(concurrency * (1 - setting('paced') / 100))) end
   if math.min(f.h, in_flight) < share then return true end
   charge_time(flow, f)
-  local unmet = math.min(setting('share_unmet') - f.u, math.floor(concurrency * RESERVE))
-  local may = concurrency - in_flight > unmet and may_exceed(flow, f, share, concurrency)
+  local may = free > math.min(setting('share_unmet') - f.u, most) and may_exceed(flow, f, share, concurrency)
   is_refused = is_refused or not (may or is_batch(flow))
   return may
 end

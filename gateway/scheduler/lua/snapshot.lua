@@ -61,7 +61,8 @@ for i, name in ipairs(names) do
     keys = #keys > 0 and keys or nil}, holds[name], cooldowns[name])
 end
 local calls, retries = calls_lately()
-local pool = with_health({upstream = UPSTREAM, waiting = redis.call('HLEN', K.waiters),
+local pool = with_health({upstream = UPSTREAM, waiting = setting('waiting_i'),
+  waiting_batch = setting('waiting_b'), call_s = setting('call_us') / 1e6,
   calls_last_minute = rounded(calls), retries_last_minute = rounded(retries)}, nil, cooldowns['*'])
 if #accounts_found > 0 then pool.accounts = accounts_found end  -- cjson encodes an empty list as an object
 return reply({decision = 'open', pool = pool, cursor = cursor})

@@ -1,0 +1,43 @@
+"""`/admin/v1/tenants/{name}/batches`: batches of tenants, for operators."""
+
+import time
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.admin import Handlers
+from gateway.api.batches import cancel_batch, describe_batch, list_page
+from gateway.api.bodies import json_response
+from gateway.domain.audit import Actor
+from gateway.jobs.batches import Batch, BatchStore
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class BatchSection:
+    """Routes of batches. A batch is OpenAI's object, and what operators see besides."""
+
+    store: BatchStore
+
+    def handlers(self) -> Handlers:
+        return {
+            "/tenants/{name}/batches": {"GET": self.list_batches},
+            "/tenants/{name}/batches/{id}": {"GET": self.get},
+            "/tenants/{name}/batches/{id}/cancel": {"POST": self.cancel},
+        }
+
+    async def list_batches(self, request: Request, _: Actor) -> Response:
+        return await list_page(request, self.store, request.path_params["name"], _describe)
+
+    async def get(self, request: Request, _: Actor) -> Response:
+        return json_response(_describe(await self.store.get(request.path_params["name"], request.path_params["id"])))
+
+    async def cancel(self, request: Request, _: Actor) -> Response:
+        name, batch_id = request.path_params["name"], request.path_params["id"]
+        return json_response(_describe(await cancel_batch(self.store, name, batch_id, time.time())))
+
+
+def _describe(batch: Batch) -> dict[str, object]:
+    is_paused = batch.pause_reason and batch.paused_until_ms > time.time() * 1000
+    paused = {"reason": batch.pause_reason, "until": batch.paused_until_ms // 1000} if is_paused else None
+    return describe_batch(batch) | {"key_id": batch.key_id, "paused": paused}

@@ -1,0 +1,113 @@
+"""Builds the storage of pictures and files, if one is configured."""
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.config import SettingsError
+from gateway.config.resolve import Config
+from gateway.domain.errors import GatewayError
+from gateway.generation.memory_budget import ByteBudget
+from gateway.jobs.files import Files
+from gateway.observability.metrics import Metrics
+from gateway.redis import STORAGE_LEADER, Client, LeaderLock
+from gateway.storage.calls import StorageCalls
+from gateway.storage.location import StorageKind, StorageLocation
+from gateway.storage.objects import ObjectNotFoundError, ObjectStorage
+from gateway.storage.pictures import PictureStore
+from gateway.storage.quota import HOUR_S, StorageQuota, StorageTerms
+from gateway.storage.reaper import StorageReaper
+
+_REAP_EVERY_S: Final = 60.0
+_CHECK_CONTENT: Final = b"imagegate check"
+_REMEDIES: Final = {
+    StorageKind.DIRECTORY: "give the gateway's user access to the directory, and check that its disk is not full",
+    StorageKind.S3: "check bucket, region, endpoint and credentials, which need s3:PutObject, s3:GetObject, "
+    "s3:DeleteObject and s3:ListBucket",
+    StorageKind.GOOGLE: "check the bucket and GOOGLE_APPLICATION_CREDENTIALS, whose account needs "
+    "roles/storage.objectAdmin",
+    StorageKind.AZURE: "check the container and the account (AZURE_STORAGE_ACCOUNT_NAME), which needs the role "
+    "Storage Blob Data Contributor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StorageParts:
+    """The storage, and what counts, stores and deletes in it."""
+
+    objects: ObjectStorage
+    quota: StorageQuota
+    pictures: PictureStore
+    files: Files
+    reaper: StorageReaper
+
+    async def erase(self, tenant: str) -> None:
+        """Deletes what a tenant has stored. Raises: GatewayError REDIS_UNAVAILABLE."""
+        await self.files.forget(tenant)
+        await self.reaper.erase(tenant)
+
+
+def open_objects(config: Config, metrics: Metrics) -> ObjectStorage | None:
+    """Opens the configured storage. Raises: SettingsError if it cannot be used."""
+    if config.storage is None:
+        return None
+    from gateway.storage.backends import open_backend  # noqa: PLC0415 - loads obstore
+
+    timeout_s = config.settings.storage.timeout_s
+    try:
+        backend = open_backend(config.storage, timeout_s)
+    except ValueError as error:
+        raise _unusable(config.storage, str(error)) from error
+    return ObjectStorage(backend, StorageCalls(backend.errors, timeout_s, metrics, time.monotonic), metrics)
+
+
+def build_quota(config: Config, redis: Client) -> StorageQuota | None:
+    """Returns None if no storage is configured."""
+    settings = config.settings.storage
+    return StorageQuota(redis, StorageTerms(settings.keep_hours, settings.tenant_bytes)) if config.storage else None
+
+
+def build_storage(config: Config, redis: Client, metrics: Metrics, budget: ByteBudget) -> StorageParts | None:
+    """Returns None if no storage is configured. Raises: SettingsError if it cannot be used."""
+    objects, quota, settings = open_objects(config, metrics), build_quota(config, redis), config.settings.storage
+    if objects is None or quota is None:
+        return None
+    pictures = PictureStore(objects, quota, budget, metrics, settings.timeout_s)
+    files = Files(redis, objects, quota, config.settings.files.max_files, time.time, lambda: uuid.uuid4().hex)
+    lock = LeaderLock(redis, STORAGE_LEADER, uuid.uuid4().hex, _REAP_EVERY_S)
+    reaper = StorageReaper(objects, redis, lock, time.time, every_s=_REAP_EVERY_S)
+    return StorageParts(objects, quota, pictures, files, reaper)
+
+
+async def check_storage(config: Config) -> str:
+    """Writes, reads, lists and deletes a small object. Returns: a line of the report of `imagegate check`.
+
+    Raises: SettingsError naming what fails and the fix.
+    """
+    objects = open_objects(config, Metrics())
+    if objects is None or config.storage is None:
+        return "off, pictures and files are not stored"
+    folder = f"files/{int(time.time()) // HOUR_S + 1}/check"  # the reaper deletes it if this process is killed
+    name, step = f"{folder}/{uuid.uuid4().hex}", "written"
+    try:
+        await objects.put(name, _CHECK_CONTENT, "text/plain")
+        step = "read"
+        content = b"".join([chunk async for chunk in await objects.get(name)])
+        step = "listed"
+        names = [found.name async for found in objects.list(folder)]
+        step = "deleted"
+        await objects.delete([name])
+    except ObjectNotFoundError:
+        raise _unusable(config.storage, f"an object that was written cannot be {step}: not found") from None
+    except GatewayError as error:
+        raise _unusable(config.storage, f"an object cannot be {step} ({error.detail})") from error
+    finally:
+        await objects.close()
+    if content != _CHECK_CONTENT or name not in names:
+        raise _unusable(config.storage, "an object that was written is not found, or has other content")
+    return f"{config.storage.url}, writable"
+
+
+def _unusable(location: StorageLocation, problem: str) -> SettingsError:
+    return SettingsError(f"storage.url: {location.url}: {problem}; {_REMEDIES[location.kind]}")

@@ -1,0 +1,225 @@
+"""Runs one line of a batch: an ordinary request of its tenant, whose pictures are stored.
+
+Invariant: a line is bought once. Its order has the line as its identity (metering/lua/repeats.lua), so that two
+processes never buy it twice, and a process that died leaves an order that decides: free, running, or of an outcome that
+nobody knows.
+"""
+
+import asyncio
+import time
+import uuid
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from gateway.domain.billing import BatchLine, OrderIdentity, Repetition
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import Base64Image, Format, ImageResult, ImageUrl, Picture, ResponseFormat, sniff_base64
+from gateway.domain.tenants import Principal, Tenant
+from gateway.generation.context import DisconnectEvent, GenerationRequest, RequestContext
+from gateway.generation.memory_budget import ByteAccount, ByteBudget
+from gateway.generation.service import GenerationService
+from gateway.jobs.batch_input import BatchRequest, entry_range, read_entry
+from gateway.jobs.batch_output import refer, render_line
+from gateway.jobs.batches import Batch, BatchStore
+from gateway.jobs.files import Files
+from gateway.metering.decisions import RepeatedRequestError
+from gateway.redis import execute
+from gateway.storage.pictures import PictureStore, StoredPicture
+
+_SAVE_AGAIN_S: Final = (1.0, 5.0, 20.0)
+"""Pauses between attempts to store a picture that was paid for."""
+_WAIT_S: Final = 5.0
+"""Pause of a line for which there is no capacity, memory or storage; it waited in the queue already."""
+_DOUBT_S: Final = 5.0
+_FAILURES_MAX: Final = 3
+"""Limit on the attempts of a line that the image service failed to process, for free."""
+_QUOTA_PAUSE_MAX_S: Final = 300.0
+"""An operator may raise a quota at any time."""
+_PAUSE_S: Final = 60.0
+"""Pause of a batch whose key cannot be used, or whose images cannot be stored."""
+
+_FILE_ID: Final = b'"file_id"'
+_WITH_FILES: Final = frozenset({"image", "images", "mask"})
+
+Chunks = list[bytes | memoryview]
+_T = TypeVar("_T")
+
+
+class LineFormat(Protocol):
+    """The client format of lines: parses their bodies and renders their responses."""
+
+    def parse(self, endpoint: str, body: bytes, tenant: Tenant) -> tuple[GenerationRequest, ResponseFormat, str]:
+        """Returns the request, whose images are wanted in base64, what the client asked for, and the model's name.
+
+        Raises: GatewayError for an invalid request.
+        """
+
+    def render(self, result: ImageResult) -> Chunks: ...
+    def render_error(self, error: GatewayError, model_name: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LineEnd:
+    """What became of a claimed line; see lua/end_line.lua."""
+
+    result: str
+    text: bytes = b""
+    """The line of the output or error file."""
+    delay_s: float = 0.0
+    failures_max: int = 0
+    pause_s: float = 0.0
+    """No other line of the batch begins for so long."""
+    pause_reason: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class LineRunner:
+    """Runs lines of batches."""
+
+    _store: BatchStore
+    _files: Files
+    _pictures: PictureStore
+    _service: GenerationService
+    _format: LineFormat
+    _find_principal: Callable[[str], Awaitable[Principal | None]]
+    """Returns the principal of a key ID; None if the key or its tenant cannot be used."""
+    _sign: Callable[[StoredPicture], Awaitable[str]]
+    """Returns path and query of a link to a picture."""
+    _budget: ByteBudget
+    _file_max_bytes: int
+    """Limit on a file that an edit names."""
+
+    async def run(self, batch: Batch, number: int, state: str, left: DisconnectEvent) -> LineEnd:
+        """Runs a claimed line. `left` is set if it is to end unless it was sent.
+
+        `state` is that of the order of a process that died: it decides, and the line does not run.
+        """
+        account = ByteAccount(self._budget, batch.tenant)
+        try:
+            line = await self._read(batch, number, account)
+            context = RequestContext(f"req_{uuid.uuid4().hex}", time.monotonic(), account, left)
+            context.tenant, context.key_id = batch.tenant, batch.key_id
+            if state:
+                return self._failed(batch, number, line, context, GatewayError(ErrorCode.UPSTREAM_TIMEOUT))
+            return await self._generate(batch, number, line, context)
+        except GatewayError:  # the input or Redis is unavailable, or there is no memory: nothing was sent
+            return LineEnd("waiting", delay_s=_WAIT_S)
+        finally:
+            account.close()
+
+    async def _read(self, batch: Batch, number: int, account: ByteAccount) -> BatchRequest:
+        """Reads a line of the input file. Raises: GatewayError."""
+        [key] = self._store.keys(batch.tenant, f"batch:{batch.id}:index")
+        redis = self._store.redis
+        call = redis.execute_command("GETRANGE", key, *entry_range(number), NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+        offset, length = read_entry(await execute(redis, call, bytes))
+        account.take(length)
+        record = await self._files.get(batch.tenant, batch.input_file_id)
+        stored = await self._files.open(record, offset, offset + length)
+        content = b"".join([bytes(chunk) async for chunk in stored])
+        return msgspec.json.decode(content, type=BatchRequest)
+
+    async def _generate(self, batch: Batch, number: int, line: BatchRequest, context: RequestContext) -> LineEnd:
+        principal = await self._find_principal(batch.key_id)
+        if principal is None:
+            return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
+        name = f"{batch.id}:{number}"
+        context.identity = OrderIdentity(Repetition.LINE, name, name)
+        context.batch = BatchLine(batch.id, line.custom_id)
+        try:
+            content = await self._with_files(batch.tenant, bytes(line.body), context.memory)
+            request, asked, context.model_name = self._format.parse(batch.endpoint, content, principal.tenant)
+            context.memory.take(request.job.held_bytes)
+            result = await self._service.generate(principal, request, context)
+        except RepeatedRequestError:
+            return LineEnd("doubtful", delay_s=_DOUBT_S)
+        except GatewayError as error:
+            return self._refused(batch, number, line, context, error)
+        try:
+            body = await self._store_images(batch, result, asked)
+        except GatewayError as error:
+            lost = self._failed(batch, number, line, context, error)
+            return replace(lost, pause_s=_PAUSE_S, pause_reason="storage")
+        return LineEnd("completed", render_line(batch.id, number, line.custom_id, (200, context.id, body)))
+
+    async def _with_files(self, tenant: str, body: bytes, memory: ByteAccount) -> bytes:
+        """Replaces the files that an edit names by their contents. Raises: GatewayError."""
+        if _FILE_ID not in body:
+            return body
+        fields = msgspec.json.decode(body, type=dict[str, object])
+        for name in _WITH_FILES.intersection(fields):
+            value = fields[name]
+            for reference in value if isinstance(value, list) else [value]:
+                if isinstance(reference, dict) and isinstance(reference.get("file_id"), str):
+                    content = await self._load(tenant, reference.pop("file_id"), memory)
+                    reference["image_url"] = f"data:;base64,{b64encode(content).decode()}"
+        return msgspec.json.encode(fields)
+
+    async def _load(self, tenant: str, file_id: str, memory: ByteAccount) -> bytes:
+        record = await self._files.get(tenant, file_id)
+        if record.bytes > self._file_max_bytes:
+            text = f"File '{record.id}' is too large: images of a line have at most {self._file_max_bytes} bytes."
+            raise GatewayError(ErrorCode.INVALID_VALUE, text, param="file_id")
+        memory.take(record.bytes * 4)  # its base64, and the copies in the body and in the job
+        return b"".join([bytes(chunk) async for chunk in await self._files.open(record)])
+
+    def _refused(
+        self, batch: Batch, number: int, line: BatchRequest, context: RequestContext, error: GatewayError
+    ) -> LineEnd:
+        """Decides whether a line waits, pauses its batch, or ends with its error."""
+        code, failed = error.error_code, self._failed(batch, number, line, context, error)
+        if code is ErrorCode.QUOTA_EXHAUSTED and error.retry_after_s is not None:
+            return LineEnd("waiting", pause_s=min(error.retry_after_s, _QUOTA_PAUSE_MAX_S), pause_reason="quota")
+        if code is ErrorCode.INVALID_API_KEY:
+            return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
+        if code is ErrorCode.CLIENT_DISCONNECTED:
+            return LineEnd("waiting")
+        if not error.row.may_client_retry:
+            return failed
+        is_failure = error.row.status == 502
+        return replace(failed, result="waiting", delay_s=_WAIT_S, failures_max=_FAILURES_MAX if is_failure else 0)
+
+    def _failed(
+        self, batch: Batch, number: int, line: BatchRequest, context: RequestContext, error: GatewayError
+    ) -> LineEnd:
+        body = self._format.render_error(error, context.model_name)
+        response = (error.row.status, context.id, [body])
+        return LineEnd("failed", render_line(batch.id, number, line.custom_id, response))
+
+    async def _store_images(self, batch: Batch, result: ImageResult, asked: ResponseFormat) -> Iterator[bytes]:
+        """Stores the images until the output file expires.
+
+        Returns: the response's body, with links and references to the images as the client asked for them.
+        Raises: GatewayError RESULT_NOT_KEPT.
+        """
+        keep_s = max(0, batch.expires_at - int(time.time())) + batch.output_kept_s
+        pictures, references = list[Picture](), list[bytes]()
+        for image in result.pictures:
+            picture: Picture = image
+            if isinstance(image, Base64Image):
+                form = sniff_base64(image.base64) or Format.JPEG
+                stored = await _insist(partial(self._pictures.save, batch.tenant, image, form, keep_s))
+                references.append(refer(stored))
+                if asked is not ResponseFormat.BASE64:
+                    url = batch.base_url + await _insist(partial(self._sign, stored))
+                    picture = ImageUrl(url) if asked is ResponseFormat.URL else replace(image, url=url)
+            pictures.append(picture)
+        left = iter(references)
+        chunks = self._format.render(replace(result, pictures=tuple(pictures)))
+        return (next(left) if isinstance(chunk, memoryview) else chunk for chunk in chunks)
+
+
+async def _insist(call: Callable[[], Awaitable[_T | None]]) -> _T:
+    """Repeats a call for an image that was paid for. Raises: GatewayError RESULT_NOT_KEPT after half a minute."""
+    for pause_s in (*_SAVE_AGAIN_S, 0.0):
+        with suppress(GatewayError):
+            if (found := await call()) is not None:
+                return found
+        await asyncio.sleep(pause_s)
+    raise GatewayError(ErrorCode.RESULT_NOT_KEPT, "The images were made and charged, but could not be stored.")

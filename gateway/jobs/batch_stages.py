@@ -1,0 +1,224 @@
+"""The steps of a batch that read or write whole files: validation at its beginning, and the files at its end.
+
+One process takes a step, with a lock that it renews, so that the work is not done twice. Correctness does not depend on
+it: a step can be repeated, and two at one time have the outcome of the first.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.tenants import Principal, Tenant
+from gateway.generation.memory_budget import ByteAccount, ByteBudget
+from gateway.jobs.batch_input import BatchRequest, InputRules, entry_range, read_entry, read_lines, validate
+from gateway.jobs.batch_output import OUTPUT, manifest_name, render_unsent, rendered_bytes
+from gateway.jobs.batches import KEPT_S, Batch, BatchStatus, BatchStore, LineError
+from gateway.jobs.files import Files
+from gateway.redis import LeaderLock, execute
+from gateway.storage.objects import STREAM_HELD_BYTES
+from gateway.storage.quota import HOUR_S
+
+_LOCK_S: Final = 30.0
+_PAGE: Final = 200
+"""Lines of a file per round trip to Redis."""
+_UNSENT: Final = {
+    BatchStatus.CANCELLING: ("batch_cancelled", "This request was not executed: the batch was cancelled."),
+    BatchStatus.FINALIZING: (
+        "batch_expired",
+        "This request could not be executed before the completion window expired.",
+    ),
+}
+_CHUNK_BYTES: Final = 256 * 1024
+_CONTENT_TYPE: Final = "application/octet-stream"
+PURPOSE: Final = "batch_output"
+_NAMES: Final = ("waiting", "ended", "output", "errors", "tries", "index")
+"""Keys of a batch that its files replace."""
+
+FindModel = Callable[[str | None, Tenant], str | None]
+
+
+@dataclass(slots=True, eq=False)
+class BatchStages:
+    """Validates input files and writes output files."""
+
+    _store: BatchStore
+    _files: Files
+    _find_principal: Callable[[str], Awaitable[Principal | None]]
+    _find_model: FindModel
+    _lines_max: int
+    _line_max_bytes: int
+    _budget: ByteBudget
+    _clock: Callable[[], float]
+
+    async def validate(self, batch: Batch) -> None:
+        """Reads the whole input file, and lets the lines begin or fails the batch. Raises: GatewayError."""
+        principal = await self._find_principal(batch.key_id)
+        if principal is None:
+            text = "The API key that created this batch cannot be used any more."
+            await self._fail(batch, [LineError("invalid_api_key", text)])
+            return
+        tenant = principal.tenant
+        rules = InputRules(
+            batch.endpoint, self._lines_max, self._line_max_bytes, lambda name: self._find_model(name, tenant)
+        )
+        try:
+            found = await validate(await self._content(batch), rules)
+        except GatewayError as error:
+            if error.error_code is not ErrorCode.NOT_FOUND:
+                raise
+            text = f"The input file '{batch.input_file_id}' does not exist any more."
+            await self._fail(batch, [LineError("file_not_found", text, param="input_file_id")])
+            return
+        if found.errors:
+            await self._fail(batch, found.errors)
+            return
+        [key] = self._store.keys(batch.tenant, f"batch:{batch.id}:index")
+        redis = self._store.redis
+        await execute(redis, redis.set(key, bytes(found.index), ex=KEPT_S), object)
+        fields = {"total": found.total, "images": found.images, "model": found.model}
+        await self._store.advance(batch, BatchStatus.IN_PROGRESS, self._clock(), **fields)
+
+    async def finalize(self, batch: Batch) -> Batch | None:
+        """Writes the files of a batch none of whose lines runs, and ends it.
+
+        Returns: the batch as it ended; None if another process ended it. Raises: GatewayError.
+        """
+        unsent = batch.total - batch.completed - batch.failed
+        output_id = await self._write(batch, "output", self._page("output", batch)) if batch.completed else None
+        error_id = None
+        if batch.failed or unsent:
+            error_id = await self._write(batch, "errors", self._errors(batch, has_unsent=bool(unsent)))
+        ending = BatchStatus.EXPIRED if unsent else BatchStatus.COMPLETED
+        if batch.status is BatchStatus.CANCELLING:
+            ending = BatchStatus.CANCELLED
+        fields = {"output_file_id": output_id, "error_file_id": error_id, "failed": batch.failed + unsent}
+        if not await self._store.advance(batch, ending, self._clock(), **fields):
+            return None
+        redis = self._store.redis
+        keys = self._store.keys(batch.tenant, *(f"batch:{batch.id}:{name}" for name in _NAMES))
+        await execute(redis, redis.unlink(*keys), object)
+        return await self._store.find(batch.tenant, batch.id)
+
+    @asynccontextmanager
+    async def alone(self, batch: Batch) -> AsyncIterator[bool]:
+        """Holds the lock of a batch; False if another process holds it. Cancels the caller if it is lost."""
+        lock = LeaderLock(self._store.redis, f"{{{batch.tenant}}}:batch:{batch.id}:lock", uuid.uuid4().hex, _LOCK_S)
+        if not await lock.acquire():
+            yield False
+            return
+        caller = asyncio.current_task()
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(_LOCK_S / 3)
+                try:
+                    is_held = await lock.renew()
+                except GatewayError:
+                    is_held = False
+                if not is_held and caller:
+                    caller.cancel()
+                    return
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield True
+        finally:
+            renewing.cancel()
+            await lock.release()
+
+    async def _fail(self, batch: Batch, errors: list[LineError]) -> None:
+        await self._store.advance(batch, BatchStatus.FAILED, self._clock(), errors=errors)
+
+    async def _content(self, batch: Batch) -> AsyncIterator[bytes]:
+        record = await self._files.get(batch.tenant, batch.input_file_id)
+        return aiter(await self._files.open(record, 0, None))
+
+    async def _page(self, kind: str, batch: Batch) -> AsyncIterator[bytes]:
+        """Yields the lines of a file that ended lines left in Redis."""
+        [key], start, redis = self._store.keys(batch.tenant, f"batch:{batch.id}:{kind}"), 0, self._store.redis
+        while page := await execute(redis, redis.lrange(key, start, start + _PAGE - 1), list[str]):
+            for line in page:
+                yield line.encode()
+            start += _PAGE
+
+    async def _errors(self, batch: Batch, *, has_unsent: bool) -> AsyncIterator[bytes]:
+        async for line in self._page("errors", batch):
+            yield line
+        if not has_unsent:
+            return
+        code, message = _UNSENT[batch.status]
+        ended, redis = await self._ended(batch), self._store.redis
+        [index_key] = self._store.keys(batch.tenant, f"batch:{batch.id}:index")
+        call = redis.execute_command("GET", index_key, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+        index = await execute(redis, call, bytes)
+        starts = {}
+        for number in range(1, batch.total + 1):
+            if not ended[number // 8] >> (7 - number % 8) & 1:
+                first, last = entry_range(number)
+                starts[read_entry(index[first : last + 1])[0]] = number
+        try:
+            content = await self._content(batch)
+        except GatewayError as error:
+            if error.error_code is not ErrorCode.NOT_FOUND:
+                raise
+            content = _nothing()  # the input was deleted, and with it the custom IDs
+            for number in starts.values():
+                yield render_unsent(batch.id, number, "", code, message)
+        async for offset, _, text in read_lines(content, self._line_max_bytes):
+            if (number := starts.get(offset, 0)) and text is not None:
+                custom_id = msgspec.json.decode(text, type=BatchRequest).custom_id
+                yield render_unsent(batch.id, number, custom_id, code, message)
+
+    async def _ended(self, batch: Batch) -> bytes:
+        """Returns the bitmap of the lines that ended."""
+        [key], redis = self._store.keys(batch.tenant, f"batch:{batch.id}:ended"), self._store.redis
+        call = redis.execute_command("GET", key, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+        found = await execute(redis, call, bytes) or b""
+        return found.ljust(batch.total // 8 + 1, b"\0")
+
+    async def _write(self, batch: Batch, kind: str, lines: AsyncIterator[bytes]) -> str:
+        """Stores a file, and returns its ID.
+
+        The ID is always the same and the manifest always another one: the first record remains, with its own manifest.
+        So a repeated step makes no second file, and one that is late changes nothing.
+        """
+        digest = hashlib.blake2b(f"{batch.id} {kind}".encode(), digest_size=16).hexdigest()
+        expires_at = int(self._clock()) + batch.output_kept_s
+        stored_until, size = -(-expires_at // HOUR_S) * HOUR_S, 0
+
+        async def measured() -> AsyncIterator[bytes]:
+            nonlocal size
+            held = bytearray()
+            async for line in lines:
+                size += rendered_bytes(line)
+                held += line
+                if len(held) >= _CHUNK_BYTES:
+                    yield bytes(held)
+                    held.clear()
+            yield bytes(held)
+
+        memory = ByteAccount(self._budget, batch.tenant)
+        try:
+            await memory.wait_for(STREAM_HELD_BYTES)
+            name = manifest_name(batch.tenant, stored_until, uuid.uuid4().hex)
+            await self._files.objects.put(name, measured(), _CONTENT_TYPE)
+        finally:
+            memory.close()
+        filename = f"{batch.id}_{'output' if kind == 'output' else 'error'}.jsonl"
+        file_id = f"file-{digest}"
+        await self._files.add_rendered(
+            file_id, batch.tenant, filename, PURPOSE, size, expires_at, f"{OUTPUT}:", objects=[name]
+        )
+        return file_id
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for chunk in ():
+        yield chunk

@@ -1,0 +1,282 @@
+"""The worker of batches: every process claims lines of all open batches, oldest first, and tenants take turns.
+
+A claim expires, and is renewed while its line runs. So the lines of a process that died are claimed by another one,
+which first looks at their orders (lua/claim_lines.lua).
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.domain.errors import GatewayError
+from gateway.jobs.batch_lines import LineEnd, LineRunner
+from gateway.jobs.batch_stages import BatchStages
+from gateway.jobs.batches import Batch, BatchStatus, BatchStore
+from gateway.jobs.webhooks import Webhooks
+from gateway.metering.reservations import PARTS
+from gateway.observability.metrics import Metrics
+from gateway.redis import Value, load_script
+
+_LOG = structlog.get_logger("imagegate.batches")
+_TICK_S: Final = 1.0
+_TICK_MIN_S: Final = 0.05
+"""Lines that end within it are replaced together."""
+_BATCHES_PER_TICK: Final = 50
+_LINES_MAX: Final = 256
+"""Limit on the lines that this process runs; the byte budget limits their memory."""
+_MISSING_S: Final = 10.0
+"""A listed batch without a record for this long was never created."""
+_STEP_PAUSE_S: Final = 5.0
+"""Pause after a step that failed."""
+_CLOSE_S: Final = 5.0
+_BUG_S: Final = 30.0
+"""Pause of a line at which this program failed."""
+
+
+class _Claimed(msgspec.Struct, frozen=True):
+    """The reply of claim_lines.lua."""
+
+    status: str
+    created_at: int
+    in_flight: int
+    waiting: int
+    is_done: bool
+    is_over: bool
+    is_paused: bool
+    lines: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBatches:
+    """The batches that have not ended."""
+
+    by_status: Mapping[str, int]
+    lines_waiting: int
+    oldest_at: int
+    """Unix seconds of the oldest one's creation; 0 without one."""
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    batch: Batch
+    number: int
+    task: "asyncio.Task[None] | None" = None
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set if the line is to end unless it was sent."""
+
+
+class BatchWorker:
+    """Runs the open batches of all tenants, together with the workers of other processes."""
+
+    def __init__(
+        self,
+        store: BatchStore,
+        lines: LineRunner,
+        stages: BatchStages,
+        metrics: Metrics,
+        is_draining: Callable[[], bool],
+        tenant_lines_max: int,
+        webhooks: Webhooks | None,
+        lease_s: float,
+    ) -> None:
+        """A claim expires after `lease_s` without a renewal."""
+        self._store, self._lines, self._stages, self._metrics = store, lines, stages, metrics
+        self._is_draining, self._tenant_lines_max, self._webhooks = is_draining, tenant_lines_max, webhooks
+        self._claim_s = lease_s
+        self._claim = load_script(store.redis, "jobs/claim_lines", PARTS["admit"])
+        self._end, self._renew = (load_script(store.redis, f"jobs/{name}") for name in ("end_line", "renew_claims"))
+        self._running: dict[tuple[str, int], _Running] = {}
+        self._stage_tasks: dict[str, asyncio.Task[None]] = {}
+        self._missing: dict[str, float] = {}
+        self._turn = 0
+        self._seen: dict[str, _Claimed] = {}
+        """By batch ID, the last replies of the open batches."""
+        self.wake = asyncio.Event()
+        """Set when there may be lines to claim."""
+
+    async def run(self) -> None:
+        """Claims and runs lines; runs until cancelled."""
+        was_well = True
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self.wake.wait()
+            self.wake.clear()
+            try:
+                if not self._is_draining():
+                    await self._tick()
+                was_well = True
+            except GatewayError as error:
+                if was_well:
+                    _LOG.warning("batches_delayed", detail=error.detail)
+                was_well = False
+            await asyncio.sleep(_TICK_MIN_S)
+
+    async def keep_claims(self) -> None:
+        """Renews the claims of running lines; runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._claim_s / 4)
+            by_tenant: dict[str, list[Value]] = {}
+            for running in self._running.values():
+                by_tenant.setdefault(running.batch.tenant, []).append(f"{running.batch.id} {running.number}")
+            for tenant, members in by_tenant.items():
+                with suppress(GatewayError):  # a claim that expires makes another process look at the line's order
+                    await self._renew(self._store.keys(tenant, "batch_lines"), [round(self._claim_s * 1000), *members])
+
+    async def close(self, left_s: Callable[[], float]) -> None:
+        """Finishes the lines that were sent, and gives back the others. Others' processes go on with those."""
+        began_s = time.monotonic()
+        for stage in self._stage_tasks.values():
+            stage.cancel()
+        for running in self._running.values():
+            running.left.set()
+        while self._running and (left_s() or time.monotonic() - began_s < _CLOSE_S):
+            await asyncio.wait([one.task for one in self._running.values() if one.task], timeout=_TICK_MIN_S)
+        tasks = [one.task for one in self._running.values() if one.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._stage_tasks.values(), return_exceptions=True)
+
+    def count_open(self) -> OpenBatches:
+        """Counts the open batches of all tenants, as every process sees them."""
+        seen = [one for one in self._seen.values() if one.status and not BatchStatus(one.status).is_final]
+        oldest_at = min((one.created_at for one in seen), default=0)
+        return OpenBatches(Counter(one.status for one in seen), sum(one.waiting for one in seen), oldest_at)
+
+    async def _tick(self) -> None:
+        """Looks at up to 50 open batches, in turns."""
+        batches = await self._store.open_batches()
+        listed = {batch_id for _, batch_id in batches}
+        self._seen = {batch_id: seen for batch_id, seen in self._seen.items() if batch_id in listed}
+        if len(batches) > _BATCHES_PER_TICK:
+            self._turn = (self._turn + _BATCHES_PER_TICK) % len(batches)
+            batches = (batches[self._turn :] + batches[: self._turn])[:_BATCHES_PER_TICK]
+        for tenant, batch_id in batches:
+            await self._tend(tenant, batch_id)
+
+    async def _tend(self, tenant: str, batch_id: str) -> None:
+        """Claims lines of a batch, or takes its next step."""
+        claimed = self._seen[batch_id] = await self._claim_lines(tenant, batch_id)
+        if not claimed.status:
+            await self._miss(tenant, batch_id)
+            return
+        status = BatchStatus(claimed.status)
+        if status.is_final:
+            await self._conclude(tenant, batch_id)
+            return
+        is_ending = status in {BatchStatus.FINALIZING, BatchStatus.CANCELLING}
+        if is_ending:
+            self._leave(batch_id)
+        is_due = status is BatchStatus.IN_PROGRESS and (claimed.is_done or claimed.is_over)
+        has_step = status is BatchStatus.VALIDATING or (is_ending and not claimed.in_flight)
+        if (claimed.lines or is_due or has_step) and (batch := await self._store.find(tenant, batch_id)):
+            for number, state in claimed.lines:
+                self._start(batch, number, state)
+            if is_due and await self._store.advance(batch, BatchStatus.FINALIZING, time.time()):
+                self.wake.set()
+            if has_step:
+                self._take_step(batch)
+
+    async def _claim_lines(self, tenant: str, batch_id: str) -> _Claimed:
+        """Redis: one round trip, lua/claim_lines.lua."""
+        names = (f"batch:{batch_id}", "batch_lines", f"batch:{batch_id}:waiting")
+        wanted = min(self._tenant_lines_max, _LINES_MAX - len(self._running))
+        args: list[Value] = [batch_id, round(self._claim_s * 1000), wanted, self._tenant_lines_max]
+        return msgspec.json.decode(str(await self._claim(self._store.keys(tenant, *names), args)), type=_Claimed)
+
+    def _leave(self, batch_id: str) -> None:
+        """Ends the lines of a batch that were not sent."""
+        for running in self._running.values():
+            if running.batch.id == batch_id:
+                running.left.set()
+
+    async def _conclude(self, tenant: str, batch_id: str) -> None:
+        """Queues the event of a batch that has ended, and drops the batch from the list."""
+        batch = await self._store.find(tenant, batch_id)
+        if batch:
+            if self._webhooks:
+                await self._webhooks.queue(batch)
+            self._metrics.batches_ended.labels(batch.status.value).inc()
+        await self._store.drop(tenant, batch_id)
+
+    async def _miss(self, tenant: str, batch_id: str) -> None:
+        """Drops a listed batch without a record, unless it is about to be created."""
+        now_s = time.monotonic()
+        if now_s - self._missing.setdefault(batch_id, now_s) > _MISSING_S:
+            del self._missing[batch_id]
+            await self._store.drop(tenant, batch_id)
+
+    def _take_step(self, batch: Batch) -> None:
+        if batch.id not in self._stage_tasks:
+            task = self._stage_tasks[batch.id] = asyncio.create_task(self._step(batch))
+            task.add_done_callback(lambda _: self._stage_tasks.pop(batch.id, None))
+
+    async def _step(self, batch: Batch) -> None:
+        try:
+            async with self._stages.alone(batch) as is_alone:
+                if not is_alone:
+                    return
+                current = await self._store.find(batch.tenant, batch.id)
+                if current is None or current.status is not batch.status:
+                    return
+                if current.status is BatchStatus.VALIDATING:
+                    await self._stages.validate(current)
+                elif ended := await self._stages.finalize(current):
+                    _LOG.info("batch_ended", tenant=ended.tenant, batch=ended.id, status=ended.status.value)
+        except GatewayError as error:
+            _LOG.warning("batch_step_failed", tenant=batch.tenant, batch=batch.id, detail=str(error))
+            await asyncio.sleep(_STEP_PAUSE_S)
+        except Exception:  # noqa: BLE001 - a bug in one batch must not end the others' worker
+            _LOG.exception("batch_step_failed", tenant=batch.tenant, batch=batch.id)
+            await asyncio.sleep(_STEP_PAUSE_S)
+        self.wake.set()
+
+    def _start(self, batch: Batch, number: int, state: str) -> None:
+        if (batch.id, number) in self._running:
+            return  # its claim expired while this process hung
+        running = self._running[batch.id, number] = _Running(batch, number)
+        running.task = asyncio.create_task(self._work(running, state))
+
+    async def _work(self, running: _Running, state: str) -> None:
+        batch, number = running.batch, running.number
+        try:
+            try:
+                end = await self._lines.run(batch, number, state, running.left)
+            except Exception:  # noqa: BLE001 - a bug must not lose the line: its order decides whether it runs again
+                _LOG.exception("batch_line_failed", tenant=batch.tenant, batch=batch.id, line=number)
+                end = LineEnd("doubtful", delay_s=_BUG_S)
+            while not await self._record(batch, number, end):  # noqa: ASYNC110 - Redis has no event
+                await asyncio.sleep(_TICK_S)
+        finally:
+            del self._running[batch.id, number]
+            self.wake.set()
+
+    async def _record(self, batch: Batch, number: int, end: LineEnd) -> bool:
+        """Records what became of a line; False if Redis did not confirm it."""
+        kind = "output" if end.result == "completed" else "errors"
+        names = (
+            f"batch:{batch.id}",
+            "batch_lines",
+            *(f"batch:{batch.id}:{name}" for name in ("waiting", "ended", kind, "tries")),
+        )
+        keys = self._store.keys(batch.tenant, *names)
+        try:
+            if end.pause_s:
+                await self._store.pause(batch, time.time() + end.pause_s, end.pause_reason)
+            is_final = end.result in {"completed", "failed"}
+            rest = end.text if is_final else round(end.delay_s * 1000)
+            reply = await self._end(keys, [batch.id, number, end.result, rest, end.failures_max])
+            if reply == 2:
+                reply, is_final = await self._end(keys, [batch.id, number, "failed", end.text, 0]), True
+        except GatewayError:
+            return False
+        if reply and is_final:
+            self._metrics.batch_lines.labels("completed" if end.result == "completed" else "failed").inc()
+        return True

@@ -1,0 +1,238 @@
+"""Batches: their records in Redis, and the states that they go through.
+
+Redis keys of a batch have its tenant's hash tag: `batch:ID` (hash: the fields of `Batch`), `batch:ID:waiting`,
+`:ended`, `:output`, `:errors`, `:tries` and `:index` (see lua/claim_lines.lua, lua/end_line.lua and batch_input.py).
+Those of the tenant are `batches`, `batches_open` and `batch_lines`. `ig3:batches` lists the open ones of all tenants.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.metering.reservations import redis_keys
+from gateway.redis import Client, execute, load_script
+
+KEPT_S: Final = 32 * 86_400
+"""Retention of a batch's record: its window and the longest life of its files."""
+WINDOW_S: Final = 86_400
+"""OpenAI's only completion window, 24 hours."""
+_KEY_KEPT_S: Final = 86_400
+"""Retention of an Idempotency-Key."""
+_OPEN_MAX: Final = 1000
+"""Limit on the open batches of all tenants that a process reads at a time; later ones wait."""
+
+
+class BatchStatus(Enum):
+    """The status of a batch, as OpenAI names it."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"  # the input file is invalid, and no line ran
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"  # no more lines begin; the files are written
+    COMPLETED = "completed"
+    EXPIRED = "expired"  # as completed, but the window ended before every line ran
+    CANCELLING = "cancelling"  # no more lines begin; the files are written
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return not TRANSITIONS[self]
+
+
+_S = BatchStatus
+TRANSITIONS: Final[Mapping[BatchStatus, frozenset[BatchStatus]]] = MappingProxyType(
+    {
+        _S.VALIDATING: frozenset({_S.IN_PROGRESS, _S.FAILED, _S.CANCELLING}),
+        _S.IN_PROGRESS: frozenset({_S.FINALIZING, _S.CANCELLING}),
+        _S.FINALIZING: frozenset({_S.COMPLETED, _S.EXPIRED}),
+        _S.CANCELLING: frozenset({_S.CANCELLED}),
+        _S.FAILED: frozenset(),
+        _S.COMPLETED: frozenset(),
+        _S.EXPIRED: frozenset(),
+        _S.CANCELLED: frozenset(),
+    }
+)
+"""The statuses that may follow each status."""
+
+
+class LineError(msgspec.Struct, frozen=True):
+    """A problem of an input file; `line` counts from 1."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch. Times are Unix seconds, and absent before they are known."""
+
+    id: str
+    tenant: str
+    key_id: str
+    """Of the API key that created it: its limits apply to every line."""
+    endpoint: str
+    input_file_id: str
+    created_at: int
+    expires_at: int
+    output_kept_s: int
+    """How long its files are kept once they exist."""
+    base_url: str = ""
+    """Of links in its output, without a slash at the end."""
+    metadata: dict[str, str] | None = None
+    status: BatchStatus = BatchStatus.VALIDATING
+    model: str | None = None
+    total: int = 0
+    images: int = 0
+    """Requested by all lines."""
+    completed: int = 0
+    failed: int = 0
+    next: int = 0
+    """The last line that ever began."""
+    paused_until_ms: int = 0
+    pause_reason: str = ""
+    errors: tuple[LineError, ...] = ()
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+
+
+_JSON_FIELDS: Final = frozenset({"metadata", "errors"})
+"""Fields that are stored as JSON; the others as text."""
+
+
+def _write(fields: Mapping[str, object]) -> bytes:
+    """Renders fields as the flat JSON array that the scripts pass to HSET."""
+    flat: list[str] = []
+    for name, value in fields.items():
+        if value is not None:
+            encoded = msgspec.json.encode(value).decode() if name in _JSON_FIELDS else _text(value)
+            flat += [name, encoded]
+    return msgspec.json.encode(flat)
+
+
+def _text(value: object) -> str:
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def _read(fields: Mapping[str, str]) -> Batch:
+    decoded = {name: msgspec.json.decode(text) if name in _JSON_FIELDS else text for name, text in fields.items()}
+    return msgspec.convert(decoded, Batch, strict=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Limits on the batches of one tenant."""
+
+    open_max: int
+    """Batches that have not ended."""
+    kept_max: int = 10_000
+    """Batches in the list, ended ones included."""
+
+
+class BatchStore:
+    """The batches of all tenants. Each call raises GatewayError REDIS_UNAVAILABLE."""
+
+    def __init__(self, redis: Client, limits: BatchLimits) -> None:
+        self.redis = redis
+        self._limits = limits
+        self._create, self._advance = load_script(redis, "jobs/create_batch"), load_script(redis, "jobs/advance_batch")
+
+    def keys(self, tenant: str, *names: str) -> list[str]:
+        return redis_keys(self.redis.prefix, tenant, *names)
+
+    async def create(self, batch: Batch, idempotency: tuple[str, str] | None = None) -> Batch:
+        """Creates a batch, or returns the one that a request with the same Idempotency-Key created.
+
+        `idempotency` is the key and the fingerprint of the request, as keyed hashes.
+        Raises: GatewayError RATE_LIMITED if the tenant has too many batches, IDEMPOTENCY_KEY_REUSED.
+        Redis: two round trips, three for a repeated request.
+        """
+        name, fingerprint = idempotency or ("", "")
+        keys = self.keys(batch.tenant, "batches", "batches_open", f"batch:{batch.id}", f"idempotency:batches:{name}")
+        fields = _write({name: getattr(batch, name) for name in Batch.__struct_fields__})
+        member = self.redis.zadd(self._all, {f"{batch.tenant} {batch.id}": batch.created_at})
+        await execute(self.redis, member, object)
+        limits = (self._limits.open_max, self._limits.kept_max)
+        reply = str(await self._create(keys, [batch.id, *limits, KEPT_S, fingerprint, _KEY_KEPT_S, fields]))
+        if reply == batch.id:
+            return batch
+        if reply == "reused":
+            raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
+        if reply in {"open", "kept"}:
+            what = "open batches" if reply == "open" else "batches"
+            limit = limits[reply == "kept"]
+            text = f"Rate limit reached for {what} of tenant '{batch.tenant}': limit {limit}. Try again later."
+            raise GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=30)
+        return await self.get(batch.tenant, reply)
+
+    async def get(self, tenant: str, batch_id: str) -> Batch:
+        """Raises: GatewayError NOT_FOUND, also for a batch of another tenant."""
+        if found := await self.find(tenant, batch_id):
+            return found
+        raise GatewayError(ErrorCode.NOT_FOUND, f"No batch found with id '{batch_id[:64]}'.")
+
+    async def find(self, tenant: str, batch_id: str) -> Batch | None:
+        [key] = self.keys(tenant, f"batch:{batch_id}")
+        fields = await execute(self.redis, self.redis.hgetall(key), dict[str, str])
+        return _read(fields) if fields else None
+
+    async def list_page(self, tenant: str, limit: int, after: str | None = None) -> tuple[list[Batch], bool]:
+        """Returns up to `limit` batches, the newest first, and whether there are more.
+
+        Raises: GatewayError INVALID_VALUE if `after` is no batch of the tenant. Redis: up to three round trips.
+        """
+        [key], start = self.keys(tenant, "batches"), 0
+        if after is not None:
+            rank = await execute(self.redis, self.redis.zrevrank(key, after), object)
+            if not isinstance(rank, int):
+                raise GatewayError(ErrorCode.INVALID_VALUE, f"'after': no batch '{after[:64]}'.", param="after")
+            start = rank + 1
+        ids = await execute(self.redis, self.redis.zrevrange(key, start, start + limit), list[str])
+        pipeline = self.redis.pipeline(transaction=False)
+        for name in ids[:limit]:
+            pipeline.hgetall(*self.keys(tenant, f"batch:{name}"))
+        records = await execute(self.redis, pipeline.execute(), list[dict[str, str]]) if ids else []
+        return [_read(fields) for fields in records if fields], len(ids) > limit
+
+    async def advance(self, batch: Batch, to: BatchStatus, now_s: float, **fields: object) -> bool:
+        """Gives a batch a new status; False if it has another one than `TRANSITIONS` allows. Redis: one round trip."""
+        before = [status.value for status, following in TRANSITIONS.items() if to in following]
+        keys = self.keys(batch.tenant, f"batch:{batch.id}", "batches_open")
+        written = _write({"status": to, f"{to.value}_at": int(now_s)} | fields)
+        return bool(await self._advance(keys, [batch.id, msgspec.json.encode(before), int(to.is_final), written]))
+
+    async def pause(self, batch: Batch, until_s: float, reason: str) -> None:
+        """Lets no line of a batch begin until then."""
+        [key] = self.keys(batch.tenant, f"batch:{batch.id}")
+        call = self.redis.hset(key, items=["paused_until_ms", round(until_s * 1000), "pause_reason", reason])
+        await execute(self.redis, call, object)
+
+    async def open_batches(self) -> list[tuple[str, str]]:
+        """Returns tenant and ID of all batches until `drop`, the oldest first. Redis: one round trip."""
+        members = await execute(self.redis, self.redis.zrange(self._all, 0, _OPEN_MAX - 1), list[str])
+        return [(tenant, batch_id) for tenant, _, batch_id in (member.partition(" ") for member in members)]
+
+    async def drop(self, tenant: str, batch_id: str) -> None:
+        """Removes a batch that has ended from the open ones of all tenants."""
+        await execute(self.redis, self.redis.zrem(self._all, f"{tenant} {batch_id}"), object)
+
+    @property
+    def _all(self) -> str:
+        return f"{self.redis.prefix}:batches"
+
+
+def new_batch_id() -> str:
+    return f"batch_{uuid.uuid4().hex}"

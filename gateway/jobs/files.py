@@ -1,0 +1,272 @@
+"""Files of tenants: records in Redis, and content in the storage, or rendered while it is read."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, Protocol, cast
+
+import msgspec
+
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.generation.memory_budget import ByteAccount
+from gateway.jobs.uploads import PART_BYTES, Upload, part_name
+from gateway.metering.reservations import redis_keys
+from gateway.redis import Client, execute, load_script
+from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject, UnsatisfiableRangeError
+from gateway.storage.quota import StorageQuota
+
+_RECORDS: Final = ("files", "file_expiries", "file_keys")
+"""Redis keys of a tenant, see lua/add_file.lua."""
+_POSITION_S: Final = 3600
+"""Clients delete files while they page through them: a page may begin after one that was deleted so long ago."""
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file. It never changes."""
+
+    id: str
+    """`file-` and 32 hexadecimal digits."""
+    tenant: str
+    bytes: int
+    created_ms: int
+    """Unix milliseconds."""
+    expires_at: int
+    """Unix seconds."""
+    filename: str
+    purpose: str
+    stored_until: int = 0
+    """The time in the names of its parts, Unix seconds."""
+    source: str = ""
+    """If the content is rendered: the kind of its renderer, a colon, and what that needs."""
+    objects: tuple[str, ...] = ()
+    """What it is rendered from, and is deleted with it."""
+    key: str = ""
+    """Keyed hash of the Idempotency-Key of the upload."""
+
+    @property
+    def created_at(self) -> int:
+        """Unix seconds."""
+        return self.created_ms // 1000
+
+    @property
+    def etag(self) -> str:
+        """A strong entity tag: the content of an ID never changes."""
+        return f'"{self.id}"'
+
+    @property
+    def position(self) -> tuple[int, str]:
+        """Where it stands in a list."""
+        return self.created_ms, self.id
+
+
+class ContentRenderer(Protocol):
+    """Renders the content of a file while it is read."""
+
+    def __call__(self, record: FileRecord, start: int, end: int, /) -> AsyncIterator[bytes]:
+        """Yields exactly the bytes from `start` to before `end` of `record.bytes`, the same ones at each call.
+
+        Raises: GatewayError STORAGE_UNAVAILABLE, REDIS_UNAVAILABLE, at the first chunk if possible.
+        """
+
+
+class Files:
+    """The files of all tenants. Each call raises GatewayError REDIS_UNAVAILABLE."""
+
+    def __init__(
+        self,
+        redis: Client,
+        objects: ObjectStorage,
+        quota: StorageQuota,
+        max_files: int,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        """A tenant with `max_files` files may upload no more. `new_id` returns 32 random hexadecimal digits."""
+        self.objects = objects
+        """Where contents, and what is rendered, are stored."""
+        self._quota = quota
+        self.renderers: dict[str, ContentRenderer] = {}
+        """By kind."""
+        self._redis = redis
+        self._max_files = max_files
+        self._clock = clock
+        self._new_id = new_id
+        self._add_file = load_script(redis, "jobs/add_file")
+        self._remove_file = load_script(redis, "jobs/remove_file")
+
+    def begin_upload(self, tenant: str, memory: ByteAccount, *, is_hashed: bool = False) -> Upload:
+        return Upload(
+            self.objects, self._quota, tenant, self._new_id(), memory, hashlib.sha256() if is_hashed else None
+        )
+
+    async def add_upload(
+        self, upload: Upload, filename: str, purpose: str, keep_s: int, identity: tuple[str, str] = ("", "")
+    ) -> FileRecord:
+        """Makes a file of a complete upload, or returns the one that an earlier upload with the same key made.
+
+        `identity`: keyed hashes of the Idempotency-Key, and of what was uploaded with it.
+        Raises: GatewayError REQUEST_EXCEEDS_LIMIT, IDEMPOTENCY_KEY_REUSED, and those of `Upload.finish`; discard the
+        upload then.
+        """
+        stored_until, now_s = await upload.finish(keep_s), self._clock()
+        key, fingerprint = identity
+        record = FileRecord(
+            id=upload.file_id,
+            tenant=upload.tenant,
+            bytes=upload.size_bytes,
+            created_ms=round(now_s * 1000),
+            expires_at=int(now_s) + keep_s,
+            filename=filename,
+            purpose=purpose,
+            stored_until=stored_until,
+            key=key,
+        )
+        try:
+            added = await self._add(record, self._max_files, fingerprint)
+        except GatewayError as error:
+            if error.error_code is ErrorCode.REDIS_UNAVAILABLE:
+                upload.keep()  # the record may have been added
+            raise
+        if added.id != record.id:
+            await upload.discard()
+        return added
+
+    async def add_rendered(
+        self,
+        file_id: str,
+        tenant: str,
+        filename: str,
+        purpose: str,
+        size_bytes: int,
+        expires_at: int,
+        source: str,
+        objects: Sequence[str] = (),
+    ) -> FileRecord:
+        """Makes a file whose content is rendered by `renderers[source.partition(":")[0]]`. Idempotent by its ID.
+
+        It is made however many files the tenant has: its caller bounds them.
+        """
+        record = FileRecord(
+            id=file_id,
+            tenant=tenant,
+            bytes=size_bytes,
+            created_ms=round(self._clock() * 1000),
+            expires_at=expires_at,
+            filename=filename,
+            purpose=purpose,
+            source=source,
+            objects=tuple(objects),
+        )
+        return await self._add(record)
+
+    async def get(self, tenant: str, file_id: str) -> FileRecord:
+        """Returns a file. Raises: GatewayError NOT_FOUND, also for another tenant's."""
+        [name] = redis_keys(self._redis.prefix, tenant, "files")
+        text = await execute(self._redis, self._redis.hget(name, file_id), object)
+        record = _decode(text) if text else None
+        if record is None or record.expires_at <= self._clock():
+            raise no_file(file_id)
+        return record
+
+    async def list_page(
+        self, tenant: str, *, purpose: str | None, limit: int, after: str | None, is_ascending: bool
+    ) -> tuple[Sequence[FileRecord], bool]:
+        """Returns the next files by their time of creation, and whether more follow.
+
+        Raises: GatewayError NOT_FOUND for an unknown `after`. Redis: one round trip or two; it reads all records.
+        """
+        [name] = redis_keys(self._redis.prefix, tenant, "files")
+        texts = await execute(self._redis, self._redis.hgetall(name), dict[str, str])
+        now_s, records = self._clock(), {file_id: _decode(text) for file_id, text in texts.items()}
+        found = [
+            record for record in records.values() if record.expires_at > now_s and purpose in {None, record.purpose}
+        ]
+        if after is not None:
+            start = records[after].position if after in records else await self._position(tenant, after)
+            found = [record for record in found if (record.position > start) == is_ascending and record.id != after]
+        found.sort(key=lambda record: record.position, reverse=not is_ascending)
+        return found[:limit], len(found) > limit
+
+    async def delete(self, record: FileRecord) -> None:
+        """Deletes a file with its content. Raises: GatewayError STORAGE_UNAVAILABLE, and the file remains."""
+        await self.objects.delete(_parts(record))
+        names = (*_RECORDS, f"deleted_file:{record.id}")
+        keys = redis_keys(self._redis.prefix, record.tenant, *names)
+        is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S])
+        if is_removed and record.stored_until:
+            await self._quota.give_back(record.tenant, record.bytes, record.stored_until)
+
+    async def forget(self, tenant: str) -> None:
+        """Removes all records of a tenant. The reaper deletes what is stored."""
+        await execute(self._redis, self._redis.delete(*redis_keys(self._redis.prefix, tenant, *_RECORDS)), int)
+
+    async def open(self, record: FileRecord, start: int = 0, end: int | None = None) -> StoredObject:
+        """Opens a content, or its bytes from `start` up to `end` (exclusive); a negative `start` reads the last ones.
+
+        Raises: UnsatisfiableRangeError; GatewayError NOT_FOUND, STORAGE_UNAVAILABLE; the latter also while it is read.
+        """
+        size = record.bytes
+        start, end = max(size + start, 0) if start < 0 else start, size if end is None else min(end, size)
+        if start >= end and size + start:
+            raise UnsatisfiableRangeError(size)
+        if record.source:
+            chunks = self.renderers[record.source.partition(":")[0]](record, start, end)
+        else:
+            chunks = self._read(record, start, end)
+        first = await anext(chunks, None)  # so that a failure precedes the response
+
+        async def read_on() -> AsyncIterator[bytes]:
+            if first is not None:
+                yield first
+            async for chunk in chunks:
+                yield chunk
+
+        return StoredObject(size, record.etag, start, end, read_on())
+
+    async def _read(self, record: FileRecord, start: int, end: int) -> AsyncIterator[bytes]:
+        names = _parts(record)
+        for index in range(start // PART_BYTES, -(-end // PART_BYTES)):
+            offset = index * PART_BYTES
+            try:
+                part = await self.objects.get(names[index], max(start - offset, 0), min(end - offset, PART_BYTES))
+            except ObjectNotFoundError:
+                raise no_file(record.id) from None
+            async for chunk in part:
+                yield chunk
+
+    async def _add(self, record: FileRecord, max_files: int = 2**53, fingerprint: str = "") -> FileRecord:
+        keys = redis_keys(self._redis.prefix, record.tenant, *_RECORDS)
+        text = msgspec.json.encode(record)
+        reply = await self._add_file(keys, [record.id, text, record.expires_at, max_files, record.key, fingerprint])
+        state, *known = cast("list[str]", reply)
+        if state == "reused":
+            raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
+        if state == "full":
+            raise GatewayError(
+                ErrorCode.REQUEST_EXCEEDS_LIMIT,
+                f"The tenant has {max_files} files, which is the limit. Delete files that are no longer needed.",
+            )
+        return _decode(known[0]) if known else record
+
+    async def _position(self, tenant: str, file_id: str) -> tuple[int, str]:
+        """Returns the position of a file that was deleted lately. Raises: GatewayError NOT_FOUND."""
+        [name] = redis_keys(self._redis.prefix, tenant, f"deleted_file:{file_id}")
+        created_ms = await execute(self._redis, self._redis.get(name), object)
+        if created_ms is None:
+            raise no_file(file_id, param="after")
+        return int(str(created_ms)), file_id
+
+
+def no_file(file_id: str, param: str = "id") -> GatewayError:
+    return GatewayError(ErrorCode.NOT_FOUND, f"No such File object: {file_id[:64]}", param=param)
+
+
+def _decode(text: object) -> FileRecord:
+    return msgspec.json.decode(str(text), type=FileRecord)
+
+
+def _parts(record: FileRecord) -> Sequence[str]:
+    """Returns the names of the objects that make up a content, or that it is rendered from."""
+    if record.source:
+        return record.objects
+    file_id, count = record.id.removeprefix("file-"), -(-record.bytes // PART_BYTES)
+    return [part_name(record.tenant, file_id, record.stored_until, index) for index in range(count)]

@@ -1,0 +1,1 @@
+"""Pictures and files by ID in a directory or a bucket, until they expire."""

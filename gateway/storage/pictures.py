@@ -1,0 +1,152 @@
+"""Generated pictures, stored as bytes by a random ID until they expire.
+
+The name of a picture's object holds all that its link says: no look-up in Redis finds it. A picture has been paid for
+before it is stored, so nothing that fails here fails a request.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import pybase64
+
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import Base64Image, Format
+from gateway.generation.memory_budget import ByteAccount, ByteBudget
+from gateway.observability.metrics import Metrics
+from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject
+from gateway.storage.quota import HOUR_S, StorageQuota
+
+TAG_CHARS: Final = 8
+_RANDOM_BYTES: Final = 16
+EXTENSIONS: Final[Mapping[str, Format]] = MappingProxyType(
+    {"jpg": Format.JPEG, "png": Format.PNG, "webp": Format.WEBP, "gif": Format.GIF}
+)
+_EXTENSION_OF: Final = {form: extension for extension, form in EXTENSIONS.items()}
+
+
+def tag_of(tenant: str) -> str:
+    """Returns 8 hexadecimal digits that begin the IDs of a tenant's objects, so that they can be found together."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:TAG_CHARS]
+
+
+def object_name(folder: str, expires_s: int, object_id: str, suffix: str = "") -> str:
+    """Returns the name of an object whose ID begins with the tenant's tag. The reaper deletes whole hours."""
+    return f"{folder}/{expires_s // HOUR_S}/{object_id[:TAG_CHARS]}/{object_id}{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPicture:
+    """A picture in the storage."""
+
+    id: str
+    """40 hexadecimal digits: the tenant's tag and 128 random bits."""
+    format: Format
+    size_bytes: int
+    expires_s: int
+    """Unix seconds, a full hour."""
+
+    @property
+    def extension(self) -> str:
+        return _EXTENSION_OF[self.format]
+
+
+class PictureStore:
+    """The stored pictures of all tenants."""
+
+    def __init__(
+        self, objects: ObjectStorage, quota: StorageQuota, budget: ByteBudget, metrics: Metrics, timeout_s: float
+    ) -> None:
+        self._objects = objects
+        self._quota = quota
+        self._budget = budget
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+
+    async def save(
+        self, tenant: str, picture: Base64Image | bytes, form: Format, keep_s: int | None = None
+    ) -> StoredPicture | None:
+        """Stores a picture for `keep_s`, or for the tenant's time. Its caller counts `bytes`; base64 is decoded here.
+
+        Returns: None if it is not stored. The metric `stored_pictures_total` has the reason. Never raises.
+        """
+        memory = ByteAccount(self._budget, tenant)
+        stored, result = None, "cancelled"
+        try:
+            stored = await self._save(tenant, picture, form, keep_s, memory)
+            result = "stored"
+        except ValueError:
+            result = "unreadable"
+        except GatewayError as error:
+            result = error.error_code.value
+        finally:
+            memory.close()
+            self._metrics.stored_pictures.labels(result).inc()
+        return stored
+
+    async def open(
+        self, picture_id: str, form: Format, expires_s: int, start: int = 0, end: int | None = None
+    ) -> StoredObject:
+        """Opens a picture, or a range of it as `ObjectStorage.get` does.
+
+        Raises: ObjectNotFoundError, UnsatisfiableRangeError, GatewayError STORAGE_UNAVAILABLE.
+        """
+        return await self._objects.get(_name(picture_id, form, expires_s), start, end)
+
+    async def sign(self, picture_id: str, form: Format, expires_s: int, life_s: int) -> str:
+        """Returns the bucket's own URL of a picture for `life_s`. Raises: GatewayError STORAGE_UNAVAILABLE."""
+        return await self._objects.sign(_name(picture_id, form, expires_s), life_s)
+
+    async def load_base64(self, picture: StoredPicture, memory: ByteAccount) -> memoryview:
+        """Returns a picture in base64, which counts in `memory`.
+
+        Raises: ObjectNotFoundError, also if its size differs; GatewayError STORAGE_UNAVAILABLE, TENANT_MEMORY_FULL,
+        MEMORY_FULL.
+        """
+        encoded_bytes = 4 * ((picture.size_bytes + 2) // 3)
+        memory.take(encoded_bytes + picture.size_bytes)
+        is_loaded = False
+        try:
+            found = await self.open(picture.id, picture.format, picture.expires_s)
+            if found.size_bytes != picture.size_bytes:
+                raise ObjectNotFoundError
+            data = bytearray()
+            async for chunk in found:
+                data += chunk
+            encoded = await asyncio.to_thread(pybase64.b64encode, data)
+            is_loaded = True
+            return memoryview(encoded)
+        finally:
+            memory.note(-picture.size_bytes - (0 if is_loaded else encoded_bytes))
+
+    async def _save(
+        self, tenant: str, picture: Base64Image | bytes, form: Format, keep_s: int | None, memory: ByteAccount
+    ) -> StoredPicture:
+        data = picture if isinstance(picture, bytes) else await self._decode(picture.base64, memory)
+        picture_id = tag_of(tenant) + secrets.token_hex(_RANDOM_BYTES)
+        expires_s = await self._quota.take(tenant, len(data), keep_s)
+        try:
+            await self._objects.put(_name(picture_id, form, expires_s), data, f"image/{form.value}")
+        except GatewayError:
+            with suppress(GatewayError):  # what is not given back is no longer counted when it expires
+                await self._quota.give_back(tenant, len(data), expires_s)
+            raise
+        return StoredPicture(picture_id, form, len(data), expires_s)
+
+    async def _decode(self, encoded: memoryview, memory: ByteAccount) -> bytes:
+        """Returns the bytes of a picture, as soon as there is memory for them. Raises: GatewayError MEMORY_FULL."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await memory.wait_for(len(encoded) * 3 // 4)
+        except TimeoutError:
+            raise GatewayError(ErrorCode.MEMORY_FULL) from None
+        return await asyncio.to_thread(pybase64.b64decode, encoded, validate=True)
+
+
+def _name(picture_id: str, form: Format, expires_s: int) -> str:
+    return object_name("pictures", expires_s, picture_id, f".{_EXTENSION_OF[form]}")

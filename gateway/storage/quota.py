@@ -1,0 +1,58 @@
+"""Bytes that each tenant stores, counted in Redis by the hour in which they expire.
+
+Invariant: what expires is no longer counted, also if the process that stored it is gone.
+"""
+
+from dataclasses import dataclass
+from typing import Final, cast
+
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.redis import Client, execute, load_script
+from gateway.tenants.records import record
+
+HOUR_S: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class StorageTerms:
+    """What applies to tenants without terms of their own."""
+
+    keep_hours: int
+    max_bytes: int
+
+
+class StorageQuota:
+    """The stored bytes of all tenants. Each call raises GatewayError REDIS_UNAVAILABLE."""
+
+    def __init__(self, redis: Client, terms: StorageTerms) -> None:
+        self._redis = redis
+        self._terms = terms
+        self._take = load_script(redis, "storage/take_room")
+        self._give_back = load_script(redis, "storage/give_back")
+
+    async def take(self, tenant: str, size_bytes: int, keep_s: int | None = None, expires_s: int = 0) -> int:
+        """Counts bytes before they are stored. A later call for the same object passes its `expires_s`.
+
+        Returns: when they expire, in Unix seconds: the first full hour after `keep_s`, or after the tenant's time.
+        Raises: GatewayError STORAGE_QUOTA_EXHAUSTED, and nothing is counted.
+        Redis: one round trip, lua/take_room.lua.
+        """
+        keys = [record(self._redis, tenant, "tenant"), record(self._redis, tenant, "stored")]
+        terms = self._terms
+        args = [size_bytes, keep_s or 0, terms.keep_hours, terms.max_bytes, expires_s // HOUR_S]
+        hour, max_bytes = cast("list[int]", await self._take(keys, [*args]))
+        if not hour:
+            message = (
+                f"The tenant's stored files would exceed {max_bytes} bytes. Delete some, or wait for their expiry."
+            )
+            raise GatewayError(ErrorCode.STORAGE_QUOTA_EXHAUSTED, message)
+        return hour * HOUR_S
+
+    async def give_back(self, tenant: str, size_bytes: int, expires_s: int) -> None:
+        """Takes back bytes that were deleted, or not stored. Redis: one round trip, lua/give_back.lua."""
+        await self._give_back([record(self._redis, tenant, "stored")], [expires_s // HOUR_S, size_bytes])
+
+    async def stored_bytes(self, tenant: str, now_s: float) -> int:
+        """Returns the bytes that a tenant stores. Redis: one round trip."""
+        counted = await execute(self._redis, self._redis.hgetall(record(self._redis, tenant, "stored")), dict[str, str])
+        return sum(int(size) for hour, size in counted.items() if int(hour) * HOUR_S > now_s)
