@@ -4,8 +4,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
@@ -61,15 +59,7 @@ class Traffic(AbstractContextManager["Traffic"]):
         command = [sys.executable, "-m", "bench.load", msgspec.json.encode(plan).decode()]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - our own program
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         if self._process.stdout:

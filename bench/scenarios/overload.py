@@ -89,7 +89,7 @@ def measure(run: Run) -> list[Row]:
     slow = _overload(run, sizes[-1], loops=_LOOPS)
     return [
         *rows,
-        Row(measure="the same beside busy loops: 503", gateway=_unavailable(slow), goal=at_most(0)),
+        Row(measure="1,500 of n = 9, busy loops: 503", gateway=_unavailable(slow), goal=at_most(0)),
         Row(measure="  Redis breaker opened", gateway=slow.openings, goal=at_most(0)),
     ]
 

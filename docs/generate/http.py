@@ -15,7 +15,7 @@ def blocks() -> dict[str, str]:
     described: dict[str, Any] = json.loads(DESCRIPTION.read_text("utf-8"))
     return {
         "routes": table(("route", "what", "key", "answers"), _routes(described)),
-        "headers": table(("header", "what it tells"), _headers(described)),
+        "headers": table(("header", "description"), _headers(described)),
     }
 
 
