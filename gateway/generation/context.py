@@ -39,6 +39,15 @@ class GenerationRequest(Protocol):
         """Returns the targets that can serve the job, in order of preference; at least one."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConvertedRequest:
+    """A request whose images have been converted to a format that its targets take."""
+
+    job: ImageJob
+    model: Model
+    targets: tuple[PlannedTarget, ...]
+
+
 @dataclass(slots=True)
 class RequestContext:
     """One request. Its response headers, log line, spans and metrics are rendered from this."""

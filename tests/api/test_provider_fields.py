@@ -58,23 +58,23 @@ NOTHING: tuple[None, dict[str, bytes], tuple[()]] = (None, {}, ())
 
 def refusal_of(**values: object) -> tuple[ErrorCode, str | None]:
     with pytest.raises(GatewayError) as refused:
-        _ = [(read.read_shape(MODEL), read_all(read)) for read in [fields(**values)]]
+        _ = [(read.read_shape(MODEL, "image-01"), read_all(read)) for read in [fields(**values)]]
     return refused.value.error_code, refused.value.param
 
 
 def test_nothing_given_is_nothing_read() -> None:
     empty = fields(seed=None, style=None, width=None, height=None, aspect_ratio=None, subject_reference=None)
-    assert (NOTHING, (None, None)) == (read_all(empty), empty.read_shape(MODEL))
+    assert (NOTHING, (None, None)) == (read_all(empty), empty.read_shape(MODEL, "image-01"))
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_documented_ratios_are_taken(ratio: str) -> None:
-    assert (ratio, None) == fields(aspect_ratio=ratio).read_shape(MODEL)
+    assert (ratio, None) == fields(aspect_ratio=ratio).read_shape(MODEL, "image-01")
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 2048), (2048, 512), (1024, 1032)])
 def test_pixels_in_the_rule_are_taken(width: int, height: int) -> None:
-    assert (None, Size(width, height)) == fields(width=width, height=height).read_shape(MODEL)
+    assert (None, Size(width, height)) == fields(width=width, height=height).read_shape(MODEL, "image-01")
 
 
 @pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
@@ -259,7 +259,7 @@ def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> No
 )
 def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, error_code: ErrorCode, param: str) -> None:
     with pytest.raises(GatewayError) as refused:
-        plan_targets(job, MODEL, SizePolicy.STRICT)
+        plan_targets(job, MODEL, SizePolicy.STRICT, "image-01")
     assert (error_code, param) == (refused.value.error_code, refused.value.param)
 
 
@@ -273,4 +273,4 @@ def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, erro
     ],
 )
 def test_what_one_target_can_make_is_taken(job: ImageJob) -> None:
-    plan_targets(job, MODEL, SizePolicy.STRICT)
+    plan_targets(job, MODEL, SizePolicy.STRICT, "image-01")
