@@ -72,10 +72,10 @@ class Traffic(AbstractContextManager["Traffic"]):
 
     def outcome(self) -> Outcome:
         """Waits for the end."""
-        told, _ = self._process.communicate()
+        output, _ = self._process.communicate()
         if self._process.returncode:
             raise RuntimeError("the load failed")
-        return msgspec.json.decode(told, type=Outcome)
+        return msgspec.json.decode(output, type=Outcome)
 
 
 def send(plan: Plan) -> Outcome:

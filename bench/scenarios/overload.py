@@ -153,8 +153,8 @@ def _wait_until_settled(gateway: Program) -> None:
 
 
 def _slowest_ms(client: "client_library.Redis") -> float:
-    told: Any = client.slowlog_get(1000)
-    return max((entry["duration"] for entry in told if entry["command"].startswith(b"EVALSHA")), default=0) / 1000
+    entries: Any = client.slowlog_get(1000)
+    return max((entry["duration"] for entry in entries if entry["command"].startswith(b"EVALSHA")), default=0) / 1000
 
 
 @contextmanager
