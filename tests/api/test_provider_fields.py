@@ -1,7 +1,5 @@
 """MiniMax's own request fields, as both client wires take them."""
 
-from collections.abc import Callable
-
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -16,6 +14,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, ImageJob, InputImage, ResponseFormat, Role, Size, SizePlan
 from gateway.generation.redaction import own_words
 from gateway.providers.minimax import PIXELS, PRESETS, MiniMax
+from tests.support.errors import attempt
 
 RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")
 FACE = {"type": "character", "image_file": "https://example.org/face.jpg"}
@@ -38,14 +37,6 @@ class Fields(ProviderFields):
 
 def fields(**values: object) -> Fields:
     return parse_fields(msgspec.json.encode(values), Fields)
-
-
-def attempt(act: Callable[[], object]) -> object:
-    """What an act gives, or its GatewayError; any other exception fails the test."""
-    try:
-        return act()
-    except GatewayError as error:
-        return error
 
 
 def read_all(read: Fields) -> tuple[int | None, dict[str, bytes], tuple[InputImage, ...]]:

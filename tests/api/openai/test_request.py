@@ -1,7 +1,6 @@
 """Every parameter of `POST /v1/images/generations`: taken, refused with OpenAI's own error, or reported back."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, ResponseFormat, Size
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
+from tests.support.errors import attempt
 from tests.support.openapi import OPTIONAL_FIELDS
 
 DIRECT = PROVIDERS["minimax"]
@@ -50,14 +50,6 @@ def parse(
 ) -> Generation:
     given = body if body is not None else msgspec.json.encode({"prompt": "a fox"} | fields)
     return parse_generation(given, CATALOG, tenant, manners)
-
-
-def attempt(act: Callable[[], object]) -> object:
-    """What an act gives, or its GatewayError; any other exception fails the test."""
-    try:
-        return act()
-    except GatewayError as error:
-        return error
 
 
 def refusal(body: bytes | None = None, *, manners: OpenAIOptions = ACCEPTED, **fields: Any) -> GatewayError:
