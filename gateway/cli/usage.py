@@ -181,8 +181,8 @@ def _decimals(row: Document) -> int:
 def _print_verification(counts: dict[str, int], differences: Sequence[Document]) -> None:
     for found in differences:
         where = f"{found.get('tenant')} {found.get('day')} key {found.get('key')} model {found.get('model')}"
-        sums = f"{found.get('measure')} {found.get('sums')} in the totals, {found.get('records')} in the records"
-        print(printable(f"{where}: {sums}"))
+        told = f"{found.get('measure')} {found.get('sums')} in the totals, {found.get('records')} in the records"
+        print(printable(f"{where}: {told}"))
     compared = f"{_counted(counts['days'], 'tenant day')}, {_counted(counts['records'], 'record')}"
     print(f"Compared {compared}: {_counted(len(differences), 'difference') if differences else 'no difference'}.")
     missed = {"expired_days": "with expired records.", "busy_days": "with requests meanwhile; try again later."}
