@@ -19,7 +19,7 @@ import msgspec
 import uvloop
 from msgspec.structs import replace
 
-from bench.traffic import Outcome, Plan
+from bench.traffic import SERIAL, Outcome, Plan
 
 _STATUS_AND_LENGTH: Final = re.compile(
     rb"HTTP/1\.1 (\d{3}) .*?\r\ncontent-length: (\d+)\r\n", re.DOTALL | re.IGNORECASE
@@ -97,7 +97,8 @@ class _Load:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._requests = itertools.cycle(render_requests(plan))
+        rendered = zip(itertools.cycle(render_requests(plan)), itertools.count(), strict=False)
+        self._requests = (request.replace(SERIAL.encode(), b"%d" % number) for request, number in rendered)
         self._idle: list[_Client] = []
         self._clients: list[_Client] = []
         self._latencies: list[float] = []

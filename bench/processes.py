@@ -71,6 +71,8 @@ class Pool:
 
     accounts: int = 4
     concurrency: int = UNLIMITED
+    storage: str = ""
+    """URL of the gateway's storage; by default it has none."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def gateway(
     accounts = (_ACCOUNT.format(number=number, concurrency=pool.concurrency) for number in range(pool.accounts))
     ports = {"redis_port": redis_port, "upstream_port": upstream_port}
     settings = _SETTINGS.format(port="{port}", accounts="".join(accounts), **ports)
+    if pool.storage:
+        settings += f'[storage]\nurl = "{pool.storage}"\n'
     with gateway_of(settings, folder, pool.accounts, profile) as program:
         yield replace(program, key=new_key(program.port))
 

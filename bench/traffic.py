@@ -4,8 +4,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Final
 
 import msgspec
+
+SERIAL: Final = "{serial}"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,6 +18,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     body: str = ""
     headers: Mapping[str, str] = {}
+    """`SERIAL` in them stands for a number that no other request of the plan has."""
     method: str = "POST"
     concurrency: int = 1
     rate: float | None = None

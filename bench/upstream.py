@@ -1,8 +1,8 @@
 """MiniMax's `POST /v1/image_generation`, as fast as possible, so that it never limits a measurement.
 
 The simulator draws each image, which takes longer than anything measured here. These responses are prepared once,
-in MiniMax's format, with base64 that begins like a JPEG; a request with `PICTURE_PROMPT` gets a real one. `GET /served`
-returns the count.
+in MiniMax's format, with base64 that begins like a JPEG; a request with `PICTURE_PROMPT` gets a real one, and one with
+`PNG_PROMPT` the same as a PNG. `GET /served` returns the count.
 """
 
 import asyncio
@@ -12,10 +12,12 @@ import re
 from argparse import ArgumentParser
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from typing import Final
 
 import msgspec
 import uvloop
+from PIL import Image
 
 from gateway.testing.simulator.drawing import draw
 from gateway.testing.simulator.pictures import Sketch
@@ -25,6 +27,7 @@ SMALL_BYTES: Final = 1024
 LARGE_BYTES: Final = 2 * 1024 * 1024
 """Base64 characters of an image: of an ordinary response, and of one with several images."""
 PICTURE_PROMPT: Final = "a picture that can be opened"
+PNG_PROMPT: Final = "a picture without loss"
 _HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _COUNT: Final = re.compile(rb'"n": ?(\d)')
@@ -78,6 +81,14 @@ class _Source:
         """A response with a JPEG of 1024x1024."""
         return _render(draw(Sketch(PICTURE_PROMPT, 1024, 1024, 0, None)))
 
+    @cached_property
+    def png(self) -> bytes:
+        """A response with the same as a gateway's PNG."""
+        file = BytesIO()
+        with Image.open(BytesIO(draw(Sketch(PICTURE_PROMPT, 1024, 1024, 0, None)))) as picture:
+            picture.save(file, "PNG", compress_level=1)
+        return _render(file.getvalue())
+
 
 class _Connection(asyncio.Protocol):
     """Handles sequential requests with a content-length, as all clients here send them."""
@@ -103,8 +114,12 @@ class _Connection(asyncio.Protocol):
             return
         self._source.served += 1
         count = _COUNT.search(body)
-        is_picture = PICTURE_PROMPT.encode() in body
-        reply = self._source.picture if is_picture else self._source.replies[int(count[1]) if count else 1]
+        if PICTURE_PROMPT.encode() in body:
+            reply = self._source.picture
+        elif PNG_PROMPT.encode() in body:
+            reply = self._source.png
+        else:
+            reply = self._source.replies[int(count[1]) if count else 1]
         if self._source.delay_s:
             self._loop.call_later(self._source.delay_s, self._transport.write, reply)
         else:

@@ -19,6 +19,7 @@ from bench.scenarios import (
     scrapes,
     scripts,
     starting,
+    storage,
     stores,
     throughput,
 )
@@ -29,6 +30,7 @@ MEASURES: Final[Mapping[str, Callable[[Run], list[Row]]]] = MappingProxyType(
         "latency": latency.measure,
         "throughput": throughput.measure,
         "large": large.measure,
+        "storage": storage.measure,
         "conversion": conversion.measure,
         "flight": in_flight.measure,
         "queue": queue.measure,

@@ -29,6 +29,8 @@ _RESERVED_PART: Final = 8
 _TRIM_PAUSE_S: Final = 2.0
 _TRIM_AFTER_BYTES: Final = 16 * 1024 * 1024
 """Trimming less is not worth the milliseconds: the memory has to be mapped again for the next body."""
+_IDLE_TRIM_AFTER_BYTES: Final = 2**20
+"""The same for a process that took no memory in the last pause."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +118,7 @@ class _HeapStatistics(ctypes.Structure):
 
 
 async def return_freed_memory() -> None:
-    """Makes glibc 2.33 or newer return freed memory to the system after large releases, of any kind.
+    """Makes glibc 2.33 or newer return freed memory to the system after large releases of any kind, and when idle.
 
     By default, glibc retains up to twice the largest block that it ever freed, and all memory below a small object at
     the end of its heap. Fixed mallopt thresholds would help too, but cost page faults in every large response.
@@ -131,12 +133,12 @@ async def return_freed_memory() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return library.mallinfo2().free, pages * mmap.PAGESIZE  # 1 ms for each 1000 free blocks
 
-    least = measure()
+    least = found = measure()
     while True:
         await asyncio.sleep(_TRIM_PAUSE_S)
-        found = await asyncio.to_thread(measure)
+        (_, was_resident), found = found, await asyncio.to_thread(measure)
         least = min(least[0], found[0]), min(least[1], found[1])
         risen_bytes = max(found[0] - least[0], found[1] - least[1])  # released; taken, and perhaps released since
-        if risen_bytes >= _TRIM_AFTER_BYTES:
+        if risen_bytes >= (_TRIM_AFTER_BYTES if found[1] > was_resident else _IDLE_TRIM_AFTER_BYTES):
             await asyncio.to_thread(library.malloc_trim, 0)  # 0.3 s for 450 MiB
-            least = await asyncio.to_thread(measure)
+            least = found = await asyncio.to_thread(measure)
