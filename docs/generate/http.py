@@ -14,7 +14,7 @@ _KEYS: Final = {"tenantKey": "tenant's", "adminKey": "admin's"}
 def blocks() -> dict[str, str]:
     described: dict[str, Any] = json.loads(DESCRIPTION.read_text("utf-8"))
     return {
-        "routes": table(("route", "what", "key", "answers"), _routes(described)),
+        "routes": table(("route", "description", "key", "statuses"), _routes(described)),
         "headers": table(("header", "description"), _headers(described)),
     }
 
