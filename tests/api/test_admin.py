@@ -1,6 +1,7 @@
 """The admin API: who gets in, what it tells, and how fast it takes effect."""
 
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -60,15 +61,21 @@ def test_every_route_is_in_the_table_of_this_file(redis_url: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-@pytest.mark.parametrize("given", ["", f"Bearer {ADMIN_KEY}", "Bearer", "Bearer None"])
-def test_without_a_configured_key_it_is_closed(redis_url: str, method: str, path: str, given: str) -> None:
-    configured = document(redis_url, upstream("sim", "minimax", "http://127.0.0.1:1"), admin={})
+@pytest.fixture(scope="module")
+def closed(one_redis_server: str) -> Iterator[str]:
+    """The address of a gateway without an admin key."""
+    configured = document(one_redis_server, upstream("sim", "minimax", "http://127.0.0.1:1"), admin={})
     environ = environment(configured)
     with serving(create_app(resolve(from_document(configured, environ, "test"), environ))) as url:
-        headers = {"authorization": given} if given else {}
-        refused = error(httpx.request(method, f"{url}/admin/v1{path}", headers=headers), 403)
-        assert "admin_api_disabled" == refused["code"]
+        yield url
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("given", ["", f"Bearer {ADMIN_KEY}", "Bearer", "Bearer None"])
+def test_without_a_configured_key_it_is_closed(closed: str, method: str, path: str, given: str) -> None:
+    headers = {"authorization": given} if given else {}
+    refused = error(httpx.request(method, f"{closed}/admin/v1{path}", headers=headers), 403)
+    assert "admin_api_disabled" == refused["code"]
 
 
 @pytest.mark.shares_gateway
