@@ -260,6 +260,7 @@ def test_sdks_ask_once_for_what_is_not_offered(gateway: Gateway) -> None:
         client.chat.completions.create(model="image-01", messages=[{"role": "user", "content": "a cat"}])
     with pytest.raises(openai.BadRequestError, match="no chat models"):
         client.responses.create(model="image-01", input="a cat")
+    client.close()  # a gateway waits 2 s at its end for one that does not
     text = httpx.get(f"{gateway.url}/metrics", verify=False).text
     for path, status in zip(NOT_OFFERED, (404, 400, 400), strict=True):
         assert f'imagegate_requests_total{{model="",route="{path}",status="{status}",tenant=""}} 1' in text
