@@ -48,7 +48,7 @@ def record_error(request: Request, error: GatewayError) -> None:
 
 def unknown_route(scope: Scope, suggestion: str = "") -> GatewayError:
     """Returns the error of a path without a route. `suggestion` is a sentence for the client."""
-    return GatewayError(ErrorCode.UNKNOWN_ROUTE, f"Invalid URL {_target(scope)}. {suggestion}".rstrip())
+    return GatewayError(ErrorCode.UNKNOWN_ROUTE, f"Invalid URL {_target(scope)}. {suggestion.strip()}".rstrip())
 
 
 def _target(scope: Scope) -> str:
