@@ -68,14 +68,14 @@ def render_json(rows: Sequence[Row], failures: Mapping[str, str], *, is_quick: b
         msgspec.structs.asdict(row) | {"goal": row.goal and str(row.goal), "ratio": row.ratio, "holds": row.holds}
         for row in rows
     ]
-    told = {
+    document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": render_machine(),
         "is_quick": is_quick,
         "rows": described,
         "failures": failures,
     }
-    return msgspec.json.format(msgspec.json.encode(told)) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(document)) + b"\n"
 
 
 def _arguments() -> Namespace:

@@ -82,8 +82,8 @@ def main() -> None:
             rows.append(_run(STAGES[scenario], given))
             typer.echo(f"{scenario}: {json.dumps(rows[-1])}")
         columns = {name: sorted(row[name] for row in rows) for name in rows[0] if name != "other"}
-        told = (f"{name} {found[0]}/{found[len(found) // 2]}/{found[-1]}" for name, found in columns.items())
-        typer.echo(f"{scenario}, least/median/most of {given.repeat}: {', '.join(told)}\n")
+        summary = (f"{name} {found[0]}/{found[len(found) // 2]}/{found[-1]}" for name, found in columns.items())
+        typer.echo(f"{scenario}, least/median/most of {given.repeat}: {', '.join(summary)}\n")
 
 
 def _run(prepare: "Prepare", given: Namespace) -> Row:
@@ -110,7 +110,7 @@ def _run(prepare: "Prepare", given: Namespace) -> Row:
         differences = len(admin(urls[0], "GET", "/usage/verify").json()["differences"])
         counted = sum(used(urls[0], name)["images_today"] for name in TENANTS)
         more = {"counted": counted, "differences": differences, "admissions_a_second": pace}
-        return _compare(load, simulator, _records(stage.books()), stage, failed_s) | _told(folder) | more
+        return _compare(load, simulator, _records(stage.books()), stage, failed_s) | _lost(folder) | more
 
 
 def _is_settled(url: str) -> bool:
@@ -182,11 +182,11 @@ def _records(books: Any) -> Records:
     return found
 
 
-def _told(folder: Path) -> Row:
+def _lost(folder: Path) -> Row:
     """Counts requests that the logs report as lost."""
     lines = [line for log in folder.glob("*.log") for line in log.read_text().splitlines()]
-    told = [json.loads(line)["request_id"] for line in lines if '"settlement_lost"' in line]
-    return {"told": len(set(told)), "told_lines": len(told)}
+    lost = [json.loads(line)["request_id"] for line in lines if '"settlement_lost"' in line]
+    return {"logged_lost": len(set(lost)), "log_lines": len(lost)}
 
 
 def _compare(load: Load, simulator: Simulator, records: Records, stage: Stage, failed_s: float) -> Row:

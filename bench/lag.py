@@ -2,8 +2,6 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from bench.histograms import Histogram
 from bench.processes import Program, read_metrics
@@ -31,16 +29,8 @@ class Watch(AbstractContextManager["Watch"]):
         plan = Plan(port=gateway.port, path="/healthz", method="GET", pause_s=0.02, seconds=_FOR_EVER_S)
         self._traffic = Traffic(plan)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._traffic.__exit__(exc_type, exc_value, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._traffic.__exit__()
 
     def lag(self) -> Lag:
         """Returns the lag until now, at the end of the measurement."""

@@ -228,5 +228,5 @@ def render_request(plan: Plan) -> bytes:
 
 
 if __name__ == "__main__":
-    told = uvloop.run(_Load(msgspec.json.decode(sys.argv[1], type=Plan)).run())
-    sys.stdout.write(msgspec.json.encode(told).decode())
+    outcome = uvloop.run(_Load(msgspec.json.decode(sys.argv[1], type=Plan)).run())
+    sys.stdout.write(msgspec.json.encode(outcome).decode())

@@ -87,5 +87,5 @@ class ClockedPool:
         return found
 
     def _cpu_us(self) -> float:
-        told: Any = self._redis.info("cpu")
-        return 1e6 * float(told["used_cpu_user_main_thread"] + told["used_cpu_sys_main_thread"])
+        used: Any = self._redis.info("cpu")
+        return 1e6 * float(used["used_cpu_user_main_thread"] + used["used_cpu_sys_main_thread"])

@@ -198,11 +198,11 @@ def new_key(port: int, tenant: str = "bench") -> str:
 def _until(make: Callable[[], tuple[int, bytes]]) -> bytes:
     """Retries, since a busy machine may delay the gateway's Redis calls. Raises: RuntimeError after a while."""
     for _ in range(20):
-        status, told = make()
+        status, reply = make()
         if status in {201, 409}:
-            return told
+            return reply
         time.sleep(0.2)
-    raise RuntimeError(f"{status}: {told!r}")
+    raise RuntimeError(f"{status}: {reply!r}")
 
 
 def read_served(port: int) -> int:
@@ -216,10 +216,10 @@ def read_metrics(port: int) -> str:
 
 def read_json(port: int, path: str) -> dict[str, Any]:
     """Raises: RuntimeError if the program responds with an error."""
-    status, told = _call(port, "GET", path)
+    status, reply = _call(port, "GET", path)
     if status != 200:
-        raise RuntimeError(f"{path}: {status}: {told!r}")
-    found: dict[str, Any] = msgspec.json.decode(told)
+        raise RuntimeError(f"{path}: {status}: {reply!r}")
+    found: dict[str, Any] = msgspec.json.decode(reply)
     return found
 
 

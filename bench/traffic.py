@@ -4,8 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
@@ -64,15 +63,7 @@ class Traffic(AbstractContextManager["Traffic"]):
         command = [sys.executable, "-m", "bench.load", msgspec.json.encode(plan).decode()]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - our own program
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         if self._process.stdout:
@@ -85,10 +76,10 @@ class Traffic(AbstractContextManager["Traffic"]):
 
     def outcome(self) -> Outcome:
         """Waits for the end."""
-        told, _ = self._process.communicate()
+        output, _ = self._process.communicate()
         if self._process.returncode:
             raise RuntimeError("the load failed")
-        return msgspec.json.decode(told, type=Outcome)
+        return msgspec.json.decode(output, type=Outcome)
 
 
 def send(plan: Plan) -> Outcome:

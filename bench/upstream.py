@@ -109,8 +109,8 @@ class _Connection(asyncio.Protocol):
             return
         self._received = b""
         if head.startswith(b"GET"):
-            told = b"%d" % self._source.served
-            self._transport.write(_HEAD % len(told) + told)
+            served = b"%d" % self._source.served
+            self._transport.write(_HEAD % len(served) + served)
             return
         self._source.served += 1
         count = _COUNT.search(body)

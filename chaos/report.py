@@ -90,7 +90,7 @@ def _render_thrown(outcome: Outcome) -> Iterator[str]:
         told = f"  left out, as the time was over: {', '.join(str(fault) for fault in outcome.left_out)}"
         yield from textwrap.wrap(told, _WIDTH, subsequent_indent="    ")
     hung_up = sum(one.ending is Ending.LEFT for one in outcome.observed.asked)
-    yield f"  {'clients that hung up':22} {hung_up:3}x"
+    yield f"  {'clients that disconnected':22} {hung_up:3}x"
 
 
 def _render_answers(observed: Observations) -> Iterator[str]:

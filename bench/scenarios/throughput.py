@@ -20,8 +20,8 @@ def measure(run: Run) -> list[Row]:
         for number in range(rounds):
             for index, program in enumerate(measured):
                 found[index].append(_ask(program, run.pick(4.0, 1.0)))
-            told = ", ".join(f"{_rate(outcomes[-1]):.0f}/s" for outcomes in found)
-            run.report(f"round {number + 1} of {rounds}: {told}")
+            rates = ", ".join(f"{_rate(outcomes[-1]):.0f}/s" for outcomes in found)
+            run.report(f"round {number + 1} of {rounds}: {rates}")
     gateway, relay = (statistics.median(map(_rate, outcomes)) for outcomes in found)
     refused, sent = (
         sum(figures) for figures in zip(*((one.sent - one.served, one.sent) for one in found[0]), strict=True)

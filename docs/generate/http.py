@@ -14,8 +14,8 @@ _KEYS: Final = {"tenantKey": "tenant's", "adminKey": "admin's"}
 def blocks() -> dict[str, str]:
     described: dict[str, Any] = json.loads(DESCRIPTION.read_text("utf-8"))
     return {
-        "routes": table(("route", "what", "key", "answers"), _routes(described)),
-        "headers": table(("header", "what it tells"), _headers(described)),
+        "routes": table(("route", "description", "key", "statuses"), _routes(described)),
+        "headers": table(("header", "description"), _headers(described)),
     }
 
 
@@ -34,11 +34,11 @@ def _routes(described: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _headers(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields each response header once, at its first occurrence."""
-    told: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for response in _responses(described):
         for name, header in response.get("headers", {}).items():
-            told.setdefault(name, _resolve(described, header)["description"])
-    return ((code(name), prose(text)) for name, text in told.items())
+            descriptions.setdefault(name, _resolve(described, header)["description"])
+    return ((code(name), prose(text)) for name, text in descriptions.items())
 
 
 def _responses(described: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.errors import NOT_OFFERED, unknown_route
+from gateway.api.errors import IMAGES_ONLY, NOT_OFFERED, unknown_route
 from gateway.api.middleware import is_operators
 
 DEPLOYMENT: Final = "deployment"
@@ -62,19 +62,19 @@ class Addresses:
         return any(match is not None and all(match.groups()) for match in matches)
 
     async def refuse(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
-        """Refuses a path without a route. Raises: GatewayError UNKNOWN_ROUTE, with the closest route."""
+        """Refuses a path without a route. Raises: GatewayError UNKNOWN_ROUTE, with the closest route or all."""
         raise unknown_route(scope, "" if is_operators(scope["path"]) else self._suggest(scope["path"]))
 
     def _suggest(self, path: str) -> str:
-        """Returns a sentence with the closest route, preceded by a space; empty if none is close."""
+        """Returns a sentence with the closest route, or with what this server offers if none is close."""
         name, _ = _split(path[:_COMPARED_CHARS].lower(), _PREFIXES | {"api"})
         found = [known for known in self._by_name if name and known.startswith(name)]
         found = found or get_close_matches(name, self._by_name, 1, _SIMILARITY_MIN)
         if not found:
-            return ""
+            return IMAGES_ONLY
         route = self._by_name[found[0]]
         method = "POST" if "POST" in (route.methods or ()) else "GET"
-        return f" Did you mean {method} {route.path}?"
+        return f"Did you mean {method} {route.path}?"
 
 
 def _split(path: str, prefixes: frozenset[str]) -> tuple[str, str]:

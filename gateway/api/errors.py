@@ -21,18 +21,17 @@ _OTHER_PARAM: Final = "?"
 """Logged instead of a field name of another form, which may be a URL or private text."""
 _TOO_MANY: Final = 429
 """The detail of a 429 names the limit, and holds no text of the caller."""
-_IMAGES_ONLY: Final = (
-    "This server makes images and has no chat models: use POST /v1/images/generations or POST /v1/images/edits. "
-    "GET /v1/models lists its models."
-)
+_OFFERED: Final = "use POST /v1/images/generations or POST /v1/images/edits. GET /v1/models lists its models."
+IMAGES_ONLY: Final = f"This server makes images: {_OFFERED}"
+_NO_CHAT: Final = f"This server makes images and has no chat models: {_OFFERED}"
 NOT_OFFERED: Final = {
     "/v1/images/variations": (
         ErrorCode.UNKNOWN_ROUTE,
         "This server makes no variations: use POST /v1/images/edits or POST /v1/images/generations.",
     ),
     # 400, because LangChain reads every 404 as an unknown model, and LiteLLM pauses the deployment after one.
-    "/v1/chat/completions": (ErrorCode.INVALID_VALUE, _IMAGES_ONLY),
-    "/v1/responses": (ErrorCode.INVALID_VALUE, _IMAGES_ONLY),
+    "/v1/chat/completions": (ErrorCode.INVALID_VALUE, _NO_CHAT),
+    "/v1/responses": (ErrorCode.INVALID_VALUE, _NO_CHAT),
 }
 """OpenAI's other ways to an image, with the error of each."""
 
@@ -48,7 +47,8 @@ def record_error(request: Request, error: GatewayError) -> None:
 
 
 def unknown_route(scope: Scope, suggestion: str = "") -> GatewayError:
-    return GatewayError(ErrorCode.UNKNOWN_ROUTE, f"Invalid URL {_target(scope)}.{suggestion}")
+    """Returns the error of a path without a route. `suggestion` is a sentence for the client."""
+    return GatewayError(ErrorCode.UNKNOWN_ROUTE, f"Invalid URL {_target(scope)}. {suggestion.strip()}".rstrip())
 
 
 def _target(scope: Scope) -> str:

@@ -41,6 +41,9 @@ _REFERENCES_MAX: Final = 16
 _NULL: Final = msgspec.Raw(b"null")
 _OTHER_SPELLINGS: Final = {"aspectRatio": "aspect_ratio"}
 """Names under which clients send a field, and its own: LobeChat knows image-01 by MiniMax's fields in camel case."""
+_WAY_OUT: Final = (
+    " Shorten it. The operator of this server can have long prompts cut: [images] long_prompt = 'truncate'."
+)
 _STRUCTURE: Final = (b'"', b",")
 _STRUCTURE_MAX: Final = 20_000
 """Limit on commas and quotes in a body, including those in strings. A common body has tens, its prompt up to 1499.
@@ -129,19 +132,19 @@ class ProviderFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             return shorten(self.prompt, max_chars)
         if len(self.prompt) > max_chars:
             got = f"a string with length {len(self.prompt)}"
-            text = message.format("string too long", f"maximum length {max_chars}", got)
+            text = message.format("string too long", f"maximum length {max_chars}", got) + _WAY_OUT
             raise GatewayError(ErrorCode.STRING_TOO_LONG, text, param="prompt")
         return self.prompt
 
-    def read_shape(self, model: Model, *, prefers_ratio: bool = False) -> tuple[str | None, Size | None]:
+    def read_shape(self, model: Model, name: str, *, prefers_ratio: bool = False) -> tuple[str | None, Size | None]:
         """Returns `aspect_ratio`, and `width` and `height`, which must be set together.
 
-        `prefers_ratio` ignores the latter two if there is a ratio.
+        `name` is the model as the client wrote it. `prefers_ratio` ignores the latter two if there is a ratio.
         """
         ratio, width, height = self.aspect_ratio, self.width, self.height
         if ratio is not None and ratio not in model.aspect_ratios:
             if not model.aspect_ratios:
-                raise unknown_parameter("aspect_ratio", f" No upstream of model '{model.id}' supports it.")
+                raise unknown_parameter("aspect_ratio", f" No upstream of model '{name}' supports it.")
             raise wrong_value("aspect_ratio", ratio, model.aspect_ratios)
         if (ratio and prefers_ratio) or (width is None and height is None):
             return ratio, None

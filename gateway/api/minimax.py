@@ -86,7 +86,7 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
         raise unknown_model(name)
     if len(fields.prompt or "") > model.prompt_max_chars:
         raise GatewayError(ErrorCode.PROMPT_TOO_LONG)
-    ratio, pixels = fields.read_shape(model, prefers_ratio=True)
+    ratio, pixels = fields.read_shape(model, name, prefers_ratio=True)
     job = ImageJob(
         prompt=fields.read_prompt(model.prompt_max_chars),
         count=fields.n or 1,
@@ -97,7 +97,7 @@ def parse_native(body: bytes | bytearray, catalog: Catalog, tenant: Tenant, poli
         options=fields.read_options(fields.style),
         inputs=fields.read_inputs(),
     )
-    return Generation(job, model, plan_targets(job, model, policy), name)
+    return Generation(job, model, plan_targets(job, model, policy, name), name)
 
 
 def render_native(result: ImageResult) -> Chunks:

@@ -140,7 +140,7 @@ def build_generation(
     if options.ignores_unknown_parameters:
         job, unsupported = without_unsupported(job, model)
         ignored += [*unsupported, *header_names(unknown)]
-    targets, prompt = plan_targets(job, model, options.size_policy), fields.prompt or ""
+    targets, prompt = plan_targets(job, model, options.size_policy, name), fields.prompt or ""
     cut = (len(job.prompt), len(prompt)) if job.prompt != prompt else None
     return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored), cut)
 
@@ -156,7 +156,7 @@ def _read_job(
     honoured = {"quality": quality, "style": style, "partial_images": fields.partial_images == 0}
     honoured["output_compression"] = compression is not None
     ignored = [field for field in _WITHOUT_EFFECT if getattr(fields, field) is not None and not honoured.get(field)]
-    size, ratio, pixels = _read_shape(fields, model, options.size_policy)
+    size, ratio, pixels = _read_shape(fields, model, options.size_policy, name or model.id)
     job = ImageJob(
         prompt=fields.read_prompt(model.prompt_max_chars, shortens=options.shortens_prompts),
         count=fields.n or 1,
@@ -176,7 +176,9 @@ def _read_job(
     return job, ignored
 
 
-def _read_shape(fields: RequestFields, model: Model, policy: SizePolicy) -> tuple[Size | None, str | None, Size | None]:
+def _read_shape(
+    fields: RequestFields, model: Model, policy: SizePolicy, name: str
+) -> tuple[Size | None, str | None, Size | None]:
     """Reads `size`, or MiniMax's `aspect_ratio` or `width` and `height`."""
     text, size = fields.size, None
     if text is not None and text != "auto":
@@ -190,7 +192,7 @@ def _read_shape(fields: RequestFields, model: Model, policy: SizePolicy) -> tupl
                 param="size",
             )
         size = Size(int(match[1]), int(match[2]))
-    ratio, pixels = fields.read_shape(model)
+    ratio, pixels = fields.read_shape(model, name)
     if size and (ratio or pixels):
         field = "aspect_ratio" if ratio else "width"
         raise refused_value(field, f"'{field}' cannot be combined with 'size'.")

@@ -12,7 +12,7 @@ from gateway.api.openai import OpenAIOptions, RequestFields, build_generation
 from gateway.api.refusals import missing, refused_value, unknown_parameter
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import Format, InputImage, Role, is_base64, sniff, sniff_base64
+from gateway.domain.images import Format, InputImage, Role, decoded_bytes, is_base64, sniff, sniff_base64
 from gateway.domain.tenants import Tenant
 from gateway.providers.replies import JSON_DECODE_ERRORS
 
@@ -157,5 +157,5 @@ def _read_link(role: Role, name: str, link: str) -> InputImage:
     kind = _checked(role, sniff_base64(data))
     if not is_base64(data):
         raise refused_value(name, "the base64 of its data URL is not valid.")
-    size_bytes = len(data) // 4 * 3 - bytes(data[-2:]).count(b"=")
-    return InputImage(role, b"".join((b'"data:image/%b;base64,' % kind.value.encode(), data, b'"')), kind, size_bytes)
+    link_in_json = b"".join((b'"data:image/%b;base64,' % kind.value.encode(), data, b'"'))
+    return InputImage(role, link_in_json, kind, decoded_bytes(data))

@@ -16,8 +16,8 @@ _OTHER_NAME: Final = "?"
 
 def wrong_value(name: str, value: str, supported: Sequence[str]) -> GatewayError:
     kind = "values are" if supported[1:] else "value is"
-    listed = _listed([f"'{item}'" for item in supported])
-    message = f"Invalid value: '{excerpt(value)}'. Supported {kind}: {listed}."
+    choices = listed([f"'{item}'" for item in supported])
+    message = f"Invalid value: '{excerpt(value)}'. Supported {kind}: {choices}."
     return GatewayError(ErrorCode.INVALID_VALUE, message, param=name)
 
 
@@ -36,12 +36,12 @@ def unknown_parameter(name: str, why: str = "") -> GatewayError:
 def unknown_parameters(names: Sequence[str], why: str = "") -> GatewayError:
     """Names all of them, so that a client is changed once. `param` is the first."""
     shown = [excerpt(name) for name in names[:_LISTED_MAX]]
-    listed = [f"'{name}'" for name in shown]
-    if more := len(names) - len(listed):
-        listed.append(f"{more} more")
+    quoted = [f"'{name}'" for name in shown]
+    if more := len(names) - len(quoted):
+        quoted.append(f"{more} more")
     plural = "s" if names[1:] else ""
     return GatewayError(
-        ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter{plural}: {_listed(listed)}.{why}", param=shown[0]
+        ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter{plural}: {listed(quoted)}.{why}", param=shown[0]
     )
 
 
@@ -56,7 +56,8 @@ def unknown_model(name: str) -> GatewayError:
     return GatewayError(ErrorCode.MODEL_UNKNOWN, f"The model '{excerpt(name)}' does not exist. See GET /v1/models.")
 
 
-def _listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[str]) -> str:
+    """Returns the items as a sentence lists them."""
     comma = "," if items[2:] else ""
     return f"{', '.join(items[:-1])}{comma} and {items[-1]}" if items[1:] else items[0]
 

@@ -49,6 +49,7 @@ class Scrape:
     pool: Scheduler
     redis_memory: Callable[[], RedisMemory | None]
     gauges: PoolGauges
+    interval_max_s: float = _INTERVAL_MAX_S
     _is_rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _next: asyncio.Task[dict[str, bytes]] | None = None
     """The rendering that has not started yet."""
@@ -88,7 +89,7 @@ class Scrape:
             read_s = now() - started_s
             rendered, cpu_s = await asyncio.to_thread(_encode, self.registry, self.gauges, wanted)
             pause_s = _PAUSES_PER_RENDERING * (read_s + cpu_s)
-            self._next_s = started_s + min(max(_INTERVAL_S, pause_s), _INTERVAL_MAX_S)
+            self._next_s = started_s + min(max(_INTERVAL_S, pause_s), self.interval_max_s)
         return rendered
 
 

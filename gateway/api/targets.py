@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from gateway.api.refusals import refused_value, unknown_parameters
+from gateway.api.refusals import listed, refused_value, unknown_parameters
 from gateway.domain.catalog import Model, PlannedTarget, SizePolicy
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, ImageJob, InputImage, Operation, ResponseFormat, Role
@@ -13,14 +13,17 @@ _NAMES: Final = {own: name for name, own in FIELDS.items()}
 """Optional fields, by their name in client requests."""
 
 
-def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
-    """Chooses the targets that can honour a job. Raises: GatewayError with the field that none supports."""
+def plan_targets(job: ImageJob, model: Model, policy: SizePolicy, name: str) -> tuple[PlannedTarget, ...]:
+    """Chooses the targets that can honour a job. `name` is the model as the client wrote it.
+
+    Raises: GatewayError with the field that none supports.
+    """
     if targets := model.plan(job, policy):
         return targets
     if job.operation is Operation.EDIT:
-        _check_edit(job.inputs, model)
+        _check_edit(job.inputs, model, name)
     if names := sorted(_NAMES.get(field, field) for field in job.fields - model.fields):
-        raise unknown_parameters(names, f" No upstream of model '{model.id}' supports {'them' if names[1:] else 'it'}.")
+        raise unknown_parameters(names, f" No upstream of model '{name}' supports {'them' if names[1:] else 'it'}.")
     if job.output_format and model.plan(replace(job, delivery=ResponseFormat.BASE64), policy):
         raise refused_value(
             "response_format",
@@ -30,28 +33,28 @@ def plan_targets(job: ImageJob, model: Model, policy: SizePolicy) -> tuple[Plann
     if job.size and model.plan(replace(job, size=None), policy):
         raise GatewayError(
             ErrorCode.INVALID_VALUE,
-            f"Invalid value: '{job.size}'. Model '{model.id}' supports these sizes only: {model.sizes}.",
+            f"Invalid value: '{job.size}'. Model '{name}' supports these sizes only: {model.sizes}.",
             param="size",
         )
-    name = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
-    raise refused_value(name, f"no upstream of model '{model.id}' supports this combination of parameters.")
+    field = "size" if job.size else "aspect_ratio" if job.aspect_ratio else "width" if job.pixels else "model"
+    raise refused_value(field, f"no upstream of model '{name}' supports this combination of parameters.")
 
 
-def _check_edit(inputs: tuple[InputImage, ...], model: Model) -> None:
+def _check_edit(inputs: tuple[InputImage, ...], model: Model, name: str) -> None:
     """Raises: GatewayError with the input that no target takes."""
-    rules, who, images = model.edits, f"model '{model.id}'", [image for image in inputs if image.role is Role.IMAGE]
+    rules, who, images = model.edits, f"model '{name}'", [image for image in inputs if image.role is Role.IMAGE]
     if not rules:
         raise refused_value("model", f"{who} does not edit images. POST /v1/images/generations makes new ones.")
     if len(images) < len(inputs) and not any(rule.supports_mask for rule in rules):
         raise refused_value("mask", f"{who} does not support masks.")
     if len(images) > (most := max(rule.images_max for rule in rules)):
         raise refused_value("image", f"{who} takes {most} image{'s' * (most > 1)} per edit, but got {len(images)}.")
-    formats = sorted(kind.value for kind in frozenset[Format]().union(*(rule.formats for rule in rules)))
+    formats = sorted(kind.value for kind in frozenset[Format]().union(*(rule.accepted for rule in rules)))
     max_bytes = max(rule.image_max_bytes for rule in rules)
     for image in inputs:
         if image.format and image.format.value not in formats:
-            listed = " and ".join(f"'{kind}'" for kind in formats)
-            raise refused_value(image.role.value, f"{who} takes images as {listed}, but got '{image.format.value}'.")
+            taken = listed([f"'{kind}'" for kind in formats])
+            raise refused_value(image.role.value, f"{who} takes images as {taken}, but got '{image.format.value}'.")
         if image.size_bytes > max_bytes:
             got = f"but got {image.size_bytes}"
             raise refused_value(image.role.value, f"{who} takes images of at most {max_bytes} bytes, {got}.")

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gateway.cli.output import fail
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 ConfigOption = Annotated[
     str | None,
@@ -89,16 +92,8 @@ def simulator(
     PUT /simulator/edge with {"blocks": 403} returns a page with that status for requests that resemble an attack. With
     {"echoes": true} the server refuses references and repeats their URLs. {} ends both.
     """
-    import uvicorn
-
-    from gateway.observability.logging import configure_logging
-    from gateway.server.config import server_config
-    from gateway.server.sockets import bind, url_of
     from gateway.testing.simulator import Minute, create_simulator
 
-    configure_logging("console", "warning")
-    with _failing_in_one_line():
-        listener = bind(host, port)
     app = create_simulator(
         latency_s=latency,
         requests_per_minute=rpm,
@@ -107,6 +102,20 @@ def simulator(
         minute=Minute(minute),
         image_bytes=image_bytes,
     )
+    _serve_simulator(app, host, port)
+
+
+def _serve_simulator(app: "ASGIApp", host: str, port: int) -> None:
+    """Serves the simulator until Ctrl-C."""
+    import uvicorn
+
+    from gateway.observability.logging import configure_logging
+    from gateway.server.config import server_config
+    from gateway.server.sockets import bind, url_of
+
+    configure_logging("console", "warning")
+    with _failing_in_one_line():
+        listener = bind(host, port)
     print(f"The simulator listens on {url_of(host, listener.getsockname()[1])}; Ctrl-C stops it.", flush=True)
     uvicorn.Server(server_config(app, 5)).run([listener])
 

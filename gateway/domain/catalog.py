@@ -146,12 +146,19 @@ class EditRule:
     supports_mask: bool = False
     is_character_only: bool = False  # emulated: the model takes only the person or figure from the image
 
-    def accepts(self, inputs: tuple[InputImage, ...]) -> bool:
+    @property
+    def accepted(self) -> frozenset[Format]:
+        """The formats that clients may send: those of the model, and WebP, which the gateway converts to PNG."""
+        return self.formats | ({Format.WEBP} if Format.PNG in self.formats else frozenset())
+
+    def accepts(self, inputs: tuple[InputImage, ...], *, is_final: bool = False) -> bool:
+        """Returns whether an edit may have these images. If it `is_final`, none is converted any more."""
+        formats = self.formats if is_final else self.accepted
         images = [image for image in inputs if image.role is Role.IMAGE]
         return (
             len(images) <= self.images_max
             and (self.supports_mask or len(images) == len(inputs))
-            and all(image.format in {None, *self.formats} for image in inputs)
+            and all(image.format in {None, *formats} for image in inputs)
             and all(image.size_bytes <= self.image_max_bytes for image in inputs)
         )
 
@@ -209,6 +216,10 @@ class PlannedTarget(Target):
 
     shape: SizePlan
     emulated: frozenset[str] = frozenset()
+
+    def takes(self, inputs: tuple[InputImage, ...]) -> bool:
+        """Returns whether the upstream takes the images of an edit as they are."""
+        return self.capability.edits is not None and self.capability.edits.accepts(inputs, is_final=True)
 
     def reduce(self, job: ImageJob) -> ImageJob:
         """Returns the job as the upstream gets it: without the emulated fields."""

@@ -262,6 +262,11 @@ def sniff_base64(data: memoryview) -> Format | None:
         return None
 
 
+def decoded_bytes(data: memoryview) -> int:
+    """Returns the size of the content of valid base64."""
+    return len(data) // 4 * 3 - bytes(data[-2:]).count(b"=")
+
+
 _ALPHABET: Final = (string.ascii_letters + string.digits + "+/").encode()
 _PADDINGS: Final = (b"", b"=", b"==")
 _PIECE_BYTES: Final = 64 * 1024

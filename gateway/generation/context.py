@@ -51,6 +51,15 @@ class OrderNumbers:
     links: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ConvertedRequest:
+    """A request whose images have been converted to a format that its targets take."""
+
+    job: ImageJob
+    model: Model
+    targets: tuple[PlannedTarget, ...]
+
+
 @dataclass(slots=True)
 class RequestContext:
     """One request. Its response headers, log line, spans and metrics are rendered from this."""

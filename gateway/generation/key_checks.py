@@ -43,7 +43,7 @@ _UNVERIFIABLE: Final = frozenset(
 _VERIFIABLE: Final = frozenset(error_code.value for error_code in ErrorCode if error_code not in _UNVERIFIABLE)
 
 _Decision = tuple[bool, ErrorCode, float | None]
-"""Whether the key works, the error code that this is about, and the seconds of a cooldown."""
+"""True if the key works; the error code that was checked; the seconds of a cooldown."""
 
 
 @dataclass(slots=True, eq=False)

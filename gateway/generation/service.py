@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.domain.billing import AdmissionRequest, Timings
-from gateway.domain.errors import GatewayError
-from gateway.domain.images import ImageJob, ImageResult, SizeChange
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import Format, ImageJob, ImageResult, SizeChange
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
-from gateway.generation.context import GenerationRequest, RequestContext
+from gateway.generation.context import ConvertedRequest, GenerationRequest, RequestContext
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.result_links import ResultLinks
 from gateway.generation.runner import Upstreams
@@ -47,7 +47,8 @@ class GenerationService:
                 passage.ended_s = self._monotonic()
                 context.reservation, context.rates = reservation, reservation.rates
                 try:
-                    result = await self._upstreams.generate(request, reservation, context)
+                    prepared = await self._convert_inputs(request, context)
+                    result = await self._upstreams.generate(prepared, reservation, context)
                 finally:
                     now_s = self._monotonic()
                     passage = trace.settle = Interval(now_s)
@@ -67,6 +68,29 @@ class GenerationService:
         if context.transfer and (job.output_format or result.held_bytes > _SENT_AT_ONCE_BYTES):
             with suppress(GatewayError):  # the response is sent anyway
                 await context.transfer.begin(is_checked=False)
+
+    async def _convert_inputs(self, request: GenerationRequest, context: RequestContext) -> GenerationRequest:
+        """Returns the request with its WebP images as PNG, and the targets that take them.
+
+        Raises: GatewayError INVALID_VALUE, MEMORY_FULL.
+        """
+        job, memory = request.job, context.memory
+        is_webp = [image.format is Format.WEBP for image in job.inputs]
+        if not any(is_webp) or all(target.takes(job.inputs) for target in request.targets):
+            return request
+        inputs = tuple(
+            [
+                await self._converter.convert_input(image, memory) if is_converted else image
+                for image, is_converted in zip(job.inputs, is_webp, strict=True)
+            ]
+        )
+        targets = tuple(target for target in request.targets if target.takes(inputs))
+        if not targets:
+            text = (
+                "Invalid file 'image': as PNG, which the model needs, it is too large. Send a smaller one, or a JPEG."
+            )
+            raise GatewayError(ErrorCode.INVALID_VALUE, text, param="image")
+        return ConvertedRequest(replace(job, inputs=inputs), request.model, targets)
 
     async def _convert(self, result: ImageResult, job: ImageJob, context: RequestContext) -> ImageResult:
         """Returns the images in the job's format, or as the upstream made them if that is impossible."""

@@ -173,7 +173,7 @@ class Metrics:
         self.images = self._counters("images_total", "Images delivered.", "model", TENANT, "upstream")
         self.conversions = self._counters(
             "conversions_total",
-            "Images converted to the requested file format, or delivered as made.",
+            "Images converted to another file format, or left as they were.",
             "format",
             "result",
         )

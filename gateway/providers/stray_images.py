@@ -20,7 +20,7 @@ _FOUND_MAX: Final = 1000
 _QUOTES_MAX: Final = 50_000
 """Limit on quotes looked at: a response with images has tens of them, and megabytes would take seconds."""
 _CUT: Final = ".,:;!?\N{HORIZONTAL ELLIPSIS}"
-"""What may follow words of the request."""
+"""Characters that may follow words of the request."""
 _NAME_MAX_BYTES: Final = 512
 """Searched before a link for the name of its field."""
 
@@ -45,7 +45,7 @@ _NAMED: Final = _compile(rf'(?i:"image_(?:urls|base64)"\s*+:)\s*+(?:{_FIRST})?+{
 _MADE: Final = _compile(
     rf'(?:{_FIRST}|(?i:"[^"\\]{{0,40}}(?:image|url|b64|base64)[^"\\]{{0,40}}"\s*+:)\s*+){_NOT_BLANK}'
 )
-"""What may be an image in a success without other images: any text in a list, or in a field with such a name."""
+"""Values that may be an image in a success without other images: any text in a list, or in a field with such a name."""
 _IMAGE: Final = _compile(rf'"(?<!\\"){_BLANKS}(?P<text>{_START})')
 _COUNT: Final = _compile(r'(?i:"success_?count")\s*+:\s*+"?+\s*+0*+[1-9]')
 _BODY: Final = _compile(rf"\s*+(?P<text>{_START})")

@@ -127,11 +127,18 @@ def connect(url: str, timeout_s: float, login: Credentials = Credentials(), pref
             secret = login.sentinel_secret
             own = options | {"username": None, "password": secret.plaintext if secret else None}
             own["socket_timeout"] = timeout_s * _SENTINEL_TIMEOUT_SHARE
-            pools = [Pool(TcpConnection, host=host, port=port, tls=tls, **own) for host, port in address.hosts]
-            sentinels = Sentinels([Redis.from_pool(pool) for pool in pools])
-            options |= {"service_name": address.master, "sentinel_manager": sentinels}
-            pool = SentinelPool(connection_class=SentinelConnection, tls=tls, db=address.db, **options)
+            pool = _sentinel_pool(address, tls, own, options)
     return Client(pool, timeout_s, prefix)
+
+
+def _sentinel_pool(
+    address: Address, tls: ssl.SSLContext | None, of_sentinels: Mapping[str, Any], options: Mapping[str, Any]
+) -> SentinelPool:
+    """Returns a pool of connections to the master. The sentinels have connection options of their own."""
+    pools = [Pool(TcpConnection, host=host, port=port, tls=tls, **of_sentinels) for host, port in address.hosts]
+    sentinels = Sentinels([Redis.from_pool(pool) for pool in pools])
+    own = {"service_name": address.master, "sentinel_manager": sentinels}
+    return SentinelPool(connection_class=SentinelConnection, tls=tls, db=address.db, **options, **own)
 
 
 def parse_address(url: str) -> Address:

@@ -30,7 +30,7 @@ _MARK: Final = "redis.users"
 """The first file that a gateway makes in its directory."""
 _OWN: Final = frozenset({"appendonlydir", "journal", "redis.lock", "redis.log", "redis.sock", _MARK})
 _NO_FILES: Final = frozenset({"lost+found"})
-"""What a new file system has."""
+"""Entries of a new file system."""
 
 
 class EmbeddedError(Exception):

@@ -105,7 +105,7 @@ class Authenticator:
 
     async def listen(self) -> None:
         """Drops cached keys that other processes change; runs until cancelled and reconnects after failures."""
-        is_told, pause_s = False, _LISTEN_PAUSE_S
+        is_logged, pause_s = False, _LISTEN_PAUSE_S
         while True:
             try:
                 async for message in subscribe(self._redis, revocation_channel(self._redis)):
@@ -113,18 +113,18 @@ class Authenticator:
                         self.forget(message)
                         continue
                     self._forget_all()
-                    if is_told:
+                    if is_logged:
                         _LOG.info("revocation_channel_restored")
-                    is_told, pause_s = False, _LISTEN_PAUSE_S
+                    is_logged, pause_s = False, _LISTEN_PAUSE_S
             except (GatewayError, UnicodeDecodeError) as error:
                 self._forget_all()
-                if not is_told:
+                if not is_logged:
                     _LOG.warning(
                         "revocation_channel_lost",
                         detail=str(error),
                         hint="reconnecting; until then revocations take effect when the cached key expires (0.8 s)",
                     )
-                is_told = True
+                is_logged = True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LISTEN_PAUSE_MAX_S)
 

@@ -52,6 +52,7 @@ def test_an_address_that_is_clear_is_served_as_the_route_it_means(
     assert {GENERATIONS} == labels(gateway)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "path",
     [
@@ -66,6 +67,7 @@ def test_the_native_routes_are_repaired_too(gateway: Gateway, path: str) -> None
     assert (200, 2013) == (refused.status_code, refused.json()["base_resp"]["status_code"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "path", ["/v1/models/", "/v1//models", "/models", "/models/", "/v1/v1/models", "/openai/models"]
 )
@@ -76,6 +78,7 @@ def test_every_spelling_of_the_list_of_models_lists_them(gateway: Gateway, path:
     assert 401 == httpx.get(gateway.url + path).status_code
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "path", ["/v1//models/dall-e-3", "/v1/models//dall-e-3", "/v1/models/dall-e-3/", "/models/dall-e-3"]
 )
@@ -83,6 +86,7 @@ def test_every_spelling_of_a_model_finds_it(gateway: Gateway, path: str) -> None
     assert "dall-e-3" == gateway.get(path).json()["id"]
 
 
+@pytest.mark.shares_gateway
 def test_a_name_with_an_encoded_slash_stays_one_name(gateway: Gateway) -> None:
     for path in ("/v1/models/org%2Fname", "/v1//models/org%2Fname"):
         assert "The model 'org/name' does not exist." == gateway.get(path).json()["error"]["message"]
@@ -91,6 +95,7 @@ def test_a_name_with_an_encoded_slash_stays_one_name(gateway: Gateway) -> None:
 POST_IMAGES: Final = "Did you mean POST /v1/images/generations?"
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("path", "suggestion"),
     [
@@ -117,6 +122,7 @@ def test_any_other_address_ends_with_the_closest_route(gateway: Gateway, path: s
     assert f"Invalid URL (POST {path}). {suggestion}" == error["message"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "path",
     ["/", "/v1", "/v1/nope", "/v1/chat/completions", "/v1/responses", "/v1/files", "/v1/moderations", "/x" * 8000],
@@ -125,6 +131,26 @@ def test_nothing_is_suggested_if_no_route_is_close(gateway: Gateway, path: str) 
     assert "Did you mean" not in httpx.get(gateway.url + path).text
 
 
+@pytest.mark.shares_gateway
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v1/completions", "/v1/embeddings", "/v1/nope"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_address_that_is_close_to_none_says_what_is_here(gateway: Gateway, method: str, path: str) -> None:
+    response = httpx.request(method, gateway.url + path)
+    error = response.json()["error"]
+    assert (404, "invalid_request_error", "unknown_url") == (response.status_code, error["type"], error["code"])
+    assert (
+        f"Invalid URL ({method} {path}). This server makes images: use POST /v1/images/generations or POST "
+        "/v1/images/edits. GET /v1/models lists its models." == error["message"]
+    )
+
+
+@pytest.mark.shares_gateway
+def test_operators_routes_say_nothing_of_the_tenants(gateway: Gateway) -> None:
+    error = httpx.get(f"{gateway.url}/admin/v1/nope").json()["error"]
+    assert "Invalid URL (GET /admin/v1/nope)." == error["message"]
+
+
+@pytest.mark.shares_gateway
 def test_a_wrong_method_of_a_repaired_address_is_405(gateway: Gateway) -> None:
     response = gateway.get("/v1//images/generations/")
     assert (405, "POST") == (response.status_code, response.headers["allow"])
@@ -134,6 +160,7 @@ def test_a_wrong_method_of_a_repaired_address_is_405(gateway: Gateway) -> None:
 OPERATORS: Final = ("/admin/v1/tenants", "/admin/v1/pool", "/metrics", "/openapi.json", "/healthz", "/readyz")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", OPERATORS)
 @pytest.mark.parametrize(
     "spelling",
@@ -144,6 +171,7 @@ def test_no_spelling_leads_to_what_is_the_operators(gateway: Gateway, spelling: 
     assert 404 == ask(gateway.url, request).status
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "path",
     ["/v1/%2Fimages/generations", "/v1%2f/models", "/%76%31//models", "/v1/./models", "/v1/x/../models", "/v1\\models"],
@@ -216,12 +244,14 @@ def test_an_azure_deployment_is_a_model(gateway: Gateway, path: str) -> None:
     assert {GENERATIONS} == labels(gateway)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("name", ["org/name", "org%2Fname", "a%20b"])
 def test_a_deployment_may_have_any_model_s_name(gateway: Gateway, name: str) -> None:
     told = gateway.post(f"/openai/deployments/{name}/images/generations", {"prompt": "x"}).json()["error"]["message"]
     assert f"'{httpx.URL('http://x/' + name).path[1:]}'" in told
 
 
+@pytest.mark.shares_gateway
 def test_the_deployment_decides_and_another_model_is_reported_as_ignored(gateway: Gateway) -> None:
     path = "/openai/deployments/dall-e-3/images/generations"
     same, other = (gateway.post(path, {"prompt": "x", "model": name}) for name in ("dall-e-3", "nope"))
@@ -229,12 +259,14 @@ def test_the_deployment_decides_and_another_model_is_reported_as_ignored(gateway
     assert (200, "model") == (other.status_code, other.headers["x-imagegate-ignored"])
 
 
+@pytest.mark.shares_gateway
 def test_a_tenant_without_a_deployment_s_model_is_refused(gateway: Gateway) -> None:
     key = new_key(gateway.url, "poor", models=[])
     response = gateway.post(AZURE[0].format("dall-e-3"), {"prompt": "x"}, authorization=f"Bearer {key}")
     assert (400, "model_not_found") == (response.status_code, response.json()["error"]["code"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("name", ["api-key", "x-api-key", "Api-Key"])
 @pytest.mark.parametrize("path", [GENERATIONS, "/v1/image_generation", "/v1/models"])
 def test_a_key_is_read_from_azure_s_header_everywhere(gateway: Gateway, name: str, path: str) -> None:
@@ -244,11 +276,13 @@ def test_a_key_is_read_from_azure_s_header_everywhere(gateway: Gateway, name: st
     assert 0 == response.json().get("base_resp", {"status_code": 0})["status_code"]
 
 
+@pytest.mark.shares_gateway
 def test_an_admin_key_is_read_from_there_too(gateway: Gateway) -> None:
     assert 200 == httpx.get(f"{gateway.url}/admin/v1/tenants", headers={"api-key": ADMIN_KEY}).status_code
     assert 401 == httpx.get(f"{gateway.url}/admin/v1/tenants", headers={"api-key": gateway.api_key}).status_code
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("others", "status"),
     [
@@ -271,6 +305,7 @@ def test_two_different_keys_are_refused(gateway: Gateway, others: dict[str, str]
         assert "sk-" not in response.text
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("name", [b"api-key", b"x-api-key"])
 def test_two_lines_with_a_key_are_refused(gateway: Gateway, name: bytes) -> None:
     line = name + b": " + gateway.api_key.encode()
@@ -287,6 +322,7 @@ def test_wrong_keys_of_azure_s_header_are_throttled_and_masked(make_gateway: Mak
     assert 200 == httpx.get(f"{gateway.url}/v1/models", headers={"api-key": gateway.api_key}).status_code
 
 
+@pytest.mark.shares_gateway
 def test_a_version_in_the_query_is_accepted_everywhere(gateway: Gateway) -> None:
     assert 200 == gateway.post(f"{GENERATIONS}?api-version=preview", IMAGE).status_code
     assert 200 == gateway.get("/openai/v1/models?api-version=preview").status_code

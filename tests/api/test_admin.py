@@ -1,6 +1,7 @@
 """The admin API: who gets in, what it tells, and how fast it takes effect."""
 
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -60,17 +61,24 @@ def test_every_route_is_in_the_table_of_this_file(redis_url: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-@pytest.mark.parametrize("given", ["", f"Bearer {ADMIN_KEY}", "Bearer", "Bearer None"])
-def test_without_a_configured_key_it_is_closed(redis_url: str, method: str, path: str, given: str) -> None:
-    configured = document(redis_url, upstream("sim", "minimax", "http://127.0.0.1:1"), admin={})
+@pytest.fixture(scope="module")
+def closed(one_redis_server: str) -> Iterator[str]:
+    """The address of a gateway without an admin key."""
+    configured = document(one_redis_server, upstream("sim", "minimax", "http://127.0.0.1:1"), admin={})
     environ = environment(configured)
     with serving(create_app(resolve(from_document(configured, environ, "test"), environ))) as url:
-        headers = {"authorization": given} if given else {}
-        refused = error(httpx.request(method, f"{url}/admin/v1{path}", headers=headers), 403)
-        assert "admin_api_disabled" == refused["code"]
+        yield url
 
 
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("given", ["", f"Bearer {ADMIN_KEY}", "Bearer", "Bearer None"])
+def test_without_a_configured_key_it_is_closed(closed: str, method: str, path: str, given: str) -> None:
+    headers = {"authorization": given} if given else {}
+    refused = error(httpx.request(method, f"{closed}/admin/v1{path}", headers=headers), 403)
+    assert "admin_api_disabled" == refused["code"]
+
+
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_nobody_enters_without_the_key(gateway: Gateway, method: str, path: str) -> None:
     wrong = ["", ADMIN_KEY, f"Basic {ADMIN_KEY}", f"Bearer {ADMIN_KEY[:-1]}", f"Bearer {ADMIN_KEY}x", "Bearer"]
@@ -82,6 +90,7 @@ def test_nobody_enters_without_the_key(gateway: Gateway, method: str, path: str)
     assert 200 == gateway.get("/v1/models").status_code
 
 
+@pytest.mark.shares_gateway
 def test_the_admin_key_opens_nothing_else(gateway: Gateway) -> None:
     assert 401 == models_status(gateway.url, ADMIN_KEY)
 
@@ -142,6 +151,7 @@ def test_a_key_may_be_made_without_a_body(gateway: Gateway) -> None:
     assert 201 == httpx.post(f"{gateway.url}/admin/v1/tenants/acme/keys", headers=headers).status_code
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 def test_an_unknown_tenant_is_404(gateway: Gateway, method: str) -> None:
     body: object = {} if method == "PATCH" else None
@@ -149,6 +159,7 @@ def test_an_unknown_tenant_is_404(gateway: Gateway, method: str) -> None:
         assert "not_found" == error(gateway.admin(method, f"/tenants/{name}", body), 404)["code"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "name",
     ["", " ", "Acme", "a b", "-a", ".a", "a/b", "a\n", "\na", "a\r\nx: y", "é", "a" * 64, "{a}", "a*", "_other", "a\0"],
@@ -164,6 +175,7 @@ def test_valid_names_are_taken(gateway: Gateway, name: str) -> None:
     assert 201 == gateway.admin("POST", "/tenants", {"name": name}).status_code
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -200,6 +212,7 @@ def test_wrong_documents_are_refused_and_change_nothing(gateway: Gateway, method
     assert before == [gateway.admin("GET", where).json() for where in ("/tenants", "/tenants/acme/keys")]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("moment", [10**17, 10**18, 2**63, 10**30])
 def test_a_moment_beyond_all_time_is_the_callers_fault_and_leaves_no_key(gateway: Gateway, moment: int) -> None:
     refused = error(gateway.admin("POST", "/tenants/acme/keys", {"expires_at": moment}), 400)
@@ -207,10 +220,12 @@ def test_a_moment_beyond_all_time_is_the_callers_fault_and_leaves_no_key(gateway
     assert 1 == len(gateway.admin("GET", "/tenants/acme/keys").json()["data"])
 
 
+@pytest.mark.shares_gateway
 def test_an_unknown_field_is_named(gateway: Gateway) -> None:
     assert "colour" in error(gateway.admin("POST", "/tenants", {"name": "b", "colour": 1}), 400)["message"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000, b"{" * 10])
 def test_broken_json_is_400(gateway: Gateway, body: bytes) -> None:
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
@@ -294,6 +309,7 @@ def test_a_tenant_uses_its_own_models_only(make_gateway: MakeGateway, simulator:
     assert 2 == simulator.images_billed()
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", ["/tenants", "/tenants/acme", "/pool"])
 def test_a_query_that_a_route_does_not_take_is_refused(gateway: Gateway, path: str) -> None:
     refused = gateway.admin("GET", f"{path}?limit=-1")
@@ -301,6 +317,7 @@ def test_a_query_that_a_route_does_not_take_is_refused(gateway: Gateway, path: s
     assert "limit" == refused.json()["error"]["param"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("limit", ["-1", "0", "1001", "x", "1e2"])
 @pytest.mark.parametrize("path", ["/audit", "/usage", "/usage/records"])
 def test_a_limit_out_of_its_range_is_refused_with_the_range(gateway: Gateway, path: str, limit: str) -> None:

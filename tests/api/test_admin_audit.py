@@ -74,6 +74,7 @@ def test_the_list_is_paged(gateway: Gateway) -> None:
     assert 7 == len(whole)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("query", "status", "param"),
     [

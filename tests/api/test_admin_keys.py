@@ -55,6 +55,7 @@ def test_the_end_of_an_old_secret_is_shown_while_it_opens(gateway: Gateway) -> N
     assert ("key.rotate", during | {"label": "x"}) == (newest["action"], newest["before"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
@@ -71,6 +72,7 @@ def test_a_refusal_names_the_field(gateway: Gateway, path: str, body: object, pa
     assert (400, param) == (refused.status_code, refused.json()["error"]["param"])
 
 
+@pytest.mark.shares_gateway
 def test_a_key_given_for_its_id_is_not_repeated(gateway: Gateway) -> None:
     refused = gateway.admin("GET", f"/keys/{gateway.api_key}")
     assert (404, False) == (refused.status_code, gateway.api_key in refused.text)
@@ -102,6 +104,7 @@ def test_the_grace_ends_by_itself_at_both_gateways(two_gateways: tuple[str, str]
     assert [401, 200] * 2 == [status_of(url, key) for url in (here, there) for key in (made["key"], rotated["key"])]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("grace_s", [-1, 30 * 86_400 + 1, "1h", 1.5, None, True])
 def test_a_grace_out_of_bounds_is_refused(gateway: Gateway, grace_s: object) -> None:
     made = made_key(gateway)
@@ -110,6 +113,7 @@ def test_a_grace_out_of_bounds_is_refused(gateway: Gateway, grace_s: object) -> 
     assert 200 == status_of(gateway.url, made["key"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate")])
 @pytest.mark.parametrize("key_id", ["0123456789", "%00", "x" * 500, "*", "{acme}"])
 def test_an_unknown_key_is_404(gateway: Gateway, method: str, path: str, key_id: str) -> None:
@@ -117,6 +121,7 @@ def test_an_unknown_key_is_404(gateway: Gateway, method: str, path: str, key_id:
     assert (404, "not_found") == (answer.status_code, answer.json()["error"]["code"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "body",
     [

@@ -90,6 +90,7 @@ def test_money_is_exact(gateway: Gateway, sent: str, shown: str) -> None:
         assert shown == gateway.admin("GET", place).json()["quotas"]["usd_per_month"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("value", [-1, 1_000_000_001, 1.5, "1", True, [], {}, 10**30])
 @pytest.mark.parametrize(
     ("part", "name"),
@@ -108,6 +109,7 @@ def test_a_number_out_of_bounds_is_refused_by_its_name(gateway: Gateway, part: s
     assert {} == gateway.admin("GET", "/tenants/acme").json()[part]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "value", [50, 50.0, "", "-1", "1.0000001", "1e3", "1,5", "1000000000", " 1", "1\n", "½", ".5", "5."]
 )
@@ -123,6 +125,7 @@ def test_the_bounds_themselves_are_taken(gateway: Gateway, value: int) -> None:
     assert value == changed.json()["limits"]["concurrency"]
 
 
+@pytest.mark.shares_gateway
 def test_an_unknown_limit_is_named(gateway: Gateway) -> None:
     assert "colour" in refusal(gateway.admin("PATCH", "/tenants/acme", {"limits": {"colour": 1}}))["message"]
 

@@ -135,13 +135,13 @@ def test_a_key_is_added_once(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("field", ["upstream", "account", "key"])
 @pytest.mark.parametrize("name", ["", "Main", "a b", "a/b", "a" * 64, "a\n", "*", None, 7])
-def test_a_name_that_is_none_is_refused_with_its_field(gateway: Gateway, field: str, name: object) -> None:
-    assert field == refused(gateway.admin("POST", "/pool", {**NEW, field: name}), 400, "1 to 63")["param"]
+def test_a_name_that_is_none_is_refused_with_its_field(module_gateway: Gateway, field: str, name: object) -> None:
+    assert field == refused(module_gateway.admin("POST", "/pool", {**NEW, field: name}), 400, "1 to 63")["param"]
 
 
 @pytest.mark.parametrize("secret", ["", " ", "sk a", "sk\n", "s" * 501, "sk-é", None, 7])
-def test_a_secret_that_is_none_is_refused_and_not_repeated(gateway: Gateway, secret: object) -> None:
-    error = refused(gateway.admin("POST", "/pool", {**NEW, "secret": secret}), 400, "without spaces")
+def test_a_secret_that_is_none_is_refused_and_not_repeated(module_gateway: Gateway, secret: object) -> None:
+    error = refused(module_gateway.admin("POST", "/pool", {**NEW, "secret": secret}), 400, "without spaces")
     assert "secret" == error["param"]
     assert "sss" not in error["message"]
 
@@ -157,32 +157,34 @@ def test_a_secret_that_is_none_is_refused_and_not_repeated(gateway: Gateway, sec
     ],
 )
 def test_a_limit_that_is_none_is_refused_with_its_field(
-    gateway: Gateway, change: dict[str, object], param: str
+    module_gateway: Gateway, change: dict[str, object], param: str
 ) -> None:
-    assert param == refused(gateway.admin("POST", "/pool", {**NEW, **change}), 400)["param"]
+    assert param == refused(module_gateway.admin("POST", "/pool", {**NEW, **change}), 400)["param"]
 
 
-def test_an_unknown_upstream_is_404_and_the_known_ones_are_named(gateway: Gateway) -> None:
-    refused(gateway.admin("POST", "/pool", {**NEW, "upstream": "nowhere"}), 404, "nowhere", "sim")
+def test_an_unknown_upstream_is_404_and_the_known_ones_are_named(module_gateway: Gateway) -> None:
+    refused(module_gateway.admin("POST", "/pool", {**NEW, "upstream": "nowhere"}), 404, "nowhere", "sim")
     for path in ("/pool/nowhere/main", "/pool/nowhere/main/main-1"):
-        refused(gateway.admin("GET", path), 404, "nowhere", "sim")
-        refused(gateway.admin("PATCH", path, {"state": "ready"}), 404, "nowhere", "sim")
+        refused(module_gateway.admin("GET", path), 404, "nowhere", "sim")
+        refused(module_gateway.admin("PATCH", path, {"state": "ready"}), 404, "nowhere", "sim")
 
 
 @pytest.mark.parametrize("path", ["/pool/sim/nobody", "/pool/sim/main/nobody", "/pool/sim/nobody/main-1"])
-def test_what_is_not_there_is_404(gateway: Gateway, path: str) -> None:
-    refused(gateway.admin("GET", path), 404, "nobody")
-    refused(gateway.admin("PATCH", path, {"state": "disabled"}), 404, "nobody")
+def test_what_is_not_there_is_404(module_gateway: Gateway, path: str) -> None:
+    refused(module_gateway.admin("GET", path), 404, "nobody")
+    refused(module_gateway.admin("PATCH", path, {"state": "disabled"}), 404, "nobody")
     if path.count("/") == 4:
-        refused(gateway.admin("DELETE", path), 404, "nobody")
-        refused(gateway.admin("POST", f"{path}/probe"), 404, "nobody")
+        refused(module_gateway.admin("DELETE", path), 404, "nobody")
+        refused(module_gateway.admin("POST", f"{path}/probe"), 404, "nobody")
 
 
 @pytest.mark.parametrize("body", [{}, {"state": "cooling"}, {"state": None}, {"state": "ready", "x": 1}])
 @pytest.mark.parametrize("path", ["/pool/sim/main", "/pool/sim/main/main-1"])
-def test_a_state_that_no_person_can_give_is_refused(gateway: Gateway, path: str, body: dict[str, object]) -> None:
-    assert refused(gateway.admin("PATCH", path, body), 400)["param"] in {"state", "x"}
-    assert "ready" == gateway.admin("GET", path).json()["state"]
+def test_a_state_that_no_person_can_give_is_refused(
+    module_gateway: Gateway, path: str, body: dict[str, object]
+) -> None:
+    assert refused(module_gateway.admin("PATCH", path, body), 400)["param"] in {"state", "x"}
+    assert "ready" == module_gateway.admin("GET", path).json()["state"]
 
 
 @pytest.mark.parametrize("state", ["disabled", "draining"])

@@ -39,6 +39,7 @@ PACKED: Final[list[tuple[str, Callable[[bytes], bytes]]]] = [
 ]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", [GENERATIONS, NATIVE])
 @pytest.mark.parametrize(("coding", "pack"), PACKED, ids=lambda value: getattr(value, "__name__", value))
 def test_a_compressed_body_is_read(
@@ -50,6 +51,7 @@ def test_a_compressed_body_is_read(
     assert "a lighthouse" == simulator.requests()[-1]["body"]["prompt"]
 
 
+@pytest.mark.shares_gateway
 def test_a_large_compressed_body_is_read(gateway: Gateway) -> None:
     """Of 12 MiB, in many pieces, that compress to 9."""
     face = "data:image/jpeg;base64," + random.Random(1).randbytes(6 * MIB).hex()
@@ -58,6 +60,7 @@ def test_a_large_compressed_body_is_read(gateway: Gateway) -> None:
     assert 0 == answer.json()["base_resp"]["status_code"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, br", "gzip, gzip, gzip", "nonsense"])
 def test_another_coding_is_415_with_those_that_are_read(gateway: Gateway, coding: str) -> None:
     answer = gateway.post(GENERATIONS, BODY, content_encoding=coding)
@@ -68,6 +71,7 @@ def test_another_coding_is_415_with_those_that_are_read(gateway: Gateway, coding
     assert "false" == answer.headers["x-should-retry"]
 
 
+@pytest.mark.shares_gateway
 def test_on_the_native_routes_another_coding_is_an_invalid_parameter(gateway: Gateway) -> None:
     answer = gateway.post(NATIVE, BODY, content_encoding="br")
     assert (200, 2013) == (answer.status_code, answer.json()["base_resp"]["status_code"])
@@ -89,6 +93,7 @@ BROKEN: Final = {
 }
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_compression_is_named(gateway: Gateway, kind: str) -> None:
     coding, body, reason = BROKEN[kind]
@@ -108,6 +113,7 @@ def bomb(size: int) -> bytes:
     return gzip.compress(b'{"prompt": "x"' + b" " * size + b"}")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("size", [200_000, 50 * MIB])
 @pytest.mark.parametrize("pack", [bomb, lambda size: gzip.compress(bomb(size))], ids=["once", "twice"])
 def test_a_decompression_bomb_is_413(
@@ -127,6 +133,7 @@ def test_the_limit_counts_decompressed_bytes(make_gateway: MakeGateway) -> None:
     assert 413 == gateway.post(GENERATIONS, exceeds, content_encoding="gzip").status_code
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", [GENERATIONS, NATIVE])
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -150,11 +157,13 @@ def test_half_an_emoji_is_a_replacement_character(
     assert expected == simulator.requests()[-1]["body"]["prompt"]
 
 
+@pytest.mark.shares_gateway
 def test_half_an_emoji_in_a_name_is_an_unknown_name(gateway: Gateway) -> None:
     answer = gateway.post(GENERATIONS, rb'{"prompt":"x","a\ud83d":1}')
     assert "Unknown parameter: 'a\ufffd'." == answer.json()["error"]["message"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", [GENERATIONS, NATIVE])
 def test_a_byte_order_mark_is_passed_over(gateway: Gateway, path: str) -> None:
     answer = gateway.post(path, b"\xef\xbb\xbf" + BODY)
@@ -181,6 +190,7 @@ UNREADABLE: Final = {
 }
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_the_reason_given_for_a_body_is_the_reason(gateway: Gateway, kind: str) -> None:
     body, reason = UNREADABLE[kind]

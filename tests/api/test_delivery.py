@@ -28,6 +28,7 @@ def items(response: httpx.Response) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(("model", "expected", "_openai"), NAMED)
 def test_without_response_format_each_program_finds_what_it_reads(
     gateway: Gateway, simulator: Simulator, model: str | None, expected: set[str], _openai: set[str]
@@ -47,6 +48,7 @@ def test_an_operator_may_answer_as_openai_does(
     assert [expected] == [set(item) for item in items(gateway.generate(prompt="x", model=model))]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("model", ["image-01", "dall-e-3", "gpt-image-1", None])
 @pytest.mark.parametrize(("asked", "expected"), [("url", LINK), ("b64_json", ENCODED)])
 def test_with_response_format_exactly_that_is_delivered(
@@ -56,17 +58,20 @@ def test_with_response_format_exactly_that_is_delivered(
     assert [expected, expected] == [set(item) for item in found]
 
 
+@pytest.mark.shares_gateway
 def test_an_output_format_is_answered_in_base64_alone(gateway: Gateway) -> None:
     """It is a field of gpt-image models, whose clients read base64."""
     assert [ENCODED] == [set(item) for item in items(gateway.generate(prompt="x", output_format="jpeg"))]
 
 
+@pytest.mark.shares_gateway
 def test_a_stream_has_base64_alone(gateway: Gateway) -> None:
     answer = gateway.generate(prompt="x", model="dall-e-3", stream=True)
     assert '"b64_json":"' in answer.text
     assert '"url"' not in answer.text
 
 
+@pytest.mark.shares_gateway
 def test_every_image_of_several_calls_has_both(gateway: Gateway, simulator: Simulator) -> None:
     found = items(gateway.generate(prompt="x", n=10))
     assert [BOTH] * 10 == [set(item) for item in found]

@@ -57,6 +57,7 @@ def send_raw(gateway: Gateway, head: str, *bodies: bytes) -> httpx.Response:
     return httpx.Response(int(status.split()[1]), headers=headers, content=content, request=request)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize(
     "path",
@@ -83,9 +84,10 @@ def test_unknown_routes_are_404_and_name_method_and_path(gateway: Gateway, metho
     error = check_error(response, 404, "unknown_url")
     assert error["message"].startswith(f"Invalid URL ({method} /")
     assert "set-cookie" not in response.headers
-    assert len(error["message"]) < 300
+    assert len(error["message"]) < 400
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "path",
     [
@@ -101,9 +103,11 @@ def test_unknown_routes_are_404_and_name_method_and_path(gateway: Gateway, metho
 def test_a_slash_too_many_is_404_on_operators_routes(gateway: Gateway, path: str) -> None:
     """A proxy that denies a path may compare it literally."""
     error = check_error(gateway.post(path, {"prompt": "x"}), 404, "unknown_url")
-    assert f"Invalid URL (POST {path})." == error["message"]
+    assert error["message"].startswith(f"Invalid URL (POST {path}).")
+    assert "Did you mean" not in error["message"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
@@ -133,6 +137,7 @@ def test_wrong_methods_are_405_and_told_every_right_one(
     assert allowed == set(response.headers["allow"].split(", "))
 
 
+@pytest.mark.shares_gateway
 def test_head_is_answered_without_a_body(gateway: Gateway) -> None:
     for path, status in (("/v1/models", 200), ("/healthz", 200), (GENERATIONS, 405), ("/nope", 404)):
         response = httpx.head(gateway.url + path, headers={"authorization": f"Bearer {gateway.api_key}"})
@@ -163,12 +168,14 @@ BROKEN: Final = [
 ]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("body", BROKEN)
 def test_broken_json_is_400_without_a_code(gateway: Gateway, body: bytes) -> None:
     error = check_error(gateway.post(GENERATIONS, body), 400, None)
     assert ("invalid_request_error", None) == (error["type"], error["param"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", NATIVE)
 @pytest.mark.parametrize("body", BROKEN)
 def test_broken_json_is_base_resp_on_the_native_routes(gateway: Gateway, path: str, body: bytes) -> None:
@@ -190,6 +197,7 @@ HOSTILE: Final = [
 ]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(("body", "param"), HOSTILE)
 def test_hostile_json_is_refused_by_name(gateway: Gateway, body: bytes, param: str | None) -> None:
     response = gateway.post(GENERATIONS, body)
@@ -200,12 +208,14 @@ def test_hostile_json_is_refused_by_name(gateway: Gateway, body: bytes, param: s
     assert len(response.content) < 1000
 
 
+@pytest.mark.shares_gateway
 def test_a_field_given_twice_is_not_an_accident_waiting_to_happen(gateway: Gateway, simulator: Simulator) -> None:
     response = gateway.post(GENERATIONS, b'{"prompt": "x", "n": 1, "n": 2}')
     assert 200 == response.status_code
     assert len(response.json()["data"]) == simulator.images_billed()
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("header", "value"),
     [
@@ -226,6 +236,7 @@ def test_other_content_types_and_encodings_are_refused(gateway: Gateway, header:
     check_error(response, 415, "unsupported_content_type")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "value", ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/problem+json"]
 )
@@ -233,6 +244,7 @@ def test_every_spelling_of_json_is_accepted(gateway: Gateway, value: str) -> Non
     assert 200 == gateway.post(GENERATIONS, {"prompt": "x"}, content_type=value).status_code
 
 
+@pytest.mark.shares_gateway
 def test_a_body_without_content_type_is_taken_for_json(gateway: Gateway) -> None:
     headers = {"authorization": f"Bearer {gateway.api_key}"}
     response = httpx.post(gateway.url + GENERATIONS, content=b'{"prompt": "x"}', headers=headers)
@@ -251,6 +263,7 @@ def test_bodies_up_to_the_limit_are_read(make_gateway: MakeGateway) -> None:
     check_error(gateway.post(GENERATIONS, body.ljust(1001)), 413, "request_too_large")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("size", [MIB + 1, 2 * MIB, 30 * MIB])
 def test_oversize_bodies_are_413(gateway: Gateway, size: int) -> None:
     response = gateway.post(GENERATIONS, b" " * size)
@@ -258,6 +271,7 @@ def test_oversize_bodies_are_413(gateway: Gateway, size: int) -> None:
     assert "false" == response.headers["x-should-retry"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("size", [2 * MIB, 30 * MIB])
 def test_oversize_bodies_without_a_length_are_413(gateway: Gateway, size: int) -> None:
     headers = {"authorization": f"Bearer {gateway.api_key}", "content-type": "application/json"}
@@ -265,6 +279,7 @@ def test_oversize_bodies_without_a_length_are_413(gateway: Gateway, size: int) -
     check_error(response, 413, "request_too_large")
 
 
+@pytest.mark.shares_gateway
 def test_an_oversize_body_leaves_the_gateway_in_order(gateway: Gateway) -> None:
     with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {gateway.api_key}"}) as client:
         check_error(client.post(GENERATIONS, content=b" " * 3 * MIB), 413, "request_too_large")
@@ -272,10 +287,12 @@ def test_an_oversize_body_leaves_the_gateway_in_order(gateway: Gateway) -> None:
         assert 200 == client.post(GENERATIONS, json={"prompt": "x"}).status_code
 
 
+@pytest.mark.shares_gateway
 def test_the_admin_api_has_the_same_bound(gateway: Gateway) -> None:
     check_error(gateway.admin("POST", "/tenants", {"name": "x" * 2 * MIB}), 413, "request_too_large")
 
 
+@pytest.mark.shares_gateway
 def test_native_bodies_may_hold_a_portrait_and_are_bounded_too(gateway: Gateway) -> None:
     portrait = "data:image/jpeg;base64," + "A" * 5 * MIB
     body = {"model": "image-01", "prompt": "x"}
@@ -295,6 +312,7 @@ def test_a_body_that_never_comes_is_408(make_gateway: MakeGateway) -> None:
     check_error(response, 408, "request_timeout")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("authorization", "code"),
     [
@@ -323,6 +341,7 @@ def test_missing_and_malformed_credentials_are_401(
     assert authorization is None or len(authorization) < 20 or authorization.split(" ")[-1] not in response.text
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("authorization", "code"),
     [(None, 1004), ("Basic x", 1004), ("Bearer sk-ig-abc", 2049), ("Bearer " + "x" * 300, 2049)],
@@ -345,6 +364,7 @@ def check_native(response: httpx.Response, code: int) -> None:
     assert body["base_resp"]["status_msg"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "body",
     [
@@ -363,6 +383,7 @@ def test_bad_requests_are_2013_on_the_native_routes(gateway: Gateway, path: str,
     check_native(gateway.post(path, body), 2013)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("name", ["x-request-id", "x-client-request-id", "origin", "user-agent", "cookie"])
 def test_no_request_header_ends_up_as_another_header(gateway: Gateway, name: str) -> None:
     """Servers refuse line ends in headers; what they let through is not copied into an answer's head."""
@@ -373,6 +394,7 @@ def test_no_request_header_ends_up_as_another_header(gateway: Gateway, name: str
     assert value not in response.headers.values()
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("host", ["[", "[::1", "a b", "", 'x"y', "\xff", "evil.example:notaport"])
 @pytest.mark.parametrize("path", [GENERATIONS, "/v1/nope", NATIVE[0]])
 def test_a_hostile_host_header_is_refused(gateway: Gateway, path: str, host: str) -> None:
@@ -483,6 +505,7 @@ def test_a_client_that_leaves_before_its_body_is_complete_harms_nobody(gateway: 
     assert 0 == simulator.images_billed()
 
 
+@pytest.mark.shares_gateway
 def test_messages_survive_as_json(gateway: Gateway) -> None:
     """Quotes, line ends and odd signs of a name come back as they were sent."""
     name = 'quo"te \n  <script>é'

@@ -13,6 +13,7 @@ from msgspec import Meta
 from gateway.api.fields import parse_fields
 from gateway.api.refusals import missing, refused_value, unknown_model, unknown_parameter
 from gateway.domain.errors import ErrorCode, GatewayError
+from tests.support.errors import attempt
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -39,14 +40,6 @@ def refusal(read: Callable[[], object]) -> GatewayError:
     with pytest.raises(GatewayError) as refused:
         read()
     return refused.value
-
-
-def attempt(act: Callable[[], object]) -> object:
-    """What an act gives, or its GatewayError; any other exception fails the test."""
-    try:
-        return act()
-    except GatewayError as error:
-        return error
 
 
 def parse(**values: object) -> Fields:

@@ -10,6 +10,7 @@ from tests.support.harness import Gateway, MakeGateway, Simulator, upstream
 IMAGE_HEADERS: Final = ("x-imagegate-queue-ms", "x-imagegate-attempts")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/image_generation"])
 def test_an_answer_tells_its_queue_time_and_attempts(gateway: Gateway, path: str) -> None:
     response = gateway.post(path, {"model": "image-01", "prompt": "x"})
@@ -26,6 +27,7 @@ def test_attempts_count_every_call(make_gateway: MakeGateway, simulator: Simulat
     assert 3 == len(simulator.requests())
 
 
+@pytest.mark.shares_gateway
 def test_ten_images_are_two_calls(gateway: Gateway, simulator: Simulator) -> None:
     response = gateway.generate(prompt="x", n=10)
     assert 10 == len(response.json()["data"])
@@ -33,16 +35,19 @@ def test_ten_images_are_two_calls(gateway: Gateway, simulator: Simulator) -> Non
     assert [1, 9] == sorted(request["body"].get("n", 1) for request in simulator.requests())
 
 
+@pytest.mark.shares_gateway
 def test_a_request_that_was_refused_here_has_no_image_headers(gateway: Gateway) -> None:
     for response in (gateway.generate(prompt=""), gateway.get("/v1/models")):
         assert not set(IMAGE_HEADERS) & set(response.headers)
 
 
+@pytest.mark.shares_gateway
 def test_a_failed_request_tells_its_attempts_too(gateway: Gateway) -> None:
     response = gateway.generate(prompt="[code=1026]")
     assert (400, "1") == (response.status_code, response.headers["x-imagegate-attempts"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -65,11 +70,13 @@ def test_what_is_accepted_without_effect_is_named(
     assert field not in sent["body"]
 
 
+@pytest.mark.shares_gateway
 def test_several_ignored_parameters_are_one_list(gateway: Gateway) -> None:
     response = gateway.generate(prompt="x", quality="low", moderation="auto", user="u", size="auto", background="auto")
     assert ["moderation", "quality", "user"] == sorted(response.headers["x-imagegate-ignored"].split(", "))
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "field", ["quality", "moderation", "user", "style", "partial_images", "n", "size", "stream", "seed"]
 )
@@ -79,6 +86,7 @@ def test_null_is_absent_and_not_ignored(gateway: Gateway, field: str) -> None:
     assert "x-imagegate-ignored" not in response.headers
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("path", "count", "withheld", "left"),
     [
@@ -99,6 +107,7 @@ def test_withheld_images_are_counted_and_the_rest_is_delivered(
     assert left == sum(1 for item in delivered if item)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("model", "code"), [("dall-e-3", "content_policy_violation"), ("gpt-image-1", "moderation_blocked")]
 )
@@ -115,6 +124,7 @@ def test_no_header_names_an_upstream_or_a_key(gateway: Gateway) -> None:
         assert [] == [word for word in ("main-1", "minimax", "302", "'sim'", "fp-") if word in text]
 
 
+@pytest.mark.shares_gateway
 def test_every_id_and_alias_is_listed_and_works(gateway: Gateway) -> None:
     listed = gateway.get("/v1/models").json()
     assert "list" == listed["object"]
@@ -137,6 +147,7 @@ def test_ids_with_slashes_and_odd_signs_are_found(make_gateway: MakeGateway, nam
     assert 200 == gateway.generate(prompt="x", model=name).status_code
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("name", ["nope", "nope/", "IMAGE-01", "a%00b", "x" * 3000, "minimaxi-image-01"])
 def test_an_unknown_model_is_404_and_names_itself(gateway: Gateway, name: str) -> None:
     response = gateway.get(f"/v1/models/{name}")
@@ -145,12 +156,14 @@ def test_an_unknown_model_is_404_and_names_itself(gateway: Gateway, name: str) -
     assert len(error["message"]) < 120
 
 
+@pytest.mark.shares_gateway
 def test_an_unknown_model_costs_no_call(gateway: Gateway, simulator: Simulator) -> None:
     response = gateway.generate(prompt="x", model="nope")
     assert (400, "model_not_found") == (response.status_code, response.json()["error"]["code"])
     assert [] == simulator.requests()
 
 
+@pytest.mark.shares_gateway
 def test_usage_has_all_its_keys(gateway: Gateway) -> None:
     usage = gateway.generate(prompt="x").json()["usage"]
     assert {

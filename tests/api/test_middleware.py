@@ -13,6 +13,7 @@ ORIGIN: Final = "https://app.example.org"
 EVERYWHERE: Final = ("/v1/models", "/v1/nope", "/healthz", "/readyz", "/metrics", "/openapi.json", "/admin/v1/pool")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", EVERYWHERE)
 def test_every_answer_has_an_id_a_time_and_a_version(gateway: Gateway, path: str) -> None:
     headers = gateway.get(path).headers
@@ -22,16 +23,19 @@ def test_every_answer_has_an_id_a_time_and_a_version(gateway: Gateway, path: str
     assert "server" not in headers
 
 
+@pytest.mark.shares_gateway
 def test_ids_are_not_given_twice(gateway: Gateway) -> None:
     assert 20 == len({gateway.get("/healthz").headers["x-request-id"] for _ in range(20)})
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("given", ["a", "req_abc", "A.b-c_9", "0" * 128, "2f6d4c1b-8e0a-4f7d-9c3b-5a6e7f801234"])
 def test_a_well_formed_id_of_the_client_is_kept(gateway: Gateway, given: str) -> None:
     for path in ("/v1/models", "/v1/nope"):
         assert given == gateway.get(path, x_request_id=given).headers["x-request-id"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("given", ["", "a b", "a;b", "a%0d%0ab", "0" * 129, '{"a":1}', "a,b", "<script>", "é"])
 def test_any_other_id_is_replaced(gateway: Gateway, given: str) -> None:
     sent = [(b"x-request-id", given.encode("latin-1"))]
@@ -40,11 +44,13 @@ def test_any_other_id_is_replaced(gateway: Gateway, given: str) -> None:
         assert MADE.fullmatch(client.send(request).headers["x-request-id"])
 
 
+@pytest.mark.shares_gateway
 def test_the_time_includes_the_upstream(gateway: Gateway) -> None:
     response = gateway.generate(prompt="x [delay=0.2]")
     assert int(response.headers["openai-processing-ms"]) >= 200
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "path",
     [
@@ -67,6 +73,7 @@ def test_a_browser_may_ask_first(gateway: Gateway, path: str) -> None:
     assert response.headers["x-request-id"]
 
 
+@pytest.mark.shares_gateway
 def test_a_browser_may_read_the_answer_and_our_headers(gateway: Gateway) -> None:
     response = gateway.post("/v1/images/generations", {"prompt": "x"}, origin=ORIGIN)
     assert 200 == response.status_code
@@ -98,11 +105,13 @@ def test_a_browser_may_read_errors_too(gateway: Gateway, path: str, body: object
     assert "*" == response.headers["access-control-expose-headers"]
 
 
+@pytest.mark.shares_gateway
 def test_a_browser_may_read_a_401(gateway: Gateway) -> None:
     response = httpx.get(f"{gateway.url}/v1/models", headers={"origin": ORIGIN})
     assert (401, "*") == (response.status_code, response.headers["access-control-allow-origin"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "path",
     [
@@ -131,6 +140,7 @@ def test_only_configured_origins_are_let_in(make_gateway: MakeGateway) -> None:
             assert allowed == response.headers.get("access-control-allow-origin")
 
 
+@pytest.mark.shares_gateway
 def test_a_program_that_is_no_browser_gets_no_cors_headers(gateway: Gateway) -> None:
     assert "access-control-allow-origin" not in gateway.get("/v1/models").headers
 
@@ -142,6 +152,7 @@ def test_the_timer_ends_with_a_refused_preflight(make_gateway: MakeGateway) -> N
     assert {"x-request-id", "openai-processing-ms"} <= set(response.headers)
 
 
+@pytest.mark.shares_gateway
 def test_a_refused_preflight_has_an_error_body_too(gateway: Gateway) -> None:
     asked = {"origin": ORIGIN, "access-control-request-method": "PATCH"}
     answer = httpx.options(f"{gateway.url}/v1/images/generations", headers=asked)
@@ -149,6 +160,7 @@ def test_a_refused_preflight_has_an_error_body_too(gateway: Gateway) -> None:
     assert MADE.fullmatch(answer.headers["x-request-id"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("value", ["true", "false"])
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/models", "/images/generations"])
 def test_a_page_of_the_web_may_use_a_gateway_of_the_private_network(gateway: Gateway, path: str, value: str) -> None:
@@ -168,6 +180,7 @@ def test_only_pages_of_configured_origins_may_use_it(make_gateway: MakeGateway) 
         assert allowed == answer.headers.get("access-control-allow-private-network")
 
 
+@pytest.mark.shares_gateway
 def test_a_browser_may_send_azure_s_header(gateway: Gateway) -> None:
     asked = {"origin": ORIGIN, "access-control-request-method": "POST", "access-control-request-headers": "api-key"}
     answer = httpx.options(f"{gateway.url}/v1/images/generations", headers=asked)

@@ -1,6 +1,5 @@
 """MiniMax's and 302.AI's own format, in both directions."""
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture, ResponseFormat, Size
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
+from tests.support.errors import attempt
 
 DIRECT = PROVIDERS["minimax"]
 MODEL = Model(
@@ -48,14 +48,6 @@ def refusal(body: bytes | None = None, **fields: Any) -> GatewayError:
     with pytest.raises(GatewayError) as refused:
         parse(body, **fields)
     return refused.value
-
-
-def attempt(act: Callable[[], object]) -> object:
-    """What an act gives, or its GatewayError; any other exception fails the test."""
-    try:
-        return act()
-    except GatewayError as error:
-        return error
 
 
 def answered(error: GatewayError) -> tuple[int, str]:

@@ -37,6 +37,7 @@ def error_of(gateway: Gateway, **fields: Any) -> dict[str, str]:
     return found
 
 
+@pytest.mark.shares_gateway
 def test_all_unknown_parameters_are_named_at_once(gateway: Gateway) -> None:
     error = error_of(gateway, **FOREIGN)
     assert ("unknown_parameter", "batch_size") == (error["code"], error["param"])
@@ -44,6 +45,36 @@ def test_all_unknown_parameters_are_named_at_once(gateway: Gateway) -> None:
     assert [] == [name for name in FOREIGN if f"'{name}'" not in error["message"]]
 
 
+@pytest.mark.shares_gateway
+def test_a_prompt_that_is_too_long_names_the_limit_and_both_ways_out(gateway: Gateway) -> None:
+    error = gateway.generate(prompt="x" * 1500).json()["error"]
+    assert ("string_above_max_length", "prompt") == (error["code"], error["param"])
+    assert "maximum length 1499, but got a string with length 1500" in error["message"]
+    assert error["message"].endswith(
+        " Shorten it. The operator of this server can have long prompts cut: [images] long_prompt = 'truncate'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/images/generations", {"seed": 7}),
+        ("/v1/images/generations", {"aspect_ratio": "1:1", "aigc_watermark": True}),
+        ("/v1/image_generation", {"seed": 7}),
+        ("/v1/images/edits", {"image": "https://example.org/face.jpg"}),
+    ],
+)
+def test_a_refusal_names_the_model_as_the_client_did(
+    make_gateway: MakeGateway, simulator: Simulator, path: str, body: dict[str, Any]
+) -> None:
+    gateway = make_gateway(upstream("sim", "302ai", simulator.url))
+    for name in ("image-01", "dall-e-3"):
+        text = gateway.post(path, {"model": name, "prompt": "x"} | body).text
+        assert f"odel '{name}'" in text
+        assert "image-01" not in text.replace(name, "")
+
+
+@pytest.mark.shares_gateway
 def test_two_unknown_parameters_are_a_pair(gateway: Gateway) -> None:
     assert "Unknown parameters: 'a' and 'b'." == error_of(gateway, b=1, a=2, c=None)["message"]
 
@@ -102,6 +133,7 @@ def test_settings_that_no_upstream_supports_are_ignored_too(make_gateway: MakeGa
     assert "subject_reference" == error_of(gateway, subject_reference=face)["param"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/image_generation"])
 def test_lobechats_spelling_is_understood(gateway: Gateway, simulator: Simulator, path: str) -> None:
     """LobeChat sends MiniMax's fields in camel case, and null for an empty seed."""
@@ -111,6 +143,7 @@ def test_lobechats_spelling_is_understood(gateway: Gateway, simulator: Simulator
     assert "16:9" == sent["body"]["aspect_ratio"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -129,12 +162,14 @@ def test_of_two_spellings_one_value_counts(gateway: Gateway, fields: dict[str, o
     assert param == answer.json().get("error", {}).get("param")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("value", ["transparent", "none", "white", "", "AUTO"])
 def test_a_background_that_is_not_made_is_not_listed(gateway: Gateway, value: str) -> None:
     message = error_of(gateway, background=value)["message"]
     assert f"Invalid value: '{value}'. Supported values are: 'opaque' and 'auto'." == message
 
 
+@pytest.mark.shares_gateway
 def test_a_stream_lists_no_link(gateway: Gateway) -> None:
     for value in ("url", "nonsense"):
         message = error_of(gateway, stream=True, response_format=value)["message"]
@@ -154,6 +189,7 @@ LONG: Final = "a red fox in the snow, " * 300
 HEADER: Final = "x-imagegate-prompt"
 
 
+@pytest.mark.shares_gateway
 def test_a_long_prompt_is_refused_by_default(gateway: Gateway) -> None:
     answer = gateway.generate(prompt=LONG)
     assert (400, "string_above_max_length") == (answer.status_code, answer.json()["error"]["code"])
@@ -192,6 +228,7 @@ def test_the_native_format_refuses_as_its_provider_does(make_gateway: MakeGatewa
         assert 2013 == answer.json()["base_resp"]["status_code"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("prompt", ["[code=1026]", "[code=1027]", "[fail=1]"])
 @pytest.mark.parametrize("model", ["dall-e-3", "gpt-image-1", "image-01", None])
 def test_litellm_recognises_a_refusal_of_the_safety_system(gateway: Gateway, model: str | None, prompt: str) -> None:

@@ -1,7 +1,5 @@
 """MiniMax's own request fields, as both client wires take them."""
 
-from collections.abc import Callable
-
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -16,6 +14,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, ImageJob, InputImage, ResponseFormat, Role, Size, SizePlan
 from gateway.generation.redaction import own_words
 from gateway.providers.minimax import PIXELS, PRESETS, MiniMax
+from tests.support.errors import attempt
 
 RATIOS = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9")
 FACE = {"type": "character", "image_file": "https://example.org/face.jpg"}
@@ -40,14 +39,6 @@ def fields(**values: object) -> Fields:
     return parse_fields(msgspec.json.encode(values), Fields)
 
 
-def attempt(act: Callable[[], object]) -> object:
-    """What an act gives, or its GatewayError; any other exception fails the test."""
-    try:
-        return act()
-    except GatewayError as error:
-        return error
-
-
 def read_all(read: Fields) -> tuple[int | None, dict[str, bytes], tuple[InputImage, ...]]:
     """Seed, options and inputs."""
     return read.seed, read.read_options(read.style), read.read_inputs()
@@ -58,23 +49,23 @@ NOTHING: tuple[None, dict[str, bytes], tuple[()]] = (None, {}, ())
 
 def refusal_of(**values: object) -> tuple[ErrorCode, str | None]:
     with pytest.raises(GatewayError) as refused:
-        _ = [(read.read_shape(MODEL), read_all(read)) for read in [fields(**values)]]
+        _ = [(read.read_shape(MODEL, "image-01"), read_all(read)) for read in [fields(**values)]]
     return refused.value.error_code, refused.value.param
 
 
 def test_nothing_given_is_nothing_read() -> None:
     empty = fields(seed=None, style=None, width=None, height=None, aspect_ratio=None, subject_reference=None)
-    assert (NOTHING, (None, None)) == (read_all(empty), empty.read_shape(MODEL))
+    assert (NOTHING, (None, None)) == (read_all(empty), empty.read_shape(MODEL, "image-01"))
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_documented_ratios_are_taken(ratio: str) -> None:
-    assert (ratio, None) == fields(aspect_ratio=ratio).read_shape(MODEL)
+    assert (ratio, None) == fields(aspect_ratio=ratio).read_shape(MODEL, "image-01")
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 2048), (2048, 512), (1024, 1032)])
 def test_pixels_in_the_rule_are_taken(width: int, height: int) -> None:
-    assert (None, Size(width, height)) == fields(width=width, height=height).read_shape(MODEL)
+    assert (None, Size(width, height)) == fields(width=width, height=height).read_shape(MODEL, "image-01")
 
 
 @pytest.mark.parametrize("value", [-(2**63), -1, 0, 2**63 - 1])
@@ -259,7 +250,7 @@ def test_any_bytes_in_a_field_are_read_or_refused(name: str, value: bytes) -> No
 )
 def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, error_code: ErrorCode, param: str) -> None:
     with pytest.raises(GatewayError) as refused:
-        plan_targets(job, MODEL, SizePolicy.STRICT)
+        plan_targets(job, MODEL, SizePolicy.STRICT, "image-01")
     assert (error_code, param) == (refused.value.error_code, refused.value.param)
 
 
@@ -273,4 +264,4 @@ def test_what_no_target_can_make_is_refused_naming_the_field(job: ImageJob, erro
     ],
 )
 def test_what_one_target_can_make_is_taken(job: ImageJob) -> None:
-    plan_targets(job, MODEL, SizePolicy.STRICT)
+    plan_targets(job, MODEL, SizePolicy.STRICT, "image-01")

@@ -18,7 +18,7 @@ from gateway.api.scrape import TEXT, Scrape
 from gateway.observability.process import ProcessCollector
 from tests.support import strangers
 from tests.support.asking import connected
-from tests.support.harness import Gateway, wait_until
+from tests.support.harness import Gateway, Simulator, document, gatewaying, upstream, wait_until
 from tests.support.pooling import account, pooling
 from tests.support.processes import total
 
@@ -27,6 +27,13 @@ pytestmark = pytest.mark.slow
 SCRAPE = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
 PROMETHEUS_S = 10
 """Its scrape timeout, as the shipped configuration has it."""
+
+
+@pytest.fixture
+def gateway(redis_url: str, simulator: Simulator, stack: ExitStack) -> Gateway:
+    """One that renders its page as rarely as in production."""
+    configured = document(redis_url, upstream("sim", "minimax", simulator.url))
+    return stack.enter_context(gatewaying(configured, scrape_interval_max_s=5.0))
 
 
 def scraped(gateway: Gateway, within_s: float = PROMETHEUS_S) -> str:

@@ -38,6 +38,7 @@ def made(item: dict[str, str]) -> str:
         return "{}x{}".format(*picture.size)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(("asked", "expected"), NEAREST.items())
 def test_the_nearest_size_keeps_the_shape(gateway: Gateway, asked: str, expected: str) -> None:
     answer = gateway.generate(prompt="x", size=asked, response_format="b64_json")
@@ -54,6 +55,7 @@ def test_an_upstream_that_takes_ratios_alone_makes_the_nearest_ratio(
     assert ("1280x720", "asked 1200x630, made 1280x720") == (answer.json()["size"], answer.headers[HEADER])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "fields",
     [{}, {"size": "auto"}, {"size": "1024x1024"}, {"size": "1208x632"}, {"aspect_ratio": "16:9"}],
@@ -64,6 +66,7 @@ def test_a_size_that_is_made_as_asked_is_not_reported(gateway: Gateway, fields: 
     assert (200, False) == (answer.status_code, HEADER in answer.headers)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("asked", ["5000x20", "1025x256", "4097x4097", "63x63", "9x9", "1200 x 630"])
 def test_a_size_that_no_shape_fits_is_refused_with_the_reason(
     gateway: Gateway, simulator: Simulator, asked: str
@@ -84,6 +87,7 @@ def test_a_strict_operator_lists_what_is_made(make_gateway: MakeGateway) -> None
         assert "any with sides from 512 to 2048 in steps of 8" in message
 
 
+@pytest.mark.shares_gateway
 def test_a_refused_request_reports_no_size(gateway: Gateway) -> None:
     assert HEADER not in gateway.generate(prompt="[code=1026]", size="256x256").headers
 
@@ -98,6 +102,7 @@ def test_a_stream_reports_the_size_in_a_header_or_a_comment(gateway: Gateway, ma
         assert '"size":"512x512"' in answer.text
 
 
+@pytest.mark.shares_gateway
 def test_a_browser_may_read_the_headers(gateway: Gateway) -> None:
     answer = gateway.post("/v1/images/generations", {"prompt": "x", "size": "256x256"}, origin="https://app.example")
     exposed = answer.headers["access-control-expose-headers"]

@@ -196,6 +196,7 @@ def test_a_disabled_tenant_is_reported(gateway: Gateway, books: "redis.Redis") -
         assert 1 == get(gateway, "/usage/verify", query)["days"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("query", "param"),
@@ -231,6 +232,7 @@ def test_wrong_questions_are_refused_by_name(gateway: Gateway, path: str, query:
     assert ("invalid_value", param) == (found["code"], found["param"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", PATHS)
 def test_unknown_parameters_and_tenants_are_refused_by_name(gateway: Gateway, path: str) -> None:
     unknown = refused(gateway, path, "form=2026-07-01")
@@ -240,6 +242,7 @@ def test_unknown_parameters_and_tenants_are_refused_by_name(gateway: Gateway, pa
         assert ("not_found", "tenant") == (found["code"], found["param"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("by", ["hour", "Day", "day,", "day;tenant", "day,hour", ","])
 def test_an_unknown_group_is_refused_with_the_known_ones(gateway: Gateway, by: str) -> None:
     found = refused(gateway, "/usage", f"by={by.replace(';', '%3B')}")
@@ -247,12 +250,14 @@ def test_an_unknown_group_is_refused_with_the_known_ones(gateway: Gateway, by: s
     assert "'day', 'tenant', 'model', 'key', and 'batch'" in found["message"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("query", ["by=", "by", "by=day&by=tenant"])
 def test_groups_are_given_once_or_not_at_all(gateway: Gateway, query: str) -> None:
     found = refused(gateway, "/usage", query)
     assert ("invalid_value", "by") == (found["code"], found["param"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("path", PATHS[:2])
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "1.5", "", "1&limit=1", "9" * 100])
 def test_a_limit_out_of_bounds_is_refused(gateway: Gateway, path: str, limit: str) -> None:

@@ -13,11 +13,6 @@ from chaos.environment import RedisServer
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_the_scripts_of_a_server_see_each_step(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     if not server.clock.is_available:

@@ -14,11 +14,6 @@ from chaos.network import Balancer, BlackHole
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while piece := await reader.read(1000):
         writer.write(piece)

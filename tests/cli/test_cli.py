@@ -1,5 +1,6 @@
 """The commands as a user types them: exit codes and output."""
 
+import functools
 import inspect
 import json
 import re
@@ -99,6 +100,7 @@ def commands(command: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str
         yield from commands(inner, (*path, name))
 
 
+@functools.cache
 def help_of(*command: str) -> str:
     return CliRunner().invoke(app, [*command, "--help"]).stdout
 

@@ -14,25 +14,26 @@ PNG: Final = "png 1024x1024"
 WEBP: Final = "webp 1024x1024"
 PYTHON_VERSIONS: Final = ("1.109.1", "2.54.0", "3.57.0")
 NODE_VERSIONS: Final = ("4.104.0", "5.23.2", "6.49.0", "7.59.0")
-DALL_E_NAMES: Final = "dall-e-2, dall-e-3"
+
+
+_SDK: Final = {
+    "generate": JPEG,
+    "link": JPEG,
+    "png": PNG,
+    "webp": WEBP,
+    "stream": JPEG,
+    "edit": JPEG,
+    "edit of a list": JPEG,
+    "models": "dall-e-2, dall-e-3",
+    "wrong key": "AuthenticationError invalid_api_key",
+    "moderation": "BadRequestError moderation_blocked",
+    "short timeout": JPEG,
+}
+"""Outcomes in Python and in Node."""
 
 
 def _python(version: str) -> Program:
-    outcomes = {
-        "generate": JPEG,
-        "link": JPEG,
-        "two": f"{JPEG}, {JPEG}",
-        "png": PNG,
-        "webp": WEBP,
-        "stream": JPEG,
-        "edit": JPEG,
-        "edit of a list": JPEG,
-        "models": DALL_E_NAMES,
-        "wrong key": "AuthenticationError invalid_api_key",
-        "moderation": "BadRequestError moderation_blocked",
-        "unknown model": "BadRequestError model_not_found",
-        "short timeout": JPEG,
-    }
+    outcomes = _SDK | {"two": f"{JPEG}, {JPEG}", "unknown model": "BadRequestError model_not_found"}
     packages = Packages(f"openai-python-{version}", (f"openai=={version}",))
     return Program(packages.name, packages, "openai_python.py", outcomes, images=10)
 
@@ -54,20 +55,7 @@ _NODE: Final = Packages("openai-node", tuple(f"openai-{text}@npm:openai@{text}" 
 
 
 def _node(version: str) -> Program:
-    outcomes = {
-        "generate": JPEG,
-        "request id": "req_",
-        "link": JPEG,
-        "png": PNG,
-        "webp": WEBP,
-        "stream": JPEG,
-        "edit": JPEG,
-        "edit of a list": JPEG,
-        "models": DALL_E_NAMES,
-        "wrong key": "AuthenticationError invalid_api_key",
-        "moderation": "BadRequestError moderation_blocked",
-        "short timeout": JPEG,
-    }
+    outcomes = _SDK | {"request id": "req_"}
     if version.startswith("4."):
         outcomes["stream"] = "nothing"  # it gives the events as one text
     return Program(f"openai-node-{version}", _NODE, "openai_node.mjs", outcomes, 8, (f"openai-{version}",))

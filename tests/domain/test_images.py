@@ -74,6 +74,19 @@ def test_an_edit_beyond_a_rule_is_not_planned(rule: EditRule) -> None:
 
 
 @pytest.mark.parametrize(
+    ("formats", "is_taken", "is_taken_as_it_is"),
+    [({Format.WEBP}, True, True), ({Format.PNG, Format.JPEG}, True, False), ({Format.JPEG}, False, False)],
+)
+def test_webp_is_taken_for_every_model_that_takes_png(
+    formats: set[Format], is_taken: bool, is_taken_as_it_is: bool
+) -> None:
+    inputs, rule = (replace(IMAGE, format=Format.WEBP),), EditRule(frozenset(formats), 9)
+    capability = replace(SQUARES, edits=rule)
+    shape = plan_shape(replace(EDIT, inputs=inputs), capability, SizePolicy.STRICT)
+    assert (is_taken, is_taken_as_it_is) == (shape is not None, rule.accepts(inputs, is_final=True))
+
+
+@pytest.mark.parametrize(
     ("job", "capability"),
     [
         (EDIT, replace(SQUARES, edits=EditRule(frozenset({Format.PNG}), 9))),

@@ -47,7 +47,7 @@ def test_a_body_that_trickles_is_refused_when_its_time_is_over(make_gateway: Mak
     gateway = make_gateway(server={"body_timeout_s": 0.3, "header_timeout_s": 0.3})
     piece = b"x" if "length" in framing else b"1\r\nx\r\n"
     begin = head(POST, framing.encode(), key=gateway.api_key)
-    (reply,) = replies(talk(gateway.url, begin, *[piece] * 399, pause_s=0.02))
+    (reply,) = replies(talk(gateway.url, begin, *[piece] * 50, pause_s=0.02))
     assert (408, "request_timeout") == (reply.status, reply.code)
     assert serves(gateway)
 
@@ -71,6 +71,7 @@ def test_who_waits_for_a_100_continue_gets_it_and_no_more_time(make_gateway: Mak
     assert [408] == [reply.status for reply in replies(rest)]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("kind", list(HEADS_TOO_LARGE))
 def test_a_complete_head_that_is_too_large_is_refused(gateway: Gateway, kind: str) -> None:
     reply = ask(gateway.url, HEADS_TOO_LARGE[kind])
@@ -78,11 +79,13 @@ def test_a_complete_head_that_is_too_large_is_refused(gateway: Gateway, kind: st
     assert reply.headers.items() >= FIXED_HEADERS.items()
 
 
+@pytest.mark.shares_gateway
 def test_as_many_fields_and_bytes_as_are_allowed_pass(gateway: Gateway) -> None:
     fields = [b"x: " + b"y" * 200] * (LIMITS.fields_max - 2)
     assert 200 == ask(gateway.url, head(b"GET /healthz", *fields)).status
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("kind", list(AMBIGUOUS))
 def test_what_two_servers_may_read_differently_is_refused_at_once(
     gateway: Gateway, simulator: Simulator, kind: str
@@ -98,16 +101,19 @@ def test_what_two_servers_may_read_differently_is_refused_at_once(
     assert serves(gateway)
 
 
+@pytest.mark.shares_gateway
 def test_chunks_in_http_1_0_are_refused(gateway: Gateway) -> None:
     begin = head(POST, b"transfer-encoding: chunked", key=gateway.api_key).replace(b"HTTP/1.1", b"HTTP/1.0")
     assert 400 == ask(gateway.url, begin + IN_CHUNKS).status
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("kind", list(HEADS_WITHOUT_A_HOST))
 def test_a_head_without_a_host_or_of_another_version_is_refused(gateway: Gateway, kind: str) -> None:
     assert 400 == ask(gateway.url, HEADS_WITHOUT_A_HOST[kind] + SMUGGLED).status
 
 
+@pytest.mark.shares_gateway
 def test_http_1_0_needs_no_host(gateway: Gateway) -> None:
     assert 200 == ask(gateway.url, b"GET /healthz HTTP/1.0\r\n\r\n").status
 
@@ -121,6 +127,7 @@ def test_refusals_are_logged_with_their_problem_and_not_each(make_gateway: MakeG
     assert ["several Host fields"] == problems
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("target", list(NO_PATHS_OF_OURS), ids=repr)
 def test_a_path_that_is_nearly_one_of_ours_is_none(gateway: Gateway, target: bytes) -> None:
     reply = ask(gateway.url, head(b"GET " + target, key=gateway.api_key))
@@ -130,11 +137,13 @@ def test_a_path_that_is_nearly_one_of_ours_is_none(gateway: Gateway, target: byt
     assert {"message", "type", "param", "code"} == set(reply.document["error"])
 
 
+@pytest.mark.shares_gateway
 def test_the_absolute_form_of_the_admin_api_asks_for_its_key_too(gateway: Gateway) -> None:
     reply = ask(gateway.url, head(b"GET http://x/admin/v1/tenants", key=gateway.api_key))
     assert (401, "invalid_admin_key") == (reply.status, reply.code)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "target",
     [
@@ -149,6 +158,7 @@ def test_operators_routes_have_one_spelling(gateway: Gateway, target: bytes) -> 
     assert 404 == ask(gateway.url, head(b"GET " + target, key=ADMIN_KEY)).status
 
 
+@pytest.mark.shares_gateway
 def test_tenants_routes_may_be_encoded(gateway: Gateway) -> None:
     assert 200 == ask(gateway.url, head(b"GET /v1/model%73", key=gateway.api_key)).status
 
@@ -159,6 +169,7 @@ NO_HOSTS = [
 ]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("host", NO_HOSTS, ids=repr)
 def test_a_host_that_is_none_is_refused(gateway: Gateway, host: bytes) -> None:
     """Servers before this one may choose between the parts of it."""
@@ -177,23 +188,27 @@ HOSTS = [
 ]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("host", HOSTS, ids=repr)
 def test_any_host_is_served(gateway: Gateway, host: bytes) -> None:
     request = b"GET /healthz HTTP/1.1\r\nconnection: close\r\nhost: \t" + host + b" \t\r\n\r\n"
     assert 200 == ask(gateway.url, request).status
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("line", list(METHODS), ids=repr)
 def test_other_methods_are_refused(gateway: Gateway, line: bytes) -> None:
     assert METHODS[line] == ask(gateway.url, head(line, key=gateway.api_key)).status
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("header", [b"x-http-method-override", b"x-http-method", b"x-method-override"])
 def test_no_header_changes_the_method(gateway: Gateway, header: bytes) -> None:
     reply = ask(gateway.url, head(b"GET /v1/images/generations", header + b": POST", key=gateway.api_key))
     assert (405, "method_not_allowed") == (reply.status, reply.code)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     "other",
     [
@@ -212,6 +227,7 @@ WISHES = {
 }
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("wish", list(WISHES))
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_a_wish_for_another_protocol_is_ignored(gateway: Gateway, wish: str, size: int) -> None:

@@ -13,6 +13,7 @@ from tests.support.logging_aside import logging_aside
 from tests.support.strangers import ask, head, serves
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("kind", list(BROKEN))
 def test_a_broken_body_is_refused_and_buys_nothing(gateway: Gateway, simulator: Simulator, kind: str) -> None:
     answer = gateway.post("/v1/images/generations", BROKEN[kind])
@@ -26,6 +27,7 @@ def test_a_broken_body_is_refused_and_buys_nothing(gateway: Gateway, simulator: 
     assert serves(gateway)
 
 
+@pytest.mark.shares_gateway
 def test_of_a_field_that_stands_twice_the_last_counts_for_everything(gateway: Gateway, simulator: Simulator) -> None:
     """What is admitted, sent and charged is one and the same."""
     answer = gateway.post("/v1/images/generations", b'{"prompt":"a","n":9,"prompt":"b","n":2,"response_format":"url"}')
@@ -34,11 +36,13 @@ def test_of_a_field_that_stands_twice_the_last_counts_for_everything(gateway: Ga
     assert ("b", 2) == (sent["body"]["prompt"], sent["body"]["n"])
 
 
+@pytest.mark.shares_gateway
 def test_a_long_text_is_refused_by_its_length(gateway: Gateway) -> None:
     answer = gateway.generate(prompt="a" * 900_000)
     assert (400, "string_above_max_length") == (answer.status_code, answer.json()["error"]["code"])
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, identity", "gzip, gzip"])
 def test_a_packed_body_is_unpacked_up_to_its_limit(gateway: Gateway, simulator: Simulator, coding: str) -> None:
     """50 MB in 50 kB, or in 200 bytes."""
@@ -54,6 +58,7 @@ INJECTED = "x\r\nx-injected: 1\r\n\r\n"
 FIELDS = ("prompt", "model", "size", "quality", "user", "style", "response_format", "background", INJECTED)
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("field", FIELDS, ids=repr)
 def test_no_field_of_a_body_becomes_a_header(gateway: Gateway, field: str) -> None:
     answer = gateway.post("/v1/images/generations", {"prompt": "a cat", "response_format": "url"} | {field: INJECTED})
@@ -65,6 +70,7 @@ def test_no_field_of_a_body_becomes_a_header(gateway: Gateway, field: str) -> No
 HEADERS = ("x-request-id", "x-imagegate-max-wait", "traceparent", "tracestate", "origin", "user-agent")
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("value", [b"a\rx-injected: 1", b"a\nx-injected: 1", b"a\0b", b"\x1b[2J"])
 def test_a_header_with_control_characters_is_no_http(gateway: Gateway, name: str, value: bytes) -> None:
@@ -76,6 +82,7 @@ def test_a_header_with_control_characters_is_no_http(gateway: Gateway, name: str
     assert "x-injected" not in reply.headers
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("given", ["a b", "a" * 129, "../../etc/passwd", "\xe9", "a;b", '"', "<b>"])
 def test_a_request_id_that_is_none_is_replaced(gateway: Gateway, given: str) -> None:
     reply = ask(gateway.url, head(b"GET /v1/models", f"x-request-id: {given}".encode("latin-1"), key=gateway.api_key))

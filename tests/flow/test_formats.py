@@ -80,6 +80,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str, str]:
     return answer.status_code, error["code"], error["param"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize(
     ("body", "form"), [(LIBRECHAT, "png"), (BIG_AGI, "webp"), (DIFY, "webp"), (AI_SDK, "png")], ids=str
 )
@@ -103,6 +104,7 @@ def test_every_format_is_made_at_every_upstream_for_several_images(
     assert all("output_format" not in request["body"] for request in simulator.requests())
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("model", ["image-01", "dall-e-2", "dall-e-3", "gpt-image-1"])
 @pytest.mark.parametrize("form", ["png", "webp"])
 def test_every_name_of_a_model_makes_every_format(gateway: Gateway, model: str, form: str) -> None:
@@ -111,6 +113,7 @@ def test_every_name_of_a_model_makes_every_format(gateway: Gateway, model: str, 
     assert "url" not in answer.json()["data"][0]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("model", ["image-01", "dall-e-3", "gpt-image-1"])
 @pytest.mark.parametrize("form", ["png", "webp", "jpeg"])
 def test_a_stream_has_the_format_too(gateway: Gateway, model: str, form: str) -> None:
@@ -118,6 +121,7 @@ def test_a_stream_has_the_format_too(gateway: Gateway, model: str, form: str) ->
     assert [(form, FORMATS[form])] * 2 == [(one["output_format"], opened(one["b64_json"]).format) for one in found]
 
 
+@pytest.mark.shares_gateway
 def test_png_has_exactly_the_pixels_that_were_made(gateway: Gateway) -> None:
     body = {"prompt": "a cat", "seed": 7, "size": "512x512", "response_format": "b64_json"}
     made, png = gateway.generate(**body), gateway.generate(**body, output_format="png")
@@ -126,6 +130,7 @@ def test_png_has_exactly_the_pixels_that_were_made(gateway: Gateway) -> None:
     assert expected.tobytes() == found.convert("RGB").tobytes()
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("form", ["webp", "jpeg"])
 def test_compression_makes_files_smaller(gateway: Gateway, form: str) -> None:
     sizes = []
@@ -138,18 +143,21 @@ def test_compression_makes_files_smaller(gateway: Gateway, form: str) -> None:
     assert sizes[-1] < sizes[0] / 2
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("body", [{}, {"output_format": "png"}])
 def test_compression_without_a_format_that_has_it_is_named(gateway: Gateway, body: dict[str, Any]) -> None:
     answer = gateway.generate(prompt="a cat", output_compression=80, **body)
     assert (200, "output_compression") == (answer.status_code, answer.headers["x-imagegate-ignored"])
 
 
+@pytest.mark.shares_gateway
 def test_without_the_field_the_bytes_are_those_of_the_provider(gateway: Gateway) -> None:
     answer = gateway.generate(prompt="a cat")
     assert ["JPEG"] == formats(answer)
     assert "jpeg" == answer.json()["output_format"]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("model", ["dall-e-3", "image-01", "gpt-image-1"])
 def test_a_link_is_not_converted_and_the_remedy_is_named(gateway: Gateway, simulator: Simulator, model: str) -> None:
     answer = gateway.generate(prompt="a cat", model=model, output_format="png", response_format="url")
@@ -160,6 +168,7 @@ def test_a_link_is_not_converted_and_the_remedy_is_named(gateway: Gateway, simul
     assert [] == simulator.requests()
 
 
+@pytest.mark.shares_gateway
 def test_a_link_in_the_format_of_the_provider_is_one(gateway: Gateway) -> None:
     for model in ("dall-e-3", "image-01"):
         answer = gateway.generate(prompt="a cat", model=model, output_format="jpeg", response_format="url")
@@ -167,6 +176,7 @@ def test_a_link_in_the_format_of_the_provider_is_one(gateway: Gateway) -> None:
         assert "url" in answer.json()["data"][0]
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("value", ["PNG", "JPEG", "avif", "gif", "svg", "", "png ", "image/png", "x" * 200])
 def test_the_supported_formats_that_are_listed_are_supported(
     gateway: Gateway, simulator: Simulator, value: str
@@ -178,6 +188,7 @@ def test_the_supported_formats_that_are_listed_are_supported(
     assert [] == simulator.requests()
 
 
+@pytest.mark.shares_gateway
 @pytest.mark.parametrize("value", ["transparent", "none", "white", "", "Opaque"])
 @pytest.mark.parametrize("form", [None, "png", "webp"])
 def test_a_background_that_no_upstream_makes_is_refused(gateway: Gateway, value: str, form: str | None) -> None:

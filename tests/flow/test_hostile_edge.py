@@ -1,22 +1,12 @@
 """A tenant whose words a provider's edge blocks or repeats costs no other tenant a key."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from gateway.testing.simulator import create_simulator
 from tests.support.edge import ATTACK, keys_called, order, post, resting
-from tests.support.harness import Simulator, document, gatewaying, new_key, serving, upstream, wait_until
+from tests.support.harness import Simulator, document, gatewaying, new_key, upstream, wait_until
 
 THREE = ("a:a-1,a-2", "b:b-1", "c:c-1")
 DIALECTS = pytest.mark.parametrize("protocol", ["minimax", "302ai"])
-
-
-@pytest.fixture
-def provider() -> Iterator[Simulator]:
-    """A simulator of one's own, whose journal holds every call."""
-    with serving(create_simulator(latency_s=0.0, requests_per_minute=100_000, calls_kept=1000)) as url:
-        yield Simulator(url)
 
 
 @DIALECTS

@@ -4,18 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.testing.simulator import create_simulator
 from tests.support.edge import keys_called, order, post, resting
-from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream
+from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, upstream
 
 ACCOUNTS = ("a:a-1", "b:b-1", "c:c-1")
 PROVOKED = pytest.mark.parametrize("code", [2061, 2049, 1008, 2056, 2038, 1028])
-
-
-@pytest.fixture
-def provider() -> Iterator[Simulator]:
-    with serving(create_simulator(latency_s=0.0, requests_per_minute=100_000, calls_kept=1000)) as url:
-        yield Simulator(url)
 
 
 @pytest.fixture

@@ -8,18 +8,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from gateway.testing.simulator import create_simulator
 from tests.support.edge import post
-from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream, wait_until
+from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, upstream, wait_until
 
 FAILS = "[http=500]"
 OPEN_S = 2
-
-
-@pytest.fixture
-def provider() -> Iterator[Simulator]:
-    with serving(create_simulator(latency_s=0.0, requests_per_minute=100_000)) as url:
-        yield Simulator(url)
 
 
 @pytest.fixture

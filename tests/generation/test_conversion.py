@@ -12,11 +12,12 @@ from typing import Any, Final
 import pytest
 from PIL import Image, ImageCms
 
-from gateway.domain.images import Base64Image, Format, ImageUrl, Picture
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.images import Base64Image, Format, ImageUrl, InputImage, Picture, Role
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.observability.metrics import Metrics
-from tests.support.pictures import declared
+from tests.support.pictures import declared, declared_webp
 
 pytestmark = pytest.mark.anyio
 
@@ -293,6 +294,43 @@ async def test_no_more_wait_than_could_be_converted(metrics: Metrics) -> None:
     assert [True] * 3 + [False] * 2 == [one is not None for one in made]
     assert {("png", "converted"): 3, ("png", "queue_full"): 2} == results(metrics)
     assert await converter.convert((picture,), Format.PNG, None, account) is not None
+    await converter.close()
+
+
+def given(picture: Base64Image, role: Role = Role.IMAGE) -> InputImage:
+    return InputImage(role, b'"data:image/webp;base64,%b"' % bytes(picture.base64), Format.WEBP)
+
+
+async def test_an_input_becomes_a_png_of_the_same_pixels(converter: ImageConverter) -> None:
+    account = ByteAccount()
+    found = await converter.convert_input(given(SOURCES["WebP"], Role.MASK), account)
+    content = base64.b64decode(found.link[len(b'"data:image/png;base64,') : -1], validate=True)
+    assert (Role.MASK, Format.PNG, len(content)) == (found.role, found.format, found.size_bytes)
+    with Image.open(io.BytesIO(content)) as shown:
+        assert ("PNG", pattern().tobytes()) == (shown.format, shown.tobytes())
+    assert len(found.link) == account.held_bytes
+
+
+@pytest.mark.parametrize("size", [(4097, 4096), (10_000, 10_000), (16_383, 16_383)], ids=str)
+async def test_an_input_of_many_pixels_is_refused(converter: ImageConverter, size: tuple[int, int]) -> None:
+    account = ByteAccount()
+    with pytest.raises(GatewayError, match="more than 16777216 pixels") as refused:
+        await converter.convert_input(given(encoded(declared_webp(*size))), account)
+    assert (ErrorCode.INVALID_VALUE, "image", 0) == (refused.value.error_code, refused.value.param, account.held_bytes)
+
+
+async def test_a_flood_of_inputs_leaves_room_for_images_that_are_paid_for(metrics: Metrics) -> None:
+    threads, released = ThreadPoolExecutor(1), threading.Event()
+    converter, account = ImageConverter(metrics, threads), ByteAccount()
+    threads.submit(released.wait)
+    flood = [asyncio.ensure_future(converter.convert_input(given(SOURCES["WebP"]), account)) for _ in range(12)]
+    paid = asyncio.ensure_future(converter.convert((SOURCES["JPEG"],), Format.PNG, None, account))
+    await asyncio.sleep(0)
+    released.set()
+    assert await paid is not None
+    ended = await asyncio.gather(*flood, return_exceptions=True)
+    refused = [one.error_code for one in ended if isinstance(one, GatewayError)]
+    assert ([ErrorCode.MEMORY_FULL] * 4, 8) == (refused, sum(isinstance(one, InputImage) for one in ended))
     await converter.close()
 
 

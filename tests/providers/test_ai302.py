@@ -1,6 +1,5 @@
 """302.AI's wire: the five fields, its own errors, and MiniMax's behind them."""
 
-from collections.abc import Callable
 from itertools import product
 
 import msgspec
@@ -16,6 +15,7 @@ from gateway.providers import PROVIDERS
 from gateway.providers.ai302 import CODE_WORDS, ERR_CODES, Ai302
 from gateway.providers.minimax import OUTPUT, PRESETS, MiniMax
 from gateway.providers.replies import UpstreamResponse
+from tests.support.errors import attempt
 
 AI302 = Ai302()
 URL = "https://file.302ai.cn/gpt/imgs/0f.jpg"
@@ -83,14 +83,6 @@ NEWER: dict[str, object] = {"type": "error", "error": {"type": "api_error", "htt
 def read(answer: object, status: int = 200, delivery: ResponseFormat = ResponseFormat.URL) -> ImageReply:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
     return AI302.read_reply(UpstreamResponse(status, body, 7.0), delivery)
-
-
-def attempt(act: Callable[[], object]) -> object:
-    """What an act gives, or its GatewayError; any other exception fails the test."""
-    try:
-        return act()
-    except GatewayError as error:
-        return error
 
 
 def error_of(answer: object, status: int = 200) -> GatewayError:

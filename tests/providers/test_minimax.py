@@ -1,6 +1,5 @@
 """MiniMax's wire: the call's body, every documented code, and every shape of an answer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -30,6 +29,7 @@ from gateway.domain.images import (
 from gateway.providers import PROVIDERS
 from gateway.providers.minimax import CHARACTER_EDIT, CODES, NEWER_TYPES, OUTPUT, PIXELS, PRESETS, MiniMax
 from gateway.providers.replies import UpstreamResponse
+from tests.support.errors import attempt
 
 MINIMAX = MiniMax()
 URL = "https://cdn.hailuoai.com/a%2Fb_aigc.jpeg?Signature=x%2B"
@@ -105,14 +105,6 @@ def read(
 ) -> ImageReply:
     body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
     return MINIMAX.read_reply(UpstreamResponse(status, body, wait), delivery)
-
-
-def attempt(act: Callable[[], object]) -> object:
-    """What an act gives, or its GatewayError; any other exception fails the test."""
-    try:
-        return act()
-    except GatewayError as error:
-        return error
 
 
 def error_of(answer: object, *, status: int = 200, wait: float | None = None) -> GatewayError:

@@ -199,7 +199,7 @@ async def test_a_lease_that_nobody_renews_ends_and_its_call_counts_on(any_redis:
             assert [2] == [one.requests_used for one in (await process.pool.snapshot())[0].accounts]
 
 
-@pytest.mark.parametrize(("lease_s", "others_wait"), [(2, False), (9, True)])
+@pytest.mark.parametrize(("lease_s", "others_wait"), [(2, False), pytest.param(9, True, marks=pytest.mark.slow)])
 async def test_a_lease_is_renewed_as_long_as_its_process_lives(
     redis_url: str, lease_s: float, *, others_wait: bool
 ) -> None:

@@ -106,6 +106,7 @@ async def test_leases_are_renewed_with_the_first_heartbeat_after_one_that_failed
         await end(waiting)
 
 
+@pytest.mark.slow
 async def test_a_call_under_way_keeps_its_lane_when_redis_was_away_for_longer_than_leases_live(
     tmp_path: Path,
 ) -> None:

@@ -36,6 +36,14 @@ MUTANTS: dict[str, Mutant] = {
     "their weights count on": ("add_meta('share_weight', f.is_counted and -f.w or 0)", ""),
     "a person's word is not heard": ("holds[a.name] and {} or a.record.keys", "a.record.keys"),
 }
+SHOWN_BY = {
+    "another entry is crossed out": 61,
+    "nothing is reserved": 39,
+    "a late call is not moved": 21,
+    "what a clock ahead wrote is dropped": 20,
+    "an expired lease was not sent": 11,
+}
+"""Seeds of the first history that shows a mutant, when they were last looked for: they are tried first."""
 
 
 @pytest.fixture
@@ -63,4 +71,4 @@ def test_in_every_history_all_limits_hold_and_no_request_waits_beside_room(serve
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_script_that_is_wrong_is_found_out(server: "redis.Redis", mutant: str) -> None:
     pool = ClockedPool(server, MUTANTS[mutant])
-    assert any(live(pool, server, seed) for seed in range(240))
+    assert any(live(pool, server, seed) for seed in (SHOWN_BY.get(mutant, 0), *range(240)))

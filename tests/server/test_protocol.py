@@ -2,23 +2,16 @@
 
 import json
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from gateway.server.config import ConnectionLimits
 from tests.support.harness import Gateway, MakeGateway, wait_until
+from tests.support.strangers import connected
 
 MAX_HEADER_BYTES = ConnectionLimits().max_header_bytes
-
-
-@contextmanager
-def connected(gateway: Gateway) -> Iterator[socket.socket]:
-    host, _, port = gateway.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as client:
-        yield client
 
 
 def answer_of(client: socket.socket) -> tuple[str, dict[str, object]]:
@@ -47,7 +40,7 @@ FLOODS = {
 def test_a_head_that_does_not_end_is_refused_early(gateway: Gateway, kind: str) -> None:
     piece = b"x-flood: y\r\n" * 1000 if kind == "many headers" else b"a" * 12_000
     sent = 0
-    with connected(gateway) as client:
+    with connected(gateway.url) as client:
         client.sendall(FLOODS[kind])
         with suppress(OSError):  # the server has closed
             while sent < FLOOD_BYTES:
@@ -60,7 +53,7 @@ def test_a_head_that_does_not_end_is_refused_early(gateway: Gateway, kind: str) 
 
 
 def test_a_head_just_above_the_bound_is_told_why(gateway: Gateway) -> None:
-    with connected(gateway) as client:
+    with connected(gateway.url) as client:
         client.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-flood: " + b"a" * MAX_HEADER_BYTES)
         status, error = answer_of(client)
 
@@ -71,7 +64,7 @@ def test_a_head_just_above_the_bound_is_told_why(gateway: Gateway) -> None:
     "garbage", [b"garbage\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n"]
 )
 def test_what_is_no_http_is_answered_as_openai_does(gateway: Gateway, garbage: bytes) -> None:
-    with connected(gateway) as client:
+    with connected(gateway.url) as client:
         client.sendall(garbage)
         status, error = answer_of(client)
 
@@ -98,7 +91,7 @@ IDLE: dict[str, tuple[bytes, ...]] = {
 @pytest.mark.parametrize("kind", list(IDLE))
 def test_a_connection_that_brings_no_request_is_closed(make_gateway: MakeGateway, kind: str) -> None:
     gateway = make_gateway(server={"header_timeout_s": 0.3})
-    with connected(gateway) as client:
+    with connected(gateway.url) as client:
         for piece in IDLE[kind]:
             client.sendall(piece)
             if piece.endswith(b"\r\n\r\n"):
@@ -116,7 +109,7 @@ def test_a_client_that_never_reads_is_cut_off(make_gateway: MakeGateway) -> None
         f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.api_key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
-    with connected(gateway) as client:
+    with connected(gateway.url) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(head.encode() + body)
         port = int(gateway.url.rpartition(":")[2])
@@ -143,7 +136,7 @@ def test_garbage_behind_a_request_does_not_cost_its_answer(gateway: Gateway) -> 
         f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.api_key}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
-    with connected(gateway) as client:
+    with connected(gateway.url) as client:
         client.sendall(head.encode() + body + b"garbage\r\n\r\n")
         received = b""
         while chunk := client.recv(65536):
@@ -154,7 +147,7 @@ def test_garbage_behind_a_request_does_not_cost_its_answer(gateway: Gateway) -> 
 
 
 def test_requests_that_follow_each_other_on_one_connection_are_each_served(gateway: Gateway) -> None:
-    with connected(gateway) as client:
+    with connected(gateway.url) as client:
         for _ in range(3):
             client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
             assert client.recv(65536).startswith(b"HTTP/1.1 200")

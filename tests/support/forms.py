@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+from base64 import b64decode
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 import httpx
 from PIL import Image
 
-from tests.support.harness import Gateway
+from tests.support.harness import Gateway, Simulator
 
 BOUNDARY: Final = "----form-of-the-tests"
 EDITS: Final = "/v1/images/edits"
@@ -63,6 +64,14 @@ def edit(gateway: Gateway, files: Iterable[tuple[str, bytes]], **texts: str) -> 
     sent = [(name, ("picture", content, "application/octet-stream")) for name, content in files]
     headers = {"authorization": f"Bearer {gateway.api_key}"}
     return httpx.post(gateway.url + EDITS, files=sent, data=texts, headers=headers, timeout=30, verify=False)
+
+
+def reference(simulator: Simulator) -> tuple[str, bytes]:
+    """The type and the content of the only reference of the simulator's latest call."""
+    [only] = simulator.requests()[-1]["body"]["subject_reference"]
+    assert "character" == only["type"]
+    kind, _, data = only["image_file"].partition(";base64,")
+    return kind, b64decode(data)
 
 
 def temporary_files() -> list[Path]:

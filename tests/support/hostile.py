@@ -58,6 +58,7 @@ class Hostile:
     def handle(self, client: socket.socket) -> None:
         self.connections += 1
         client.settimeout(PATIENCE_S)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the pieces of a plan arrive apart, and at once
         with suppress(OSError), client:
             while self._answer(client):
                 pass

@@ -24,3 +24,12 @@ def declared(width: int, height: int) -> bytes:
     return _SIGNATURE + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in pieces
     )
+
+
+def declared_webp(width: int, height: int) -> bytes:
+    """Returns a lossless WebP of about 40 bytes that declares a size."""
+    data = bytearray(drawn("WEBP", (1, 1), lossless=True))
+    at = data.index(b"VP8L") + 9  # behind the size of the chunk and a signature (RFC 9649 section 3.4)
+    [declaration] = struct.unpack_from("<I", data, at)
+    struct.pack_into("<I", data, at, declaration >> 28 << 28 | (height - 1) << 14 | width - 1)
+    return bytes(data)

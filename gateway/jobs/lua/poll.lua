@@ -1,7 +1,7 @@
 -- Read the outcome of an order that a repeated request has joined. Preceded by metering/lua/repeats.lua.
 -- KEYS[1]  open reservations of the tenant; its name without "open" is the BASE of repeats.lua
 -- ARGV[1]  reservation ID of the order
--- ARGV[2]  0, or milliseconds: the outcome is for this request alone, and expires so long after it was read
+-- ARGV[2]  0, or milliseconds: the outcome is for this request alone, and expires this long after it is read
 -- Returns  JSON: state, see repeats.lua; with "ended" also outcome (JSON, see jobs/outcomes.py), and is_read_first: its
 --          expiry was shortened now
 -- Sends    the ID to the channel of the order's process, while it has delivered the images but not stored the outcome

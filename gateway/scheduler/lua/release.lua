@@ -70,7 +70,7 @@ end
 
 -- A request can provoke an error that seems to be a key's. While other tenants are active, two tenants must meet it, or
 -- one several times without a success in between, before a cooldown starts. Another tenant may then try it (see
--- lease.lua), until so many have met the error that it is no prompt's. A busy account cools down for all.
+-- lease.lua), until enough have met the error to rule out the prompt. A busy account cools down for all.
 local function blame()
   local field, upstream = FIELD[report.scope], cooldowns['*']
   local is_in_alarm = report.is_unauthorized and upstream and upstream.error_code == report.error_code

@@ -11,7 +11,7 @@
 -- The index has a sorted set a kind and group, KIND:GROUP; accounts of one group can serve the same needs. `groups` has
 -- their numbers by signature: the images that a minute allows (to SHELVES), and the models that all their keys deny.
 local TRIAL = 5 * 1000000     -- assumed duration of a half-open trial
-local SHELVES = 16            -- numbers of free images that the index tells apart
+local SHELVES = 16            -- numbers of free images that the index distinguishes
 local SHELF = 1000000
 local FRONT = 32              -- accounts of one kind and group that a script looks at
 local BATCH_TRIES = 8         -- of them those that it tries for a batch: the first may be the one that waits for its pace

@@ -125,7 +125,7 @@ end
 
 local function weight_beside(f) return setting('share_weight') + (f.is_counted and 0 or f.w) end
 
--- The flow is active: it has `more` calls more in flight, and so many wait.
+-- Records activity of a flow: `more` more calls in flight, and `waits` requests in the queue.
 local function note_flow(flow, weight, more, waits)
   local f = flow_of(flow, weight)
   charge_time(flow, f)

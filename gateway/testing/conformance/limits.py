@@ -91,7 +91,7 @@ CHECKS: Final = (
     Check(
         "limits.retry_after",
         Level.MUST,
-        "A 429 that waiting mends has a retry-after of more than 0 and at most 120 seconds.",
+        "A 429 that ends by waiting has a retry-after of more than 0 and at most 120 seconds.",
         "Python 3 SDK gives up above 120 s, Node 6 waits for however long; without it, both retry within seconds.",
         _retry_after,
         buys=True,

@@ -1,4 +1,4 @@
-"""What client programs send without being configured further, and what they read of the response.
+"""The requests of client programs with their default settings, and what they read of the response.
 
 The bodies are those that each program's own code sent (reference/clients.md); a prompt is added to each.
 """

@@ -138,37 +138,40 @@ class Purchases:
 
     def buy(self, prompt: str = PROMPT, /, **fields: object) -> Purchase:
         """Buys one generation. Raises: UntriedError without a response."""
-        self._server.expect_answer(_REQUEST)
-        try:
+
+        def send() -> Purchase:
             raw = self.sdk.images.with_raw_response.generate(prompt=prompt, extra_body=fields)
-        except openai.APIStatusError as error:
-            return Purchase(self._keep(error.response), raised=error)
-        except openai.APITimeoutError as error:
-            raise self._server.note_silence(_REQUEST) from error
-        except openai.APIConnectionError as error:
-            raise UntriedError(f"{_REQUEST}: {error}") from error
-        answer = self._keep(raw.http_response)
-        try:
-            parsed = raw.parse()
-        except UNREAD as error:
-            return Purchase(answer, raised=error)
-        is_read = isinstance(parsed, ImagesResponse)
-        return Purchase(answer, parsed if is_read else None, request_id=parsed._request_id if is_read else None)  # noqa: SLF001 - the SDK's documented name
+            answer = self._keep(raw.http_response)
+            try:
+                parsed = raw.parse()
+            except UNREAD as error:
+                return Purchase(answer, raised=error)
+            is_read = isinstance(parsed, ImagesResponse)
+            return Purchase(answer, parsed if is_read else None, request_id=parsed._request_id if is_read else None)  # noqa: SLF001 - the SDK's documented name
+
+        return self._send(send)
 
     def _stream(self) -> Purchase:
         """Returns the events twice: the raw bytes, and the SDK's reading of the same bytes."""
-        self._server.expect_answer(_REQUEST)
-        asked = self.sdk.images.with_streaming_response.generate(
-            prompt=PROMPT, model=self.model, stream=True, partial_images=PARTIAL_IMAGES
-        )
-        try:
-            with asked as response:
+
+        def send() -> Purchase:
+            with self.sdk.images.with_streaming_response.generate(
+                prompt=PROMPT, model=self.model, stream=True, partial_images=PARTIAL_IMAGES
+            ) as response:
                 response.read()
                 answer = self._keep(response.http_response)
                 try:
                     return Purchase(answer, events=tuple(response.parse()))
                 except UNREAD as error:
                     return Purchase(answer, raised=error)
+
+        return self._send(send)
+
+    def _send(self, send: Callable[[], Purchase]) -> Purchase:
+        """Sends an order by the SDK. Raises: UntriedError without a response."""
+        self._server.expect_answer(_REQUEST)
+        try:
+            return send()
         except openai.APIStatusError as error:
             return Purchase(self._keep(error.response), raised=error)
         except openai.APITimeoutError as error:

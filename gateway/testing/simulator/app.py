@@ -61,30 +61,31 @@ def create_simulator(
     limits = Limits(requests_per_minute, images_per_minute, max_concurrency, minute)
     accounts, gallery = Accounts(limits, clock=clock), Gallery(image_bytes=image_bytes)
     states, outages, call_log, edge = KeyStates(clock), Outages(clock), CallLog(calls_kept, clock), Edge()
-    studio = GenerationEndpoint(accounts, gallery, states, outages, edge, call_log, latency_s=latency_s, sleep=sleep)
-    office, controls = (
-        ApiRoutes(accounts, gallery, studio.captured, states, call_log),
-        FaultSwitches(states, outages, edge),
-    )
+    endpoint = GenerationEndpoint(accounts, gallery, states, outages, edge, call_log, latency_s=latency_s, sleep=sleep)
+    api = ApiRoutes(accounts, gallery, endpoint.captured, states, call_log)
     return Starlette(
-        routes=[
-            *(Route(path, studio.generate, methods=["POST"]) for path in MODELS_BY_PATH),
-            Route("/v1/token_plan/remains", office.remains, methods=["GET"]),
-            Route("/v1/models", office.models, methods=["GET"]),
-            Route("/simulator/invoice", office.invoice, methods=["GET"]),
-            Route("/simulator/invoice", office.reset, methods=["DELETE"]),
-            Route("/simulator/receipts", office.receipts, methods=["GET"]),
-            Route("/simulator/calls", office.calls, methods=["GET"]),
-            Route("/simulator/requests", office.requests, methods=["GET"]),
-            Route("/simulator/images/{name}", office.image, methods=["GET"]),
-            Route("/simulator/keys/{key}", controls.key, methods=["PUT"]),
-            Route("/simulator/accounts/{account}", controls.account, methods=["PUT"]),
-            Route("/simulator/outage", controls.begin_outage, methods=["PUT"]),
-            Route("/simulator/outage", controls.end_outage, methods=["DELETE"]),
-            Route("/simulator/edge", controls.edge, methods=["PUT"]),
-        ],
+        routes=_routes(endpoint, api, FaultSwitches(states, outages, edge)),
         exception_handlers={ClientDisconnect: _ignore_disconnect, InvalidSwitchError: render_invalid_switch},
     )
+
+
+def _routes(endpoint: "GenerationEndpoint", api: ApiRoutes, switches: FaultSwitches) -> list[Route]:
+    return [
+        *(Route(path, endpoint.generate, methods=["POST"]) for path in MODELS_BY_PATH),
+        Route("/v1/token_plan/remains", api.remains, methods=["GET"]),
+        Route("/v1/models", api.models, methods=["GET"]),
+        Route("/simulator/invoice", api.invoice, methods=["GET"]),
+        Route("/simulator/invoice", api.reset, methods=["DELETE"]),
+        Route("/simulator/receipts", api.receipts, methods=["GET"]),
+        Route("/simulator/calls", api.calls, methods=["GET"]),
+        Route("/simulator/requests", api.requests, methods=["GET"]),
+        Route("/simulator/images/{name}", api.image, methods=["GET"]),
+        Route("/simulator/keys/{key}", switches.key, methods=["PUT"]),
+        Route("/simulator/accounts/{account}", switches.account, methods=["PUT"]),
+        Route("/simulator/outage", switches.begin_outage, methods=["PUT"]),
+        Route("/simulator/outage", switches.end_outage, methods=["DELETE"]),
+        Route("/simulator/edge", switches.edge, methods=["PUT"]),
+    ]
 
 
 class GenerationEndpoint:

@@ -1,7 +1,6 @@
 """Every parameter of `POST /v1/images/generations`: taken, refused with OpenAI's own error, or reported back."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +18,8 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, ResponseFormat, Size
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
+from tests.support.errors import attempt
+from tests.support.openapi import OPTIONAL_FIELDS
 
 DIRECT = PROVIDERS["minimax"]
 MODEL = Model(
@@ -42,31 +43,6 @@ RELAYED = Model(
 CATALOG = Catalog([MODEL, LIVE, RELAYED])
 ANYONE = Tenant("acme")
 ACCEPTED = OpenAIOptions()
-PARAMETERS = (
-    "model",
-    "n",
-    "size",
-    "quality",
-    "style",
-    "response_format",
-    "output_format",
-    "output_compression",
-    "background",
-    "moderation",
-    "stream",
-    "partial_images",
-    "user",
-    "safety_identifier",
-    "complexity",
-    "aspect_ratio",
-    "width",
-    "height",
-    "seed",
-    "prompt_optimizer",
-    "aigc_watermark",
-    "subject_reference",
-)
-"""Every optional field of OpenAI's that this gateway knows, and MiniMax's own."""
 
 
 def parse(
@@ -74,14 +50,6 @@ def parse(
 ) -> Generation:
     given = body if body is not None else msgspec.json.encode({"prompt": "a fox"} | fields)
     return parse_generation(given, CATALOG, tenant, manners)
-
-
-def attempt(act: Callable[[], object]) -> object:
-    """What an act gives, or its GatewayError; any other exception fails the test."""
-    try:
-        return act()
-    except GatewayError as error:
-        return error
 
 
 def refusal(body: bytes | None = None, *, manners: OpenAIOptions = ACCEPTED, **fields: Any) -> GatewayError:
@@ -113,7 +81,7 @@ def test_prompt_alone_is_enough() -> None:
 
 
 def test_null_means_absent_everywhere() -> None:
-    assert parse() == parse(msgspec.json.encode({"prompt": "a fox"} | dict.fromkeys(PARAMETERS)))
+    assert parse() == parse(msgspec.json.encode({"prompt": "a fox"} | dict.fromkeys(OPTIONAL_FIELDS)))
     assert parse() == parse(anything_else=None)
 
 
@@ -524,7 +492,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["prompt", *PARAMETERS]) | st.text(max_size=5), JSON, max_size=8))
+@given(st.dictionaries(st.sampled_from(["prompt", *OPTIONAL_FIELDS]) | st.text(max_size=5), JSON, max_size=8))
 def test_any_fields_are_a_job_or_a_refusal(fields: dict[str, Any]) -> None:
     outcome = attempt(lambda: parse(msgspec.json.encode({"prompt": "a fox"} | fields)))
     if isinstance(outcome, Generation):

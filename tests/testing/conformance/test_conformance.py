@@ -141,6 +141,7 @@ def test_a_busy_server_is_asked_again_after_the_pause_it_wants(condition: Condit
     assert set() == names(report, Outcome.FAILS) | names(report, Outcome.UNTRIED)
 
 
+@pytest.mark.slow
 def test_an_address_that_is_silent_twice_is_not_asked_again() -> None:
     """Or a run would take hours, and buy what it cannot see."""
     server = Fair(pauses={GENERATIONS: 4.0})

@@ -18,16 +18,6 @@ NO_KEY = "login fail: Please carry the API secret key in the 'Authorization' fie
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
 async def client(time: Time) -> AsyncIterator[httpx.AsyncClient]:
     app = create_simulator(requests_per_minute=5, clock=time, sleep=time.sleep)
     async with talking(app) as client:

@@ -34,11 +34,6 @@ TEXTS = {
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def slept() -> list[float]:
     return []
 

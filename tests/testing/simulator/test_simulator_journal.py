@@ -11,11 +11,6 @@ from tests.testing.simulator.driving import MINIMAX, Time, ask, talking
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def calls_of(client: httpx.AsyncClient) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = (await client.get("/simulator/calls")).json()
     return found

@@ -9,16 +9,6 @@ from tests.testing.simulator.driving import Time, ask, bill_of, code_of, talking
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
-
-
 async def test_images_per_minute_weigh_a_request_by_n_and_a_refused_one_takes_no_place(time: Time) -> None:
     async with talking(create_simulator(images_per_minute=10, clock=time, sleep=time.sleep)) as client:
         assert [0, 0, 1002, 0, 1002] == [await code_of(client, n=n) for n in (4, 4, 3, 2, 1)]

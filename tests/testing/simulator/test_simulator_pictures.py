@@ -12,11 +12,6 @@ from gateway.testing.simulator.pictures import Gallery, Sketch
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def sketch(prompt: str, *, width: int = 512, height: int = 512, index: int = 0, seed: int | None = None) -> Sketch:
     return Sketch(prompt, width, height, index, seed)
 

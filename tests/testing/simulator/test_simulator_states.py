@@ -12,16 +12,6 @@ REMAINS = "/v1/token_plan/remains"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
 async def client(time: Time) -> AsyncIterator[httpx.AsyncClient]:
     async with talking(create_simulator(clock=time, sleep=time.sleep)) as client:
         yield client

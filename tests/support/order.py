@@ -1,0 +1,26 @@
+"""The order of the test files."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+_TESTS: Final = Path(__file__).parents[1]
+LONGEST: Final = (
+    *("clients/test_python_frameworks.py", "fuzz/test_memory.py", "scheduler/test_histories.py", "flow/test_pool.py"),
+    *(
+        "clients/test_javascript.py",
+        "clients/test_openai_sdks.py",
+        "scheduler/test_capacity.py",
+        "flow/test_journal.py",
+    ),
+    *("flow/test_deaths.py", "flow/test_balancer.py", "server/test_hanging_workers.py", "flow/test_hardship.py"),
+    *("server/test_upgrades.py", "flow/test_smuggling.py", "api/test_secrecy.py", "flow/test_embedded.py"),
+)
+"""Files that take a minute or more. They begin first, or the last of them would run beside idle processes."""
+
+
+def put_longest_first(items: list[pytest.Item]) -> None:
+    """Sorts tests by the place of their file in `LONGEST`; the others stay in their order."""
+    places = {_TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
