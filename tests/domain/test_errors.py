@@ -162,7 +162,12 @@ def test_what_may_have_cost_money_tells_the_sdks_not_to_repeat(error_code: Error
 
 
 OWN_BOUNDS = {ErrorCode.NO_CAPACITY, ErrorCode.REQUESTS_THROTTLED}
-TENANTS_LIMITS = {ErrorCode.RATE_LIMITED, ErrorCode.REQUEST_EXCEEDS_LIMIT, ErrorCode.QUOTA_EXHAUSTED}
+TENANTS_LIMITS = {
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.REQUEST_EXCEEDS_LIMIT,
+    ErrorCode.QUOTA_EXHAUSTED,
+    ErrorCode.STORAGE_QUOTA_EXHAUSTED,
+}
 
 
 @ALL
