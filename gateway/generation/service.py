@@ -47,8 +47,9 @@ class GenerationService:
                 passage.ended_s = self._monotonic()
                 context.reservation, context.rates = reservation, reservation.rates
                 try:
-                    prepared = await self._convert_inputs(request, context)
-                    result = await self._upstreams.generate(prepared, reservation, context)
+                    if job.inputs:
+                        request = await self._convert_inputs(request, context)
+                    result = await self._upstreams.generate(request, reservation, context)
                 finally:
                     now_s = self._monotonic()
                     passage = trace.settle = Interval(now_s)

@@ -70,7 +70,7 @@ def nothing_left(spare: int = SPARE) -> Iterator[None]:
     gc.disable()
     try:
         yield
-        wait_until(lambda: not more_than(before, spare), f"left: {more_than(before, spare)}", 10)
+        wait_until(lambda: not more_than(before, spare), "nothing is left")
     except AssertionError:
         raise AssertionError(f"left: {more_than(before, spare)}") from None
     finally:
