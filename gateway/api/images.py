@@ -22,7 +22,7 @@ from gateway.api.shutdown import ShutdownState
 from gateway.api.sse import EventStream
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import ImageResult
+from gateway.domain.images import ImageResult, LinkSource
 from gateway.domain.tenants import Principal, Tenant
 from gateway.generation.memory_budget import ByteBudget
 from gateway.jobs.replays import Replays
@@ -138,7 +138,8 @@ class ImageRoutes:
             self.authenticator.count_refusal(caller)
             await self.authenticator.load_rates(request, caller, is_counted=True)
             raise
-        context.base_url = base_url(request, self.options.public_url)
+        if generation.model.links is not LinkSource.PROVIDER:
+            context.base_url = base_url(request, self.options.public_url)
         context.model_name, context.is_stream = generation.name, generation.is_stream
         context.ignored, context.cut_prompt = generation.ignored, generation.cut_prompt
         return caller, generation

@@ -20,6 +20,7 @@ from gateway.api.bodies import ClientConnection, context_of
 from gateway.api.errors import render_failure
 from gateway.api.openai_responses import render_error
 from gateway.api.request_log import Telemetry, report_request
+from gateway.api.security_headers import DEFAULTS
 from gateway.api.shutdown import ShutdownState
 from gateway.domain.errors import ErrorCode, GatewayError, detach
 from gateway.domain.tenants import Rates
@@ -92,6 +93,8 @@ class RequestContextMiddleware:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
                 message["headers"] = self._headers_of(context, message["headers"])
+                own, defaults = {name for name, _ in message["headers"]}, scope["state"].get(DEFAULTS, [])
+                defaults[:] = [header for header in defaults if header[0] not in own]
             await send(message)
             if context.on_first_byte and message["type"] == "http.response.body":
                 context.on_first_byte()

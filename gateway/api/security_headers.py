@@ -1,6 +1,5 @@
 """Security headers added to every response (nosniff, no-store, frame-ancestors, referrer policy)."""
 
-from collections.abc import Iterable
 from typing import Final
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -13,12 +12,5 @@ SECURITY_HEADERS: Final[Headers] = (
 )
 TLS_HEADERS: Final[Headers] = (*SECURITY_HEADERS, (b"strict-transport-security", b"max-age=31536000"))
 """HSTS for a year (RFC 6797), added if the gateway itself serves TLS."""
-
-
-class DefaultHeaders(list[tuple[bytes, bytes]]):
-    """Headers that uvicorn puts before those of each response, less those that the response has itself."""
-
-    def __add__(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
-        own = list(headers)
-        names = {name for name, _ in own}
-        return [header for header in self if header[0] not in names] + own
+DEFAULTS: Final = "default_headers"
+"""The key of the request's state with the list that the server adds to its response, less what the response has."""

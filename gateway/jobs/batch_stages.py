@@ -220,5 +220,4 @@ class BatchStages:
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    for chunk in ():
-        yield chunk
+    yield b""

@@ -182,7 +182,7 @@ class BatchWorker:
             if is_due and await self._store.advance(batch, BatchStatus.FINALIZING, time.time()):
                 self.wake.set()
             if has_step:
-                self._take_step(batch)
+                self._take_step(batch, status)
 
     async def _claim_lines(self, tenant: str, batch_id: str) -> _Claimed:
         """Redis: one round trip, lua/claim_lines.lua."""
@@ -213,18 +213,19 @@ class BatchWorker:
             del self._missing[batch_id]
             await self._store.drop(tenant, batch_id)
 
-    def _take_step(self, batch: Batch) -> None:
+    def _take_step(self, batch: Batch, status: BatchStatus) -> None:
         if batch.id not in self._stage_tasks:
-            task = self._stage_tasks[batch.id] = asyncio.create_task(self._step(batch))
+            task = self._stage_tasks[batch.id] = asyncio.create_task(self._step(batch, status))
             task.add_done_callback(lambda _: self._stage_tasks.pop(batch.id, None))
 
-    async def _step(self, batch: Batch) -> None:
+    async def _step(self, batch: Batch, status: BatchStatus) -> None:
+        """Takes the step of a status, unless the batch has another one by now."""
         try:
             async with self._stages.alone(batch) as is_alone:
                 if not is_alone:
                     return
                 current = await self._store.find(batch.tenant, batch.id)
-                if current is None or current.status is not batch.status:
+                if current is None or current.status is not status:
                     return
                 if current.status is BatchStatus.VALIDATING:
                     await self._stages.validate(current)

@@ -80,7 +80,7 @@ class Connections:
         network = network_of(address)
         own = self.addresses.get(network) or _Group()
         full: Bound | None = None
-        is_proxy = self._is_proxy(address)
+        is_proxy = bool(self._bounds.proxies) and self._is_proxy(address)
         if own.count >= self._bounds.per_address and not is_proxy:
             full = None if self._close_one(own, "address") else "address"
         elif self.everything.count >= self._bounds.in_all:
@@ -125,8 +125,6 @@ class Connections:
         return False
 
     def _is_proxy(self, address: str) -> bool:
-        if not self._bounds.proxies:
-            return False
         parsed = ip_address(address)
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._bounds.proxies)

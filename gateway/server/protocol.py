@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from gateway.api.public_url import IS_PROXIED
-from gateway.api.security_headers import SECURITY_HEADERS, TLS_HEADERS, DefaultHeaders
+from gateway.api.security_headers import DEFAULTS, SECURITY_HEADERS, TLS_HEADERS
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.server.config import ServerConfig
 from gateway.server.connections import Connection
@@ -123,7 +123,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._head_timer = None
         self.parser.set_dangerous_leniencies(lenient_keep_alive=self.cycle.keep_alive)  # not decided by trailers
         security = TLS_HEADERS if self.scheme == "https" else SECURITY_HEADERS
-        self.cycle.default_headers = DefaultHeaders([*self.server_state.default_headers, *security])
+        self.cycle.default_headers = [*self.server_state.default_headers, *security]
+        self.scope["state"][DEFAULTS] = self.cycle.default_headers
         self._unanswered.append((self.cycle, head_bytes + _FIELD_BYTES * len(self.headers)))
         self.flow.is_blocked = bool(self.pipeline)
 
