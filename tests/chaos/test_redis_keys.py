@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import redis
 
-from chaos.observations import Counters
+from chaos.ledger_records import Counters
 from chaos.redis_keys import Keys
 
 Client = Any
