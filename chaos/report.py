@@ -136,7 +136,7 @@ def _render_phases(observed: Observations) -> Iterator[str]:
         yield f"  overload of {one.until_s - one.since_s:.0f} s: {len(asked)} requests, {pictures} with pictures,"
         each = f"{one.scripts.commands_each:.0f} commands and {one.scripts.cpu_ms_each:.2f} ms of CPU each"
         yield f"    {one.scripts.count} scripts, {each}, the slowest {1000 * one.scripts.slowest_s:.0f} ms;"
-        yield f"    circuit breakers for Redis opened: {one.breakers_opened}"
+        yield f"    circuit breakers for Redis opened: {one.breakers_opened}; own lag {1000 * one.lag_s:.0f} ms"
     for outage in observed.outages:
         seconds, count = outage.until_s - outage.since_s, calls_through(observed, outage)
         yield f"  outage of {seconds:.1f} s: {count} calls in flight from before it until after it"
