@@ -94,7 +94,7 @@ class BatchClients:
             batch.status = found["status"]
             await asyncio.sleep(_PAUSE_S)
             if cancelled_after_s is not None and time.monotonic() > created_s + cancelled_after_s:
-                batch.is_cancelled, cancelled_after_s = True, None
+                batch.is_cancelled, cancelled_after_s = True, None  # accepted, or refused as it has just ended
                 await self._call(tenant, "POST", f"/v1/batches/{batch.id}/cancel", accepted=(200, 400))
             found = await self._call(tenant, "GET", f"/v1/batches/{batch.id}")
         batch.status = found["status"]

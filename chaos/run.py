@@ -72,14 +72,11 @@ async def conduct(
         tell(f"{time.monotonic() - began_s:.0f} s to start")
         admin = Admin(world.session, world.admin_urls)
         tenants = plan_tenants(Random(f"{seed}/tenants"))  # noqa: S311 - it is to be repeatable
-        for tenant in tenants:
-            await admin.create(tenant)
         crowd = plan_crowd() if "overload" not in without else []
-        repeaters = plan_repeaters()
-        others = [*crowd, *repeaters, *(batching := plan_batch_tenants())]
-        await create_crowd(admin, others)
+        repeaters, batching = plan_repeaters(), plan_batch_tenants()
+        everybody = [*tenants, *crowd, *repeaters, *batching]
+        await create_crowd(admin, everybody)
         clients = Clients(world.session, world.url, seed, seed % 1000)
-        faults = plan(seed, seconds, without)
         party = Crowd(world, clients, crowd, seed)
         injector = FaultInjector(world, admin, clients, tenants, party, seed, tell, time.monotonic(), seconds + _LATE_S)
         batches = BatchClients(world.session, clients, batching, seed)
@@ -87,14 +84,14 @@ async def conduct(
         beside = asyncio.ensure_future(_watch(world, clients, memory, tell))
         try:
             more = [Repeaters(clients, repeaters, seed).keep_asking(), batches.keep_sending()]
-            recovery = await _load(world, clients, injector, faults, seconds, more)
+            recovery = await _load(world, clients, injector, plan(seed, seconds, without), seconds, more)
             load_s = time.monotonic() - injector.began_s
             tell("waiting until everything has expired")
             await _wait_until_over(world, clients, tenants[0])
         finally:
             beside.cancel()
         tell("reading the books")
-        observed = await collect(world, admin, [*tenants, *others], clients.asked, (today, _today()))
+        observed = await collect(world, admin, everybody, clients.asked, (today, _today()))
         observed.recovery, observed.batches = recovery, batches.sent
         observed.overloads, observed.outages = injector.overloads, injector.redis_faults.outages
         observed.clock_steps_s = injector.redis_faults.clock_steps_s
