@@ -125,7 +125,7 @@ class LineRunner:
         redis = self._store.redis
         call = redis.execute_command("GETRANGE", key, *entry_range(number), NEVER_DECODE=True)  # type: ignore[no-untyped-call]
         offset, length = read_entry(await execute(redis, call, bytes))
-        account.take(length)
+        account.take(2 * length)  # the line, and its body once more
         record = await self._files.get(batch.tenant, batch.input_file_id)
         stored = await self._files.open(record, offset, offset + length)
         content = b"".join([bytes(chunk) async for chunk in stored])
