@@ -5,6 +5,7 @@ Redis keys of a batch have its tenant's hash tag: `batch:ID` (hash: the fields o
 Those of the tenant are `batches`, `batches_open` and `batch_lines`. `ig3:batches` lists the open ones of all tenants.
 """
 
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ class BatchStore:
         keys = self.keys(batch.tenant, "batches", "batches_open", f"batch:{batch.id}", f"idempotency:batches:{name}")
         fields = _write({name: getattr(batch, name) for name in Batch.__struct_fields__})
         pipeline = self.redis.pipeline(transaction=False)
-        pipeline.zadd(self._all, {f"{batch.tenant} {batch.id}": batch.created_at})
+        pipeline.zadd(self._all, {f"{batch.tenant} {batch.id}": time.time()})  # finer than `created_at`
         pipeline.zcard(self._all)
         if (await execute(self.redis, pipeline.execute(), list[int]))[1] > self._limits.all_open_max:
             await self.drop(batch.tenant, batch.id)

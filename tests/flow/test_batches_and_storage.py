@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 import redis
@@ -44,6 +45,13 @@ class Place:
         images: int = admin(self.gateway.url, "GET", f"/usage?tenant={tenant}").json()["total"]["images"]
         return images
 
+    def failed_to_store(self) -> bool:
+        """Returns True once an image could not be stored."""
+        return (
+            'stored_pictures_total{result="storage_unavailable"}'
+            in httpx.get(f"{self.gateway.url}/metrics", verify=False).text
+        )
+
     @contextmanager
     def without_storage(self) -> Iterator[None]:
         """Puts a file in the place of the directory, so that every call fails."""
@@ -79,8 +87,7 @@ def test_an_image_is_stored_before_it_is_charged(place: Place) -> None:
     batch = begin(client, [line("a", "[delay=1] kept")])
     wait_until(lambda: "kept" in json.dumps(place.simulator.requests()), "the line is sent")
     with place.without_storage():
-        wait_until(lambda: place.simulator.images_billed() == 1, "the image is made")
-        time.sleep(0.5)
+        wait_until(place.failed_to_store, "the image is made, and cannot be stored")
         assert 0 == place.images_of("stored")
         assert "in_progress" == client.batches.retrieve(batch.id).status
     batch = wait(client, batch)
