@@ -40,6 +40,7 @@ CHANGES: Final[tuple[tuple[str, str, dict[str, Any] | None], ...]] = (
     ("PATCH", "/tenants/{name}", {"weight": 2}),
     ("DELETE", "/tenants/{name}", None),
     ("POST", "/tenants/{name}/keys", {}),
+    ("POST", "/tenants/{name}/batches/{id}/cancel", None),
     ("PATCH", "/keys/{id}", {"label": "x"}),
     ("DELETE", "/keys/{id}", None),
     ("POST", "/keys/{id}/rotate", {}),

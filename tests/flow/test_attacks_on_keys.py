@@ -127,11 +127,14 @@ def test_a_tenants_key_shows_nothing_of_another_tenant_on_any_route(make_gateway
         "account": "main",
         "key": "main-1",
         "model": "x",
+        "extension": "jpg",
     }
     found = routes(gateway)
     assert len(found) > 25
     for method, path in found:
-        asked = re.sub(r"\{(\w+)\}", lambda part: names[part[1]], path).replace("/v1/models/bravo", "/v1/models/x")
+        named = names | ({"id": "x"} if path.startswith(("/v1/batches/", "/v1/files/", "/files/")) else {})
+        asked = re.sub(r"\{(\w+)\}", lambda part, named=named: named[part[1]], path)
+        asked = asked.replace("/v1/models/bravo", "/v1/models/x")
         answer = httpx.request(
             method,
             gateway.url + asked,

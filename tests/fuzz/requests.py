@@ -72,6 +72,7 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "upstream": ("sim",),
     "account": ("spare",),
     "key": ("spare-1",),
+    "id}.{extension": (f"{'0' * 40}.jpg", f"{KEY_ID}.png"),
 }
 """What there is to be changed: never the tenant that asks, or the account that serves it."""
 _ODD_NAMES: Final = (
