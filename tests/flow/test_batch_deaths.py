@@ -116,8 +116,9 @@ def test_a_gateway_that_hung_after_its_claim_buys_nothing_with_it(
         simulating() as simulator,
         pair(tmp_path, redis_url, simulator) as gateways,
         redis.Redis.from_url(redis_url) as server,
+        sdk(f"{gateways.url()}/v1", new_key(gateways.url())) as client,
+        sdk(f"{gateways.url(1)}/v1", new_key(gateways.url())) as other,
     ):
-        client, other = (sdk(f"{gateways.url(index)}/v1", new_key(gateways.url())) for index in range(2))
         gateways.signal(1, signal.SIGSTOP)
         batch = begin(client, [line(str(number), f"line {number}") for number in range(12)])
         wait_until(lambda: claimed(server, batch.id) > 0, "lines are claimed")
@@ -139,7 +140,7 @@ def test_a_gateway_that_hung_after_its_claim_buys_nothing_with_it(
 
 def claimed(server: "redis.Redis", batch_id: str) -> int:
     """Returns the lines of a batch that were claimed."""
-    return int(server.hget(f"ig3:{{acme}}:batch:{batch_id}", "next") or 0)  # type: ignore[arg-type]
+    return int(server.hget(f"ig3:{{acme}}:batch:{batch_id}", "next") or 0)
 
 
 def test_a_gateway_that_shuts_down_finishes_what_it_sent_and_leaves_the_rest(redis_url: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -159,7 +160,7 @@ def test_a_line_without_room_in_the_storage_is_not_bought(place: Place) -> None:
     assert paused(client, batch) is None
     with redis.Redis.from_url(place.redis_url) as server:
         counted = sum(int(size) for size in server.hvals("ig3:{tight}:stored"))
-    assert counted < 100_000  # the room is given back
+    assert counted < 1024 * 1024  # the images; the room that was held for them is given back
 
 
 @pytest.mark.slow
@@ -178,8 +179,14 @@ def test_lines_whose_images_cannot_be_stored_are_few(place: Place) -> None:
     finally:
         pictures.unlink()
     assert (2, 2) == (lost, place.prompts("unstored "))
-    change(place, "unstored", batch, paused_until_ms=0)
-    batch = wait(client, batch)
+
+    def is_over() -> bool:
+        time.sleep(0.5)
+        change(place, "unstored", batch, paused_until_ms=0)  # the breaker stays open for some seconds
+        return client.batches.retrieve(batch.id).status == "completed"
+
+    wait_until(is_over, "the other lines run")
+    batch = client.batches.retrieve(batch.id)
     errors = read(client, batch.error_file_id)
     assert ["result_not_kept"] * 2 == [one["response"]["body"]["error"]["code"] for one in errors.values()]
     assert (6, 8) == (len(read(client, batch.output_file_id)), place.prompts("unstored "))
@@ -187,6 +194,7 @@ def test_lines_whose_images_cannot_be_stored_are_few(place: Place) -> None:
 
 def test_a_line_fails_for_its_own_faults_at_once(place: Place) -> None:
     client, edits = place.client("faults"), "/v1/images/edits"
+    create = partial(client.batches.create, endpoint="/v1/images/edits", completion_window="24h")
     content = b"\x89PNG\r\n\x1a\n" + bytes(6_000_000)
     file_id = client.files.create(file=("p.png", io.BytesIO(content)), purpose="batch").id
     deep = '{"custom_id":"deep","method":"POST","url":"%s","body":{"model":"image-01","prompt":"x","image":%s}}'
@@ -201,13 +209,13 @@ def test_a_line_fails_for_its_own_faults_at_once(place: Place) -> None:
     texts = [one if isinstance(one, str) else json.dumps(one) for one in lines]
     data = "\n".join(texts).encode().replace(b"INVALID", b"\xff\xfe")
     input_id = client.files.create(file=("b.jsonl", io.BytesIO(data)), purpose="batch").id
-    batch = client.batches.create(input_file_id=input_id, endpoint=edits, completion_window="24h")
+    batch = create(input_file_id=input_id)
     batch = wait(client, batch, timeout_s=20)
     if batch.status == "failed":  # the validation may refuse what is no UTF-8
         assert batch.errors
         assert [6] == [one.line for one in batch.errors.data or []]
         input_id = client.files.create(file=("b.jsonl", io.BytesIO(data.rpartition(b"\n")[0])), purpose="batch").id
-        batch = client.batches.create(input_file_id=input_id, endpoint=edits, completion_window="24h")
+        batch = create(input_file_id=input_id)
         batch = wait(client, batch, timeout_s=20)
     errors = read(client, batch.error_file_id)
     statuses = {custom_id: entry["response"]["status_code"] for custom_id, entry in errors.items()}

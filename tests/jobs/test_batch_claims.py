@@ -193,11 +193,11 @@ def test_lost_images_pause_the_batch_ever_longer_and_one_line_at_a_time_tries(cl
         pauses_s.append(claims.field("paused_until_ms") / 1000 - claims.clock.now_s)
         assert [] == claims.claim()
         claims.clock.advance(pauses_s[-1] + 0.1)
-        [[number, _]] = claims.claim()
-        assert isinstance(number, int)
+        [[tried, _]] = claims.claim()
+        assert isinstance(tried, int)
         assert [] == claims.claim()
-        lines.append(number)
-        claims.end("failed", pause_ms=60_000, line=number)
+        lines.append(tried)
+        claims.end("failed", pause_ms=60_000, line=tried)
     assert [60, 120, 240, 480, 960, 1800, 1800] == [round(pause_s) for pause_s in pauses_s]
     assert [3, 4, 5, 6, 7, 8, 9] == sorted(lines)
 

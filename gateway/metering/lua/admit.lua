@@ -28,9 +28,9 @@
 --          not to run, or not by this process), "rate", "quota" or
 --          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
 --          "quota": scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks for
---          more than is ever allowed). With all but "unknown" and "unclaimed": rates, whose requests and images have limit, remaining
---          and reset_s (seconds until nothing is used) of the tighter scope, if there is such a limit; not for a line.
---          With ARGV[1] "": used, the counters of the narrowest scope
+--          more than is ever allowed). With all but "unknown" and "unclaimed": rates, whose requests and
+--          images have limit, remaining and reset_s (seconds until nothing is used) of the tighter scope, if there is such
+--          a limit; not for a line. With ARGV[1] "": used, the counters of the narrowest scope
 -- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
 --          waits for its recovery
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
