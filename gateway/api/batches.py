@@ -1,5 +1,6 @@
 """`/v1/batches`: batches of image requests, in OpenAI's format (reference/batch-files.md)."""
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ _INPUT_LEFT_S: Final = 900
 _METADATA_MAX: Final = 16
 _PAGE_MAX, _PAGE_DEFAULT = 100, 20
 _ETA_HEADER: Final = "x-imagegate-batch-eta-s"
+_PAUSED_HEADER: Final = "x-imagegate-batch-paused"
 _API_VERSION: Final = "api-version"
 """Azure's clients send it with every request."""
 _METHODS: Final = {
@@ -140,9 +142,12 @@ class BatchRoutes:
 
     async def _respond(self, batch: Batch) -> Response:
         response = json_response(describe_batch(batch))
-        eta_s = await self.forecast.eta_s(batch)
+        eta_s, pause_s = await self.forecast.eta_s(batch), batch.paused_until_ms / 1000 - self.clock()
+        is_paused = batch.status is BatchStatus.IN_PROGRESS and pause_s > 0
+        if is_paused:
+            response.headers[_PAUSED_HEADER] = batch.pause_reason
         if eta_s is not None:
-            response.headers[_ETA_HEADER] = str(eta_s)
+            response.headers[_ETA_HEADER] = str(eta_s + (math.ceil(pause_s) if is_paused else 0))
         return response
 
     @contextmanager

@@ -144,6 +144,7 @@ class BatchLine:
 
     batch_id: str
     custom_id: str  # at most CUSTOM_ID_CHARS
+    claim: str = ""  # see jobs/lua/claim_lines.lua: the line is admitted while it is valid
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,44 +8,53 @@ nobody knows.
 import asyncio
 import time
 import uuid
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import msgspec
+import structlog
 
 from gateway.domain.billing import BatchLine, OrderIdentity, Repetition
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, Format, ImageResult, ImageUrl, Picture, ResponseFormat, sniff_base64
 from gateway.domain.tenants import Principal, Tenant
-from gateway.generation.context import DisconnectEvent, GenerationRequest, RequestContext
+from gateway.generation.context import GenerationRequest, RequestContext
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.generation.service import GenerationService
 from gateway.jobs.batch_input import BatchRequest, entry_range, read_entry
 from gateway.jobs.batch_output import refer, render_line
 from gateway.jobs.batches import Batch, BatchStore
 from gateway.jobs.files import Files
-from gateway.metering.decisions import RepeatedRequestError
+from gateway.jobs.line_files import embed_files
+from gateway.metering.decisions import RepeatedRequestError, UnclaimedLineError
 from gateway.redis import execute
 from gateway.storage.pictures import PictureStore, StoredPicture
 
+_LOG = structlog.get_logger("imagegate.batches")
 _SAVE_AGAIN_S: Final = (1.0, 5.0, 20.0)
 """Pauses between attempts to store a picture that was paid for."""
 _WAIT_S: Final = 5.0
 """Pause of a line for which there is no capacity, memory or storage; it waited in the queue already."""
 _DOUBT_S: Final = 5.0
 _FAILURES_MAX: Final = 3
-"""Limit on the attempts of a line that the image service failed to process, for free."""
+"""Limit on the attempts of a line that the image service or this program failed to process, for free."""
+_BUG_S: Final = 30.0
+"""Pause of a line at which this program failed."""
 _QUOTA_PAUSE_MAX_S: Final = 300.0
 """An operator may raise a quota at any time."""
 _PAUSE_S: Final = 60.0
 """Pause of a batch whose key cannot be used, or whose images cannot be stored."""
-
-_FILE_ID: Final = b'"file_id"'
-_WITH_FILES: Final = frozenset({"image", "images", "mask"})
+_PAUSES: Final = {
+    ErrorCode.INVALID_API_KEY: "api_key",
+    ErrorCode.STORAGE_UNAVAILABLE: "storage",
+    ErrorCode.STORAGE_QUOTA_EXHAUSTED: "storage_quota",
+}
+"""Why a batch pauses after an error, before anything was bought."""
+_IMAGE_BYTES: Final = 1024 * 1024
+"""Size of an image before this process has stored one of its model. A JPEG of 1024 x 1024 has less, a PNG more."""
 
 Chunks = list[bytes | memoryview]
 _T = TypeVar("_T")
@@ -64,6 +73,21 @@ class LineFormat(Protocol):
     def render_error(self, error: GatewayError, model_name: str) -> bytes: ...
 
 
+@dataclass(slots=True, eq=False)
+class ClaimedLine:
+    """A line that this process has claimed."""
+
+    batch: Batch
+    number: int
+    state: str
+    """Of the order of a process that died: it decides, and the line does not run. "" if the line is to run."""
+    claim: str
+    """See lua/claim_lines.lua. Replaced if this process claims the line again."""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set if the line is to end unless it was sent."""
+    task: "asyncio.Task[None] | None" = None
+
+
 @dataclass(frozen=True, slots=True)
 class LineEnd:
     """What became of a claimed line; see lua/end_line.lua."""
@@ -74,7 +98,7 @@ class LineEnd:
     delay_s: float = 0.0
     failures_max: int = 0
     pause_s: float = 0.0
-    """No other line of the batch begins for so long."""
+    """No other line of the batch begins for so long; longer if the line failed since its images were lost."""
     pause_reason: str = ""
 
 
@@ -96,26 +120,35 @@ class LineRunner:
     _sign: Callable[[StoredPicture], Awaitable[str]]
     """Returns path and query of a link to a picture."""
     _budget: ByteBudget
-    _file_max_bytes: int
-    """Limit on a file that an edit names."""
+    _files_max_bytes: int
+    """Limit on the files that a line names."""
+    _image_bytes: dict[str, int] = field(default_factory=dict)
+    """By model ID, the size of the largest of the last images."""
 
-    async def run(self, batch: Batch, number: int, state: str, left: DisconnectEvent, record: Record) -> LineEnd:
-        """Runs a claimed line. `left` is set if it is to end unless it was sent.
+    async def run(self, claimed: ClaimedLine, record: Record) -> LineEnd:
+        """Runs a claimed line.
 
         A result is stored and recorded before it is settled. So a process that dies leaves either a line that ended, or
         an unknown outcome, and never images that are known to be charged and that nobody has.
-        `state` is that of the order of a process that died: it decides, and the line does not run.
         """
-        account = ByteAccount(self._budget, batch.tenant)
+        batch, number = claimed.batch, claimed.number
+        account, line = ByteAccount(self._budget, batch.tenant), None
+        context = RequestContext(f"req_{uuid.uuid4().hex}", time.monotonic(), account, claimed.left)
+        context.tenant, context.key_id = batch.tenant, batch.key_id
         try:
             line = await self._read(batch, number, account)
-            context = RequestContext(f"req_{uuid.uuid4().hex}", time.monotonic(), account, left)
-            context.tenant, context.key_id = batch.tenant, batch.key_id
-            if state:
+            if claimed.state:
                 return self._failed(batch, number, line, context, GatewayError(ErrorCode.UPSTREAM_TIMEOUT))
-            return await self._generate(batch, number, line, context, record)
+            return await self._generate(claimed, line, context, record)
         except GatewayError:  # the input or Redis is unavailable, or there is no memory: nothing was sent
             return LineEnd("waiting", delay_s=_WAIT_S)
+        except Exception:  # noqa: BLE001 - a bug must not lose the line: its order decides whether it runs again
+            _LOG.exception("batch_line_failed", tenant=batch.tenant, batch=batch.id, line=number)
+            end = LineEnd("doubtful", delay_s=_BUG_S)
+            if line is None:
+                return end
+            failed = self._failed(batch, number, line, context, GatewayError(ErrorCode.INTERNAL))
+            return replace(end, text=failed.text, failures_max=_FAILURES_MAX)
         finally:
             account.close()
 
@@ -132,54 +165,41 @@ class LineRunner:
         return msgspec.json.decode(content, type=BatchRequest)
 
     async def _generate(
-        self, batch: Batch, number: int, line: BatchRequest, context: RequestContext, record: Record
+        self, claimed: ClaimedLine, line: BatchRequest, context: RequestContext, record: Record
     ) -> LineEnd:
+        batch, number = claimed.batch, claimed.number
         principal = await self._find_principal(batch.key_id)
         if principal is None:
             return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
         name = f"{batch.id}:{number}"
         context.identity = OrderIdentity(Repetition.LINE, name, name)
-        context.batch = BatchLine(batch.id, line.custom_id)
+        kept = b""
         try:
-            content = await self._with_files(batch.tenant, bytes(line.body), context.memory)
-            request, asked, context.model_name = self._format.parse(batch.endpoint, content, principal.tenant)
+            body = bytes(line.body)
+            body = await embed_files(self._files, batch.tenant, body, context.memory, self._files_max_bytes)
+            request, asked, context.model_name = self._format.parse(batch.endpoint, body, principal.tenant)
             context.memory.take(request.job.held_bytes)
-            kept = b""
+            model_id = request.model.id
+            size_bytes = self._image_bytes.get(model_id, _IMAGE_BYTES) * request.job.count
+            async with self._pictures.hold_room(batch.tenant, size_bytes) as give_back:
 
-            async def keep(result: ImageResult) -> None:
-                nonlocal kept
-                body = await self._store_images(batch, result, asked)
-                kept = render_line(batch.id, number, line.custom_id, (200, context.id, body))
-                await record(LineEnd("stored", kept))
+                async def keep(result: ImageResult) -> None:
+                    nonlocal kept
+                    await give_back()
+                    response = await self._store_images(batch, model_id, result, asked)
+                    kept = render_line(batch.id, number, line.custom_id, (200, context.id, response))
+                    await record(LineEnd("stored", kept))
 
-            context.keep_result = keep
-            await self._service.generate(principal, request, context)
+                context.keep_result = keep
+                context.batch = BatchLine(batch.id, line.custom_id, claimed.claim)
+                await self._service.generate(principal, request, context)
+        except UnclaimedLineError:
+            return LineEnd("waiting")
         except RepeatedRequestError:
             return LineEnd("doubtful", delay_s=_DOUBT_S)
         except GatewayError as error:
             return self._refused(batch, number, line, context, error)
         return LineEnd("completed", kept)
-
-    async def _with_files(self, tenant: str, body: bytes, memory: ByteAccount) -> bytes:
-        """Replaces the files that an edit names by their contents. Raises: GatewayError."""
-        if _FILE_ID not in body:
-            return body
-        fields = msgspec.json.decode(body, type=dict[str, object])
-        for name in _WITH_FILES.intersection(fields):
-            value = fields[name]
-            for reference in value if isinstance(value, list) else [value]:
-                if isinstance(reference, dict) and isinstance(reference.get("file_id"), str):
-                    content = await self._load(tenant, reference.pop("file_id"), memory)
-                    reference["image_url"] = f"data:;base64,{b64encode(content).decode()}"
-        return msgspec.json.encode(fields)
-
-    async def _load(self, tenant: str, file_id: str, memory: ByteAccount) -> bytes:
-        record = await self._files.get(tenant, file_id)
-        if record.bytes > self._file_max_bytes:
-            text = f"File '{record.id}' is too large: images of a line have at most {self._file_max_bytes} bytes."
-            raise GatewayError(ErrorCode.INVALID_VALUE, text, param="file_id")
-        memory.take(record.bytes * 4)  # its base64, and the copies in the body and in the job
-        return b"".join([bytes(chunk) async for chunk in await self._files.open(record)])
 
     def _refused(
         self, batch: Batch, number: int, line: BatchRequest, context: RequestContext, error: GatewayError
@@ -188,8 +208,8 @@ class LineRunner:
         code, failed = error.error_code, self._failed(batch, number, line, context, error)
         if code is ErrorCode.QUOTA_EXHAUSTED and error.retry_after_s is not None:
             return LineEnd("waiting", pause_s=min(error.retry_after_s, _QUOTA_PAUSE_MAX_S), pause_reason="quota")
-        if code is ErrorCode.INVALID_API_KEY:
-            return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
+        if code in _PAUSES:
+            return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason=_PAUSES[code])
         if code is ErrorCode.CLIENT_DISCONNECTED:
             return LineEnd("waiting")
         if code is ErrorCode.RESULT_NOT_KEPT:
@@ -206,7 +226,9 @@ class LineRunner:
         response = (error.row.status, context.id, [body])
         return LineEnd("failed", render_line(batch.id, number, line.custom_id, response))
 
-    async def _store_images(self, batch: Batch, result: ImageResult, asked: ResponseFormat) -> Iterator[bytes]:
+    async def _store_images(
+        self, batch: Batch, model_id: str, result: ImageResult, asked: ResponseFormat
+    ) -> Iterator[bytes]:
         """Stores the images until the output file expires.
 
         Returns: the response's body, with links and references to the images as the client asked for them.
@@ -220,6 +242,8 @@ class LineRunner:
                 form = sniff_base64(image.base64) or Format.JPEG
                 stored = await _insist(partial(self._pictures.save, batch.tenant, image, form, keep_s))
                 references.append(refer(stored))
+                known_bytes = self._image_bytes.get(model_id, 0)
+                self._image_bytes[model_id] = max(stored.size_bytes, known_bytes - known_bytes // 8)
                 if asked is not ResponseFormat.BASE64:
                     url = batch.base_url + await _insist(partial(self._sign, stored))
                     picture = ImageUrl(url) if asked is ResponseFormat.URL else replace(image, url=url)

@@ -6,10 +6,11 @@ which first looks at their orders (lua/claim_lines.lua).
 
 import asyncio
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -17,7 +18,7 @@ import msgspec
 import structlog
 
 from gateway.domain.errors import GatewayError
-from gateway.jobs.batch_lines import LineEnd, LineRunner
+from gateway.jobs.batch_lines import ClaimedLine, LineEnd, LineRunner
 from gateway.jobs.batch_stages import BatchStages
 from gateway.jobs.batches import Batch, BatchStatus, BatchStore
 from gateway.jobs.webhooks import Webhooks
@@ -37,8 +38,6 @@ _MISSING_S: Final = 10.0
 _STEP_PAUSE_S: Final = 5.0
 """Pause after a step that failed."""
 _CLOSE_S: Final = 5.0
-_BUG_S: Final = 30.0
-"""Pause of a line at which this program failed."""
 
 
 class _Claimed(msgspec.Struct, frozen=True):
@@ -64,15 +63,6 @@ class OpenBatches:
     """Unix seconds at which the first window ends of those with waiting lines; 0 without one."""
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
-    batch: Batch
-    number: int
-    task: "asyncio.Task[None] | None" = None
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set if the line is to end unless it was sent."""
-
-
 class BatchWorker:
     """Runs the open batches of all tenants, together with the workers of other processes."""
 
@@ -93,7 +83,7 @@ class BatchWorker:
         self._claim_s = lease_s
         self._claim = load_script(store.redis, "jobs/claim_lines", PARTS["admit"])
         self._end, self._renew = (load_script(store.redis, f"jobs/{name}") for name in ("end_line", "renew_claims"))
-        self._running: dict[tuple[str, int], _Running] = {}
+        self._running: dict[tuple[str, int], ClaimedLine] = {}
         self._stage_tasks: dict[str, asyncio.Task[None]] = {}
         self._missing: dict[str, float] = {}
         self._turn = 0
@@ -126,7 +116,7 @@ class BatchWorker:
             await asyncio.sleep(self._claim_s / 4)
             by_tenant: dict[str, list[Value]] = {}
             for running in self._running.values():
-                by_tenant.setdefault(running.batch.tenant, []).append(f"{running.batch.id} {running.number}")
+                by_tenant.setdefault(running.batch.tenant, []).append(running.claim)
             for tenant, members in by_tenant.items():
                 with suppress(GatewayError):  # a claim that expires makes another process look at the line's order
                     await self._renew(self._store.keys(tenant, "batch_lines"), [round(self._claim_s * 1000), *members])
@@ -165,7 +155,8 @@ class BatchWorker:
 
     async def _tend(self, tenant: str, batch_id: str) -> None:
         """Claims lines of a batch, or takes its next step."""
-        claimed = self._seen[batch_id] = await self._claim_lines(tenant, batch_id)
+        token = uuid.uuid4().hex
+        claimed = self._seen[batch_id] = await self._claim_lines(tenant, batch_id, token)
         if not claimed.status:
             await self._miss(tenant, batch_id)
             return
@@ -180,17 +171,17 @@ class BatchWorker:
         has_step = status is BatchStatus.VALIDATING or (is_ending and not claimed.in_flight)
         if (claimed.lines or is_due or has_step) and (batch := await self._store.find(tenant, batch_id)):
             for number, state in claimed.lines:
-                self._start(batch, number, state)
+                self._start(ClaimedLine(batch, number, state, f"{batch.id} {number} {token}"))
             if is_due and await self._store.advance(batch, BatchStatus.FINALIZING, time.time()):
                 self.wake.set()
             if has_step:
                 self._take_step(batch, status)
 
-    async def _claim_lines(self, tenant: str, batch_id: str) -> _Claimed:
+    async def _claim_lines(self, tenant: str, batch_id: str, token: str) -> _Claimed:
         """Redis: one round trip, lua/claim_lines.lua."""
         names = (f"batch:{batch_id}", "batch_lines", f"batch:{batch_id}:waiting")
         wanted = min(self._tenant_lines_max, _LINES_MAX - len(self._running))
-        args: list[Value] = [batch_id, round(self._claim_s * 1000), wanted, self._tenant_lines_max]
+        args: list[Value] = [batch_id, round(self._claim_s * 1000), wanted, self._tenant_lines_max, token]
         return msgspec.json.decode(str(await self._claim(self._store.keys(tenant, *names), args)), type=_Claimed)
 
     def _leave(self, batch_id: str) -> None:
@@ -240,45 +231,38 @@ class BatchWorker:
             await asyncio.sleep(_STEP_PAUSE_S)
         self.wake.set()
 
-    def _start(self, batch: Batch, number: int, state: str) -> None:
-        if (batch.id, number) in self._running:
-            return  # its claim expired while this process hung
-        running = self._running[batch.id, number] = _Running(batch, number)
-        running.task = asyncio.create_task(self._work(running, state))
+    def _start(self, line: ClaimedLine) -> None:
+        if running := self._running.get((line.batch.id, line.number)):
+            running.claim = line.claim  # the former one expired while this process hung
+            return
+        self._running[line.batch.id, line.number] = line
+        line.task = asyncio.create_task(self._work(line))
 
-    async def _work(self, running: _Running, state: str) -> None:
-        batch, number = running.batch, running.number
+    async def _work(self, line: ClaimedLine) -> None:
         try:
-            try:
-                end = await self._lines.run(batch, number, state, running.left, partial(self._record, batch, number))
-            except Exception:  # noqa: BLE001 - a bug must not lose the line: its order decides whether it runs again
-                _LOG.exception("batch_line_failed", tenant=batch.tenant, batch=batch.id, line=number)
-                end = LineEnd("doubtful", delay_s=_BUG_S)
-            while not await self._record(batch, number, end):  # noqa: ASYNC110 - Redis has no event
+            end = await self._lines.run(line, partial(self._record, line))
+            while not await self._record(line, end):  # noqa: ASYNC110 - Redis has no event
                 await asyncio.sleep(_TICK_S)
         finally:
-            del self._running[batch.id, number]
+            del self._running[line.batch.id, line.number]
             self.wake.set()
 
-    async def _record(self, batch: Batch, number: int, end: LineEnd) -> bool:
+    async def _record(self, line: ClaimedLine, end: LineEnd) -> bool:
         """Records what became of a line; False if Redis did not confirm it."""
-        kind = "output" if end.result in {"stored", "completed"} else "errors"
-        names = (
-            f"batch:{batch.id}",
-            "batch_lines",
-            *(f"batch:{batch.id}:{name}" for name in ("waiting", "ended", kind, "tries")),
-        )
+        batch, is_complete = line.batch, end.result in {"stored", "completed"}
+        named = ("waiting", "ended", "output" if is_complete else "errors", "tries")
+        names = (f"batch:{batch.id}", "batch_lines", *(f"batch:{batch.id}:{name}" for name in named))
         keys = self._store.keys(batch.tenant, *names)
+        is_final = is_complete or end.result == "failed"
+        rest = end.text if is_final else round(end.delay_s * 1000)
+        pause: list[Value] = [round(end.pause_s * 1000), end.pause_reason]
         try:
-            if end.pause_s:
-                await self._store.pause(batch, time.time() + end.pause_s, end.pause_reason)
-            is_final = end.result in {"stored", "completed", "failed"}
-            rest = end.text if is_final else round(end.delay_s * 1000)
-            reply = await self._end(keys, [batch.id, number, end.result, rest, end.failures_max])
+            reply = await self._end(keys, [line.claim, line.number, end.result, rest, end.failures_max, *pause])
             if reply == 2:
-                reply, is_final = await self._end(keys, [batch.id, number, "failed", end.text, 0]), True
+                args: list[Value] = [line.claim, line.number, "failed", end.text, 0, 0, ""]
+                reply, is_final = await self._end(keys, args), True
         except GatewayError:
             return False
         if reply and is_final:
-            self._metrics.batch_lines.labels("completed" if kind == "output" else "failed").inc()
+            self._metrics.batch_lines.labels("completed" if is_complete else "failed").inc()
         return True

@@ -230,12 +230,6 @@ class BatchStore:
         inputs = await execute(self.redis, pipeline.execute(), list[str]) if ids else []
         return next((name for name, found in zip(ids, inputs, strict=True) if found == file_id), None)
 
-    async def pause(self, batch: Batch, until_s: float, reason: str) -> None:
-        """Lets no line of a batch begin until then."""
-        [key] = self.keys(batch.tenant, f"batch:{batch.id}")
-        call = self.redis.hset(key, items=["paused_until_ms", round(until_s * 1000), "pause_reason", reason])
-        await execute(self.redis, call, object)
-
     async def open_batches(self) -> list[tuple[str, str]]:
         """Returns tenant and ID of all batches until `drop`, the oldest first. Redis: one round trip."""
         members = await execute(self.redis, self.redis.zrange(self._all, 0, self._limits.all_open_max - 1), list[str])

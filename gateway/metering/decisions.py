@@ -41,6 +41,13 @@ class RepeatedRequestError(GatewayError):
         self.order = order
 
 
+class UnclaimedLineError(GatewayError):
+    """A line of a batch was not admitted: another process has claimed it, it has ended, or its batch is not running."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.ORDER_IN_PROGRESS)
+
+
 class AdmissionDecision(msgspec.Struct, frozen=True):
     """The fields are described in the header of admit.lua."""
 
@@ -62,6 +69,8 @@ def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayErro
     """Returns the error for a request that is not admitted: which limit, its usage and when capacity frees up."""
     if decision.decision == "unknown":
         return GatewayError(ErrorCode.INVALID_API_KEY)
+    if decision.decision == "unclaimed":
+        return UnclaimedLineError()
     if decision.order and decision.decision == "repeated":
         is_reused = decision.order.state == "reused"
         error = GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED, rates=decision.rates)

@@ -7,8 +7,9 @@ before it is stored, so nothing that fails here fails a request.
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -24,6 +25,10 @@ from gateway.storage.quota import HOUR_S, StorageQuota
 
 TAG_CHARS: Final = 8
 _RANDOM_BYTES: Final = 16
+_ROOM_HELD_S: Final = 3600
+"""Room that a dead process held is free again in the hour after this."""
+_TRIAL_BYTES: Final = 256 * 1024
+"""Of an object that is written to see whether the storage takes one. A full disk still takes an empty one."""
 EXTENSIONS: Final[Mapping[str, Format]] = MappingProxyType(
     {"jpg": Format.JPEG, "png": Format.PNG, "webp": Format.WEBP, "gif": Format.GIF}
 )
@@ -89,6 +94,30 @@ class PictureStore:
             self._metrics.stored_pictures.labels(result).inc()
         return stored
 
+    @asynccontextmanager
+    async def hold_room(self, tenant: str, size_bytes: int) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
+        """Holds room in the tenant's quota for pictures that are about to be bought.
+
+        Yields: a function that gives the room back, for the pictures; the exit does so too.
+        Raises: GatewayError STORAGE_QUOTA_EXHAUSTED, STORAGE_UNAVAILABLE, REDIS_UNAVAILABLE.
+        Redis: one round trip, one more to give back.
+        """
+        if self._objects.breakers["write"].is_open:
+            await self._try_storage(tenant)
+        expires_s: int | None = await self._quota.take(tenant, size_bytes, _ROOM_HELD_S)
+
+        async def give_back() -> None:
+            nonlocal expires_s
+            if expires_s is not None:
+                held_until_s, expires_s = expires_s, None
+                with suppress(GatewayError):
+                    await self._quota.give_back(tenant, size_bytes, held_until_s)
+
+        try:
+            yield give_back
+        finally:
+            await give_back()
+
     async def open(
         self, picture_id: str, form: Format, expires_s: int, start: int = 0, end: int | None = None
     ) -> StoredObject:
@@ -137,6 +166,14 @@ class PictureStore:
                 await self._quota.give_back(tenant, len(data), expires_s)
             raise
         return StoredPicture(picture_id, form, len(data), expires_s)
+
+    async def _try_storage(self, tenant: str) -> None:
+        """Writes and deletes an object. Raises: GatewayError STORAGE_UNAVAILABLE."""
+        hour_s = (int(time.time()) // HOUR_S + 1) * HOUR_S
+        name = object_name("pictures", hour_s, tag_of(tenant) + secrets.token_hex(_RANDOM_BYTES))
+        await self._objects.put(name, bytes(_TRIAL_BYTES), "application/octet-stream")
+        with suppress(GatewayError):  # the reaper deletes it
+            await self._objects.delete([name])
 
     async def _decode(self, encoded: memoryview, memory: ByteAccount) -> bytes:
         """Returns the bytes of a picture, as soon as there is memory for them. Raises: GatewayError MEMORY_FULL."""

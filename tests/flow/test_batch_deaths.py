@@ -47,6 +47,9 @@ class Pair:
         self._started[index][0].kill()
         self._started[index][0].wait()
 
+    def signal(self, index: int, number: signal.Signals) -> None:
+        self._started[index][0].send_signal(number)
+
     def stop(self, index: int) -> None:
         """Shuts down, and waits until the process has ended."""
         self._started[index][0].send_signal(signal.SIGTERM)
@@ -102,6 +105,42 @@ def test_a_line_that_was_claimed_and_not_sent_runs(redis_url: str, tmp_path: Pat
         batch = wait(client, batch)
         assert {str(number) for number in range(9)} == set(read(client, batch.output_file_id))
         assert 9 == len(simulator.requests())
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_gateway_that_hung_after_its_claim_buys_nothing_with_it(
+    redis_url: str, tmp_path: Path, *, is_cancelled: bool
+) -> None:
+    """It goes on after another one has run its lines, or after their batch was cancelled."""
+    with (
+        simulating() as simulator,
+        pair(tmp_path, redis_url, simulator) as gateways,
+        redis.Redis.from_url(redis_url) as server,
+        sdk(f"{gateways.url()}/v1", new_key(gateways.url())) as client,
+        sdk(f"{gateways.url(1)}/v1", new_key(gateways.url())) as other,
+    ):
+        gateways.signal(1, signal.SIGSTOP)
+        batch = begin(client, [line(str(number), f"line {number}") for number in range(12)])
+        wait_until(lambda: claimed(server, batch.id) > 0, "lines are claimed")
+        gateways.signal(0, signal.SIGSTOP)
+        waiting = claimed(server, batch.id) - len(server.keys(f"ig3:{{acme}}:idempotency:{batch.id}:*"))
+        gateways.signal(1, signal.SIGCONT)
+        if is_cancelled:
+            other.batches.cancel(batch.id)
+        batch = wait(other, batch)
+        ordered = len(simulator.requests())
+        gateways.signal(0, signal.SIGCONT)
+        wait_until(lambda: httpx.get(f"{gateways.url()}/readyz", verify=False).is_success, "it goes on")
+        time.sleep(2)
+        billed = receipts(simulator)
+    assert waiting > 0
+    assert ordered == sum(billed.values())
+    assert ("cancelled" if is_cancelled else "completed", 0 if is_cancelled else 12) == (batch.status, len(billed))
+
+
+def claimed(server: "redis.Redis", batch_id: str) -> int:
+    """Returns the lines of a batch that were claimed."""
+    return int(server.hget(f"ig3:{{acme}}:batch:{batch_id}", "next") or 0)
 
 
 def test_a_gateway_that_shuts_down_finishes_what_it_sent_and_leaves_the_rest(redis_url: str, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import io
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -44,6 +46,10 @@ class Place:
     def images_of(self, tenant: str) -> int:
         images: int = admin(self.gateway.url, "GET", f"/usage?tenant={tenant}").json()["total"]["images"]
         return images
+
+    def prompts(self, word: str) -> int:
+        """Returns the calls that the upstream got with this word in their prompt."""
+        return sum(word in json.dumps(request) for request in self.simulator.requests())
 
     def failed_to_store(self) -> bool:
         """Returns True once an image could not be stored."""
@@ -141,6 +147,84 @@ def test_the_lines_of_a_batch_need_room_in_the_storage(place: Place) -> None:
     assert ("failed", ["storage_quota_exhausted"]) == (batch.status, [one.code for one in batch.errors.data or []])
 
 
+def test_a_line_without_room_in_the_storage_is_not_bought(place: Place) -> None:
+    client = place.client("tight", storage_bytes=100_000)
+    batch = begin(client, [line(str(number), f"tight {number}") for number in range(4)])
+    wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is paused")
+    assert 0 == place.prompts("tight ")
+    assert eta_s(client, batch) > 50
+    admin(place.gateway.url, "PATCH", "/tenants/tight", {"storage_bytes": 100_000_000})
+    change(place, "tight", batch, paused_until_ms=0)
+    batch = wait(client, batch)
+    assert (4, 4, None) == (len(read(client, batch.output_file_id)), place.prompts("tight "), batch.error_file_id)
+    assert paused(client, batch) is None
+    with redis.Redis.from_url(place.redis_url) as server:
+        counted = sum(int(size) for size in server.hvals("ig3:{tight}:stored"))
+    assert counted < 1024 * 1024  # the images; the room that was held for them is given back
+
+
+@pytest.mark.slow
+def test_lines_whose_images_cannot_be_stored_are_few(place: Place) -> None:
+    client = place.client("unstored")
+    pictures = place.storage / "pictures"
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.touch()
+    try:
+        batch = begin(client, [line(str(number), f"unstored {number}") for number in range(8)])
+        wait_until(lambda: paused(client, batch) == "storage", "the batch is paused", 60)
+        lost = place.prompts("unstored ")
+        for _ in range(2):  # one line tries, and the storage's breaker is open
+            change(place, "unstored", batch, paused_until_ms=0)
+            wait_until(lambda: paused(client, batch) == "storage", "the batch is paused again", 60)
+    finally:
+        pictures.unlink()
+    assert (2, 2) == (lost, place.prompts("unstored "))
+
+    def is_over() -> bool:
+        time.sleep(0.5)
+        change(place, "unstored", batch, paused_until_ms=0)  # the breaker stays open for some seconds
+        return client.batches.retrieve(batch.id).status == "completed"
+
+    wait_until(is_over, "the other lines run")
+    batch = client.batches.retrieve(batch.id)
+    errors = read(client, batch.error_file_id)
+    assert ["result_not_kept"] * 2 == [one["response"]["body"]["error"]["code"] for one in errors.values()]
+    assert (6, 8) == (len(read(client, batch.output_file_id)), place.prompts("unstored "))
+
+
+def test_a_line_fails_for_its_own_faults_at_once(place: Place) -> None:
+    client, edits = place.client("faults"), "/v1/images/edits"
+    create = partial(client.batches.create, endpoint="/v1/images/edits", completion_window="24h")
+    content = b"\x89PNG\r\n\x1a\n" + bytes(6_000_000)
+    file_id = client.files.create(file=("p.png", io.BytesIO(content)), purpose="batch").id
+    deep = '{"custom_id":"deep","method":"POST","url":"%s","body":{"model":"image-01","prompt":"x","image":%s}}'
+    lines: list[object] = [
+        line("many", url=edits, images=[{"file_id": file_id}] * 2000),
+        line("large", url=edits, images=[{"file_id": file_id}] * 16),
+        line("absent", url=edits, image={"file_id": "file-none"}),
+        line("shape", url=edits, image=[{"file_id": 1}, 2]),
+        deep % (edits, "[" * 900 + '{"file_id":"q"}' + "]" * 900),
+        line("text", "INVALID", url=edits, image={"file_id": file_id}),
+    ]
+    texts = [one if isinstance(one, str) else json.dumps(one) for one in lines]
+    data = "\n".join(texts).encode().replace(b"INVALID", b"\xff\xfe")
+    input_id = client.files.create(file=("b.jsonl", io.BytesIO(data)), purpose="batch").id
+    batch = create(input_file_id=input_id)
+    batch = wait(client, batch, timeout_s=20)
+    if batch.status == "failed":  # the validation may refuse what is no UTF-8
+        assert batch.errors
+        assert [6] == [one.line for one in batch.errors.data or []]
+        input_id = client.files.create(file=("b.jsonl", io.BytesIO(data.rpartition(b"\n")[0])), purpose="batch").id
+        batch = create(input_file_id=input_id)
+        batch = wait(client, batch, timeout_s=20)
+    errors = read(client, batch.error_file_id)
+    statuses = {custom_id: entry["response"]["status_code"] for custom_id, entry in errors.items()}
+    statuses.pop("text", None)
+    assert {"many": 400, "large": 400, "absent": 404, "shape": 400, "deep": 400} == statuses
+    texts = [errors[name]["response"]["body"]["error"]["message"] for name in ("many", "large")]
+    assert ("got 2000 files" in texts[0], "at most" in texts[1]) == (True, True)
+
+
 def test_a_forecast_counts_the_concurrency_and_the_batches_before(place: Place) -> None:
     client = place.client("forecast")
     lines = [line(str(number), "[delay=2] a cat", n=3) for number in range(8)]
@@ -158,6 +242,11 @@ def test_a_forecast_counts_the_concurrency_and_the_batches_before(place: Place) 
 def ended(client: openai.OpenAI, batch: Batch) -> int:
     counts = client.batches.retrieve(batch.id).request_counts
     return counts.completed if counts else 0
+
+
+def paused(client: openai.OpenAI, batch: Batch) -> str | None:
+    """Returns why a batch is paused."""
+    return client.batches.with_raw_response.retrieve(batch.id).headers.get("x-imagegate-batch-paused")
 
 
 def eta_s(client: openai.OpenAI, batch: Batch) -> int:

@@ -1,7 +1,8 @@
 -- Admit a request: check every limit and quota of its tenant and API key, and reserve from all of them or from none. A
 -- refused request consumes no images, money or concurrency; it counts in requests_per_minute, unless that is full. So
 -- does a request that repeats an order: a full minute refuses it, and no other limit or quota concerns it. The line of a
--- batch counts in no minute and not in the concurrency: only the quotas concern it.
+-- batch counts in no minute and not in the concurrency: only the quotas concern it. It is admitted with a valid claim only:
+-- its process may have hung since it claimed the line, and another process may have ended the line or the batch.
 -- KEYS[1]  the tenant's record: hash, see redis/__init__.py; its name without "tenant" is the BASE of the names below
 -- KEYS[2]  the tenant's API keys: hash, key ID -> JSON
 -- KEYS[3]  the reservation: hash, created here
@@ -21,13 +22,15 @@
 -- ARGV[11] the request's transfer, which ends here; or "" or absent
 -- ARGV[12] JSON: the request's identity, see repeats.lua: kind "keyed" (by Idempotency-Key), "retry", "first" or
 --          "plain", name, fingerprint, channel (of its process), unknown_ms and keyed_ms (retentions), keys_max; or ""
--- ARGV[13] JSON: the line of a batch that the request is made for: batch_id, custom_id; or null or absent
--- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "rate", "quota" or
+-- ARGV[13] JSON: the line of a batch that the request is made for: batch_id, custom_id, claim (see
+--          jobs/lua/claim_lines.lua; not checked if ""); or null or absent
+-- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "unclaimed" (the line is
+--          not to run, or not by this process), "rate", "quota" or
 --          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
 --          "quota": scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks for
---          more than is ever allowed). With all but "unknown": rates, whose requests and images have limit, remaining
---          and reset_s (seconds until nothing is used) of the tighter scope, if there is such a limit; not for a line.
---          With ARGV[1] "": used, the counters of the narrowest scope
+--          more than is ever allowed). With all but "unknown" and "unclaimed": rates, whose requests and
+--          images have limit, remaining and reset_s (seconds until nothing is used) of the tighter scope, if there is such
+--          a limit; not for a line. With ARGV[1] "": used, the counters of the narrowest scope
 -- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
 --          waits for its recovery
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
@@ -138,6 +141,15 @@ local function check_rate(scope, measure, asked)
   return true
 end
 
+-- Returns true while a line's claim is valid, the line has not ended, and its batch is running.
+local function is_claimed(claim)
+  local batch_id, number = string.match(claim, '^(%S+) (%d+) ')
+  local batch = base .. 'batch:' .. batch_id
+  local found = redis.call('HMGET', batch, 'status', 'expires_at')
+  return found[1] == 'in_progress' and now_s < tonumber(found[2] or 0)
+    and redis.call('GETBIT', batch .. ':ended', number) == 0 and redis.call('ZSCORE', base .. 'batch_lines', claim)
+end
+
 local tenant = redis.call('HMGET', KEYS[1], 'disabled', 'limits', 'created_at')
 if not tenant[3] or (tenant[1] == '1' and reservation_id ~= '') then return cjson.encode({decision = 'unknown'}) end
 local limits = tenant[2] and tenant[2] ~= '' and cjson.decode(tenant[2]) or {}
@@ -160,6 +172,9 @@ end
 
 local is_known = reservation_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
 local is_new = reservation_id ~= '' and not is_known
+if is_new and line and (line.claim or '') ~= '' and not is_claimed(line.claim) then
+  return cjson.encode({decision = 'unclaimed'})
+end
 local is_minute_full = false
 local order = is_new and identity and find_order(base, identity, now_ms) or nil
 if not line and (is_new or ARGV[8] == '1') then
