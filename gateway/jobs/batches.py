@@ -1,7 +1,8 @@
 """Batches: their records in Redis, and the states that they go through.
 
 Redis keys of a batch have its tenant's hash tag: `batch:ID` (hash: the fields of `Batch`), `batch:ID:waiting`,
-`:ended`, `:output`, `:errors`, `:tries` and `:index` (see lua/claim_lines.lua, lua/end_line.lua and batch_input.py).
+`:ended`, `:output`, `:errors`, `:tries` and `:index` (see lua/claim_lines.lua, lua/end_line.lua and batch_input.py),
+`:lock` and `:failures:STATUS` (see batch_stages.py).
 Those of the tenant are `batches`, `batches_open` and `batch_lines`. `ig3:batches` lists the open ones of all tenants.
 """
 
@@ -32,7 +33,7 @@ class BatchStatus(Enum):
     """The status of a batch, as OpenAI names it."""
 
     VALIDATING = "validating"
-    FAILED = "failed"  # the input file is invalid, and no line ran
+    FAILED = "failed"  # the input file is invalid, and no line ran; or the gateway failed to write the files
     IN_PROGRESS = "in_progress"
     FINALIZING = "finalizing"  # no more lines begin; the files are written
     COMPLETED = "completed"
@@ -50,8 +51,8 @@ TRANSITIONS: Final[Mapping[BatchStatus, frozenset[BatchStatus]]] = MappingProxyT
     {
         _S.VALIDATING: frozenset({_S.IN_PROGRESS, _S.FAILED, _S.CANCELLING}),
         _S.IN_PROGRESS: frozenset({_S.FINALIZING, _S.CANCELLING}),
-        _S.FINALIZING: frozenset({_S.COMPLETED, _S.EXPIRED}),
-        _S.CANCELLING: frozenset({_S.CANCELLED}),
+        _S.FINALIZING: frozenset({_S.COMPLETED, _S.EXPIRED, _S.FAILED}),
+        _S.CANCELLING: frozenset({_S.CANCELLED, _S.FAILED}),
         _S.FAILED: frozenset(),
         _S.COMPLETED: frozenset(),
         _S.EXPIRED: frozenset(),
