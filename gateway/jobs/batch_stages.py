@@ -1,7 +1,8 @@
 """The steps of a batch that read or write whole files: validation at its beginning, and the files at its end.
 
 One process takes a step, with a lock that it renews, so that the work is not done twice. Correctness does not depend on
-it: a step can be repeated, and two at one time have the outcome of the first.
+it: a step can be repeated, and two at one time have the outcome of the first. Redis keys, which expire soon:
+`batch:ID:lock` and `batch:ID:failures:STATUS`, the count of this program's errors in the step of a status.
 """
 
 import asyncio

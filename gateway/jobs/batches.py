@@ -1,8 +1,7 @@
 """Batches: their records in Redis, and the states that they go through.
 
 Redis keys of a batch have its tenant's hash tag: `batch:ID` (hash: the fields of `Batch`), `batch:ID:waiting`,
-`:ended`, `:output`, `:errors`, `:tries` and `:index` (see lua/claim_lines.lua, lua/end_line.lua and batch_input.py),
-`:lock` and `:failures:STATUS` (see batch_stages.py).
+`:ended`, `:output`, `:errors`, `:tries` and `:index` (see lua/claim_lines.lua, lua/end_line.lua and batch_input.py).
 Those of the tenant are `batches`, `batches_open` and `batch_lines`. `ig3:batches` lists the open ones of all tenants.
 """
 
