@@ -121,7 +121,7 @@ async def test_a_process_validates_two_files_at_one_time_and_leaves_the_others_t
         first = [asyncio.create_task(take(one, batch)) for batch in batches[:2]]
         for _ in first:
             await gateway.reading.acquire()
-        assert not await take(one, batches[2])
+        assert not await asyncio.wait_for(take(one, batches[2]), 5)
         last = asyncio.create_task(take(other, batches[2]))
         gateway.may_read.set()
         assert [True] * 3 == await asyncio.gather(*first, last)
