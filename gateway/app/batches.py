@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from gateway.api.batches import BatchRoutes, LineParser
+from gateway.api import openai
+from gateway.api.batches import ENDPOINTS, BatchRoutes, LineParser
 from gateway.api.images import ImageRoutes
 from gateway.app.storage import StorageParts
 from gateway.config.resolve import Config
@@ -59,12 +60,13 @@ def build_batches(
     files.renderers[OUTPUT] = OutputRenderer(storage.objects, storage.pictures)
     parser = LineParser(catalog, images.options.openai_options)
     line_max_bytes = settings.server.max_minimax_body_bytes
+    lines_max_bytes = dict(zip(ENDPOINTS, (settings.server.max_body_bytes, line_max_bytes), strict=True))
     lines = LineRunner(
         *(store, files, storage.pictures, service, parser, authenticator.find, links.sign, budget, line_max_bytes)
     )
     stages = BatchStages(
-        *(store, files, authenticator.find, parser.find_model, terms.max_lines, line_max_bytes),
-        *(storage.quota, budget, time.time),
+        *(store, files, authenticator.find, parser.find_model, terms.max_lines, lines_max_bytes),
+        *(openai.IMAGES_MAX, storage.quota, budget, time.time),
     )
     webhooks, drain = _build_webhooks(config, redis, transport, metrics), images.drain
     lease_s, lines_max = settings.requests.reservation_lease_s, terms.max_concurrency

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.domain.catalog import Catalog, Target
+from gateway.domain.catalog import Catalog, Model, Target
 from gateway.domain.errors import GatewayError
 from gateway.jobs.batches import Batch, BatchStatus, BatchStore
 from gateway.scheduler import Scheduler
@@ -29,6 +29,8 @@ class BatchForecast:
     async def eta_s(self, batch: Batch) -> int | None:
         """Returns the seconds until all lines have run; None if unknown: not validated, ended, or no usable account.
 
+        It never raises: a forecast that fails is unknown too.
+
         It is the longer of two times: that in which the accounts make the images of this and older batches of the
         model, and that in which the tenant's lines of this and older batches run, side by side.
         Redis: two round trips and one for each open batch before it and for each upstream of the model.
@@ -37,13 +39,16 @@ class BatchForecast:
         if model is None or batch.status is not BatchStatus.IN_PROGRESS:
             return None
         try:
-            found = await self._with_older(batch)
-            rates = [
-                await self.scheduler.images_per_minute(upstream, name, 1)
-                for upstream, name in dict.fromkeys((target.upstream, target.model) for target in model.targets)
-            ]
-        except GatewayError:
+            return await self._forecast_s(batch, model)
+        except (GatewayError, ArithmeticError, ValueError):  # also of another batch's record
             return None
+
+    async def _forecast_s(self, batch: Batch, model: Model) -> int | None:
+        found = await self._with_older(batch)
+        rates = [
+            await self.scheduler.images_per_minute(upstream, name, 1)
+            for upstream, name in dict.fromkeys((target.upstream, target.model) for target in model.targets)
+        ]
         if not sum(rates):
             return None
         images = sum(math.ceil(_waiting(one) * one.images / one.total) for one in found if one.model == batch.model)

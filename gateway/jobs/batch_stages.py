@@ -1,15 +1,16 @@
 """The steps of a batch that read or write whole files: validation at its beginning, and the files at its end.
 
 One process takes a step, with a lock that it renews, so that the work is not done twice. Correctness does not depend on
-it: a step can be repeated, and two at one time have the outcome of the first.
+it: a step can be repeated, and two at one time have the outcome of the first. Redis keys, which expire soon:
+`batch:ID:lock` and `batch:ID:failures:STATUS`, the count of this program's errors in the step of a status.
 """
 
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -20,7 +21,7 @@ from gateway.domain.tenants import Principal, Tenant
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.jobs.batch_input import BatchRequest, InputRules, Validation, entry_range, read_entry, read_lines, validate
 from gateway.jobs.batch_output import OUTPUT, manifest_name, render_unsent, rendered_bytes
-from gateway.jobs.batches import KEPT_S, Batch, BatchStatus, BatchStore, LineError
+from gateway.jobs.batches import KEPT_S, WINDOW_S, Batch, BatchStatus, BatchStore, LineError
 from gateway.jobs.files import Files
 from gateway.redis import LeaderLock, execute
 from gateway.storage.objects import STREAM_HELD_BYTES
@@ -39,8 +40,15 @@ _UNSENT: Final = {
 }
 LINE_STORED_BYTES: Final = 1024
 """Counts for each line in the tenant's quota of storage: what it leaves in an output or error file besides images."""
-_LINE_HELD_BYTES: Final = 128
+_LINE_HELD_BYTES: Final = 192
 """Of a line's entry in the index, and of the hash of its custom ID, while a whole file is read."""
+_MEMORY_WAIT_S: Final = 30.0
+_VALIDATIONS_MAX: Final = 2
+"""Limit on the files that a process validates at one time."""
+_FAILURES_MAX: Final = 6
+"""Limit on the times that a step of a batch ends with an error of this program, in all processes together."""
+_FAILURE_PAUSE_S: Final = 10.0
+"""Pause of all processes after the first such error; it doubles each time."""
 _CHUNK_BYTES: Final = 256 * 1024
 _CONTENT_TYPE: Final = "application/octet-stream"
 PURPOSE: Final = "batch_output"
@@ -59,10 +67,14 @@ class BatchStages:
     _find_principal: Callable[[str], Awaitable[Principal | None]]
     _find_model: FindModel
     _lines_max: int
-    _line_max_bytes: int
+    _line_max_bytes: Mapping[str, int]
+    """By endpoint."""
+    _images_max: int
+    """Limit on the images of one request."""
     _quota: StorageQuota
     _budget: ByteBudget
     _clock: Callable[[], float]
+    _validating: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_VALIDATIONS_MAX))
 
     async def validate(self, batch: Batch) -> None:
         """Reads the whole input file, and lets the lines begin or fails the batch. Raises: GatewayError."""
@@ -77,7 +89,8 @@ class BatchStages:
             return
         tenant = principal.tenant
         rules = InputRules(
-            batch.endpoint, self._lines_max, self._line_max_bytes, lambda name: self._find_model(name, tenant)
+            *(batch.endpoint, self._lines_max, self._line_max_bytes[batch.endpoint], self._images_max),
+            lambda name: self._find_model(name, tenant),
         )
         try:
             found = await self._read_input(batch, rules)
@@ -125,30 +138,49 @@ class BatchStages:
 
     @asynccontextmanager
     async def alone(self, batch: Batch) -> AsyncIterator[bool]:
-        """Holds the lock of a batch; False if another process holds it. Cancels the caller if it is lost."""
+        """Holds the lock of a batch; False if another process holds it, or this one validates two others.
+
+        Cancels the caller if the lock is lost. After an error of this program the lock is kept for a growing pause.
+        """
         lock = LeaderLock(self._store.redis, f"{{{batch.tenant}}}:batch:{batch.id}:lock", uuid.uuid4().hex, _LOCK_S)
-        if not await lock.acquire():
+        is_validation = batch.status is BatchStatus.VALIDATING
+        if is_validation and self._validating.locked():
             yield False
             return
-        caller = asyncio.current_task()
+        async with self._validating if is_validation else nullcontext():
+            if not await lock.acquire():
+                yield False
+                return
+            is_free, renewing = True, asyncio.create_task(_keep(lock, asyncio.current_task()))
+            try:
+                yield True
+            except GatewayError:
+                raise
+            except Exception:
+                renewing.cancel()
+                is_free = await self._note_failure(batch)
+                raise
+            finally:
+                renewing.cancel()
+                if is_free:
+                    await lock.release()
 
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(_LOCK_S / 3)
-                try:
-                    is_held = await lock.renew()
-                except GatewayError:
-                    is_held = False
-                if not is_held and caller:
-                    caller.cancel()
-                    return
-
-        renewing = asyncio.create_task(renew())
-        try:
-            yield True
-        finally:
-            renewing.cancel()
-            await lock.release()
+    async def _note_failure(self, batch: Batch) -> bool:
+        """Counts an error of this program, and extends the lock or fails the batch. Returns: True if it failed."""
+        redis, prefix = self._store.redis, f"batch:{batch.id}"
+        counter, lock = self._store.keys(batch.tenant, f"{prefix}:failures:{batch.status.value}", f"{prefix}:lock")
+        pipeline = redis.pipeline(transaction=False)
+        pipeline.incr(counter)
+        pipeline.expire(counter, WINDOW_S)
+        failures = int((await execute(redis, pipeline.execute(), list[int]))[0])
+        if failures < _FAILURES_MAX:
+            pause_s = _FAILURE_PAUSE_S * 2 ** (failures - 1)
+            await execute(redis, redis.pexpire(lock, round(pause_s * 1000)), object)
+            return False
+        what = "read the input file" if batch.status is BatchStatus.VALIDATING else "write the files"
+        text = f"The gateway failed to {what} of this batch {failures} times. Report it to the operator of this server."
+        await self._fail(batch, [LineError("server_error", text)])
+        return True
 
     async def _fail(self, batch: Batch, errors: list[LineError]) -> None:
         await self._store.advance(batch, BatchStatus.FAILED, self._clock(), errors=errors)
@@ -161,7 +193,7 @@ class BatchStages:
         """Validates the input file while its memory is counted. Raises: GatewayError."""
         memory = ByteAccount(self._budget, batch.tenant)
         try:
-            await memory.wait_for(self._line_max_bytes + self._lines_max * _LINE_HELD_BYTES)
+            await _wait_for_room(memory, 2 * rules.line_max_bytes + self._lines_max * _LINE_HELD_BYTES)
             return await validate(await self._content(batch), rules)
         finally:
             memory.close()
@@ -196,7 +228,7 @@ class BatchStages:
                 raise
             _LOG.error("batch_input_lost", tenant=batch.tenant, batch=batch.id, lines=len(starts))
             return  # without their custom IDs, lines are nobody's; they are counted
-        async for offset, _, text in read_lines(content, self._line_max_bytes):
+        async for offset, _, text in read_lines(content, self._line_max_bytes[batch.endpoint]):
             if (number := starts.get(offset, 0)) and text is not None:
                 custom_id = msgspec.json.decode(text, type=BatchRequest).custom_id
                 yield render_unsent(batch.id, number, custom_id, code, message)
@@ -231,7 +263,8 @@ class BatchStages:
 
         memory = ByteAccount(self._budget, batch.tenant)
         try:
-            await memory.wait_for(STREAM_HELD_BYTES + batch.total * _LINE_HELD_BYTES)
+            held_bytes = STREAM_HELD_BYTES + batch.total * _LINE_HELD_BYTES + self._line_max_bytes[batch.endpoint]
+            await _wait_for_room(memory, held_bytes)
             name = manifest_name(batch.tenant, stored_until, uuid.uuid4().hex)
             await self._files.objects.put(name, measured(), _CONTENT_TYPE)
         finally:
@@ -242,3 +275,25 @@ class BatchStages:
             file_id, batch.tenant, filename, PURPOSE, size, expires_at, f"{OUTPUT}:", objects=[name]
         )
         return file_id
+
+
+async def _keep(lock: LeaderLock, caller: "asyncio.Task[object] | None") -> None:
+    """Renews a lock until cancelled, or cancels its holder."""
+    while True:
+        await asyncio.sleep(_LOCK_S / 3)
+        try:
+            is_held = await lock.renew()
+        except GatewayError:
+            is_held = False
+        if not is_held and caller:
+            caller.cancel()
+            return
+
+
+async def _wait_for_room(memory: ByteAccount, count: int) -> None:
+    """Raises: GatewayError MEMORY_FULL."""
+    try:
+        async with asyncio.timeout(_MEMORY_WAIT_S):
+            await memory.wait_for(count)
+    except TimeoutError as error:
+        raise GatewayError(ErrorCode.MEMORY_FULL, f"no room for {count} bytes within {_MEMORY_WAIT_S:g} s") from error

@@ -32,7 +32,7 @@ class BatchStatus(Enum):
     """The status of a batch, as OpenAI names it."""
 
     VALIDATING = "validating"
-    FAILED = "failed"  # the input file is invalid, and no line ran
+    FAILED = "failed"  # the input file is invalid, and no line ran; or the gateway failed to write the files
     IN_PROGRESS = "in_progress"
     FINALIZING = "finalizing"  # no more lines begin; the files are written
     COMPLETED = "completed"
@@ -50,8 +50,8 @@ TRANSITIONS: Final[Mapping[BatchStatus, frozenset[BatchStatus]]] = MappingProxyT
     {
         _S.VALIDATING: frozenset({_S.IN_PROGRESS, _S.FAILED, _S.CANCELLING}),
         _S.IN_PROGRESS: frozenset({_S.FINALIZING, _S.CANCELLING}),
-        _S.FINALIZING: frozenset({_S.COMPLETED, _S.EXPIRED}),
-        _S.CANCELLING: frozenset({_S.CANCELLED}),
+        _S.FINALIZING: frozenset({_S.COMPLETED, _S.EXPIRED, _S.FAILED}),
+        _S.CANCELLING: frozenset({_S.CANCELLED, _S.FAILED}),
         _S.FAILED: frozenset(),
         _S.COMPLETED: frozenset(),
         _S.EXPIRED: frozenset(),

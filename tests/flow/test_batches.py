@@ -194,6 +194,24 @@ def test_a_file_has_some_lines_and_not_too_many(place: Place, lines: list[object
     assert [code] == [one.code for one in batch.errors.data or []]
 
 
+def test_a_line_is_at_most_as_long_as_a_body_of_its_endpoint(place: Place) -> None:
+    client, edits = place.client("long"), "/v1/images/edits"
+    text = "x" * 2**20
+    generation, edit = begin(client, [line("a", text)]), begin(client, [line("a", text, url=edits)], endpoint=edits)
+    batch = wait(client, generation)
+    assert batch.errors
+    assert [("invalid_request", 1)] == [(one.code, one.line) for one in batch.errors.data or []]
+    assert "completed" == wait(client, edit).status
+
+
+def test_a_number_of_images_that_no_request_may_have_is_its_lines_own_error(place: Place) -> None:
+    client = place.client("numbers")
+    lines = [json.dumps(line(digit, n=7)).replace('"n": 7', f'"n": {digit * 4300}') for digit in ("8", "9")]
+    batch = wait(client, begin(client, [line("a"), *lines]))
+    assert ("completed", {"8", "9"}) == (batch.status, set(read(client, batch.error_file_id)))
+    assert 1 == place.images_of("numbers")
+
+
 def test_a_create_is_refused_for_what_needs_no_reading(place: Place) -> None:
     client, other = place.client("refused"), place.client("other")
     given: dict[str, Any] = {"endpoint": ENDPOINT, "completion_window": "24h"}

@@ -239,6 +239,18 @@ def test_a_forecast_counts_the_concurrency_and_the_batches_before(place: Place) 
     assert forecasts[1] >= 2 * (left + 8) / 2
 
 
+def test_a_forecast_that_fails_is_left_out(place: Place) -> None:
+    """It fails for all tenants of the model."""
+    lines = [line(str(number), "[delay=2] a cat") for number in range(8)]
+    clients = [place.client(tenant) for tenant in ("countless", "counted")]
+    first, second = (wait(client, begin(client, lines), "in_progress") for client in clients)
+    change(place, "countless", first, images=10**400)
+    response = clients[1].batches.with_raw_response.retrieve(second.id)
+    assert (200, None) == (response.status_code, response.headers.get("x-imagegate-batch-eta-s"))
+    for client, batch in zip(clients, (first, second), strict=True):
+        client.batches.cancel(batch.id)
+
+
 def ended(client: openai.OpenAI, batch: Batch) -> int:
     counts = client.batches.retrieve(batch.id).request_counts
     return counts.completed if counts else 0

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -50,9 +51,12 @@ def test_lines_are_the_same_at_any_chunking(data: bytes, sizes: list[int]) -> No
 
 
 def validated(*lines: object) -> Validation:
-    data = b"\n".join(json.dumps(one).encode() for one in lines)
-    rules = InputRules(ENDPOINT, 1000, 10_000, lambda name: name)
-    return asyncio.run(validate(chunks(data, [7]), rules))
+    return validated_bytes(b"\n".join(json.dumps(one).encode() for one in lines))
+
+
+def validated_bytes(data: bytes, line_max_bytes: int = 10_000, size: int = 7) -> Validation:
+    rules = InputRules(ENDPOINT, 1000, line_max_bytes, 10, lambda name: name)
+    return asyncio.run(validate(chunks(data, [size]), rules))
 
 
 def test_the_index_leads_to_each_line() -> None:
@@ -73,6 +77,39 @@ def test_a_file_keeps_100_errors_and_a_long_line_is_one() -> None:
 def test_one_file_has_one_model() -> None:
     [error] = validated(line("a"), line("b", model="other")).errors
     assert ("model_mismatch", 2, "body.model") == (error.code, error.line, error.param)
+
+
+@pytest.mark.parametrize(
+    ("n", "images"), [("3", 3), ("0", 1), ("null", 1), ("11", 10), ("9" * 400, 10), ("9" * 4301, 10), ('"x"', 1)]
+)
+def test_a_number_of_images_that_no_request_may_have_is_not_counted(n: str, images: int) -> None:
+    found = validated_bytes(json.dumps(line("a", n=7)).replace('"n": 7', f'"n": {n}').encode())
+    assert ([], images) == (found.errors, found.images)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"custom_id":1, garbage',
+        '{"custom_id":1,"x":' + "[" * 3000 + "]" * 3000 + "}",
+        '{"custom_id":"a","method":"\\ud800","url":"u","body":{}}',
+    ],
+)
+def test_a_line_that_begins_as_another_value_and_is_no_json_is_named(text: str) -> None:
+    found = validated_bytes(text.encode())
+    assert [("invalid_json_line", 1)] == [(error.code, error.line) for error in found.errors]
+
+
+def test_a_line_is_explained_without_building_its_values() -> None:
+    data = b'{"custom_id":1,"x":[' + b"[]," * 2**19 + b"[]]}"
+    tracemalloc.start()
+    try:
+        found = validated_bytes(data, 2 * len(data), 2**16)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert ["custom_id", "method", "url", "body"] == [error.param for error in found.errors]
+    assert peak_bytes < 3 * len(data)
 
 
 def test_every_status_is_reached_and_the_final_ones_are_openais() -> None:
