@@ -7,11 +7,11 @@ before it is stored, so nothing that fails here fails a request.
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import pybase64
 
@@ -27,6 +27,8 @@ _RANDOM_BYTES: Final = 16
 EXTENSIONS: Final[Mapping[str, Format]] = MappingProxyType(
     {"jpg": Format.JPEG, "png": Format.PNG, "webp": Format.WEBP, "gif": Format.GIF}
 )
+_HEADS_AT_ONCE: Final = 8
+"""Concurrent requests for the sizes of pictures that are deleted."""
 _EXTENSION_OF: Final = {form: extension for extension, form in EXTENSIONS.items()}
 
 
@@ -38,6 +40,14 @@ def tag_of(tenant: str) -> str:
 def object_name(folder: str, expires_s: int, object_id: str, suffix: str = "") -> str:
     """Returns the name of an object whose ID begins with the tenant's tag. The reaper deletes whole hours."""
     return f"{folder}/{expires_s // HOUR_S}/{object_id[:TAG_CHARS]}/{object_id}{suffix}"
+
+
+class PictureName(NamedTuple):
+    """What finds a picture: its ID, format and expiry in Unix seconds."""
+
+    id: str
+    format: Format
+    expires_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,24 @@ class PictureStore:
         Raises: ObjectNotFoundError, UnsatisfiableRangeError, GatewayError STORAGE_UNAVAILABLE.
         """
         return await self._objects.get(_name(picture_id, form, expires_s), start, end)
+
+    async def delete(self, tenant: str, pictures: Collection[PictureName]) -> None:
+        """Deletes pictures of a tenant, and gives back the bytes of those that are found.
+
+        Raises: GatewayError STORAGE_UNAVAILABLE, REDIS_UNAVAILABLE.
+        """
+        slots, found = asyncio.Semaphore(_HEADS_AT_ONCE), list[tuple[str, int, int]]()
+
+        async def look(picture: PictureName) -> None:
+            async with slots:
+                with suppress(ObjectNotFoundError):
+                    info = await self._objects.head(_name(*picture))
+                    found.append((info.name, info.size_bytes, picture.expires_s))
+
+        await asyncio.gather(*map(look, pictures))
+        await self._objects.delete([name for name, _, _ in found])
+        for _, size_bytes, expires_s in found:
+            await self._quota.give_back(tenant, size_bytes, expires_s)
 
     async def sign(self, picture_id: str, form: Format, expires_s: int, life_s: int) -> str:
         """Returns the bucket's own URL of a picture for `life_s`. Raises: GatewayError STORAGE_UNAVAILABLE."""
