@@ -9,9 +9,13 @@ from gateway.config import SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.errors import GatewayError
 from gateway.generation.memory_budget import ByteBudget
+from gateway.jobs.batch_output import OUTPUT
+from gateway.jobs.batches import BatchLimits, BatchStatus, BatchStore
+from gateway.jobs.deleted_outputs import DeletedOutputs
 from gateway.jobs.files import Files
+from gateway.metering.reservations import redis_keys
 from gateway.observability.metrics import Metrics
-from gateway.redis import STORAGE_LEADER, Client, LeaderLock
+from gateway.redis import STORAGE_LEADER, Client, LeaderLock, execute
 from gateway.storage.calls import StorageCalls
 from gateway.storage.location import StorageKind, StorageLocation
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage
@@ -43,9 +47,36 @@ class StorageParts:
     reaper: StorageReaper
 
     async def erase(self, tenant: str) -> None:
-        """Deletes what a tenant has stored. Raises: GatewayError REDIS_UNAVAILABLE."""
-        await self.files.forget(tenant)
+        """Begins to delete what a tenant has stored, and ends its batches. Raises: GatewayError REDIS_UNAVAILABLE."""
         await self.reaper.erase(tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantWork:
+    """What a deleted tenant has begun, and would store more."""
+
+    redis: Client
+    files: Files
+    batches: BatchStore
+    last_s: float
+    """After which no order is open: the longest request and its lease."""
+
+    async def end(self, tenant: str, until_s: int) -> bool:
+        """Cancels the batches that were created until a Unix second, and removes the records of files.
+
+        Returns: True if no such batch and no order is open, or if none can be any more.
+        Raises: GatewayError REDIS_UNAVAILABLE.
+        """
+        await self.files.forget(tenant)
+        is_open, now_s = False, time.time()
+        for batch_id in [batch_id for name, batch_id in await self.batches.open_batches() if name == tenant]:
+            batch = await self.batches.find(tenant, batch_id)
+            if batch and batch.created_at <= until_s and not batch.status.is_final:
+                is_open = True
+                await self.batches.advance(batch, BatchStatus.CANCELLING, now_s)
+        [orders] = redis_keys(self.redis.prefix, tenant, "open")
+        is_open = is_open or await execute(self.redis, self.redis.zcard(orders), int) > 0
+        return not is_open or now_s >= until_s + self.last_s
 
 
 def open_objects(config: Config, metrics: Metrics) -> ObjectStorage | None:
@@ -76,7 +107,12 @@ def build_storage(config: Config, redis: Client, metrics: Metrics, budget: ByteB
     pictures = PictureStore(objects, quota, budget, metrics, settings.timeout_s)
     files = Files(redis, objects, quota, config.settings.files.max_files, time.time, lambda: uuid.uuid4().hex)
     lock = LeaderLock(redis, STORAGE_LEADER, uuid.uuid4().hex, _REAP_EVERY_S)
-    reaper = StorageReaper(objects, redis, lock, time.time, every_s=_REAP_EVERY_S)
+    requests, batches = config.settings.requests, BatchStore(redis, BatchLimits(config.settings.batches.max_open))
+    work = TenantWork(redis, files, batches, requests.deadline_s + requests.reservation_lease_s)
+    outputs = files.deleters[OUTPUT] = DeletedOutputs(redis, objects, pictures, time.time)
+    reaper = StorageReaper(
+        *(objects, redis, quota, lock, time.time, work.end), every_s=_REAP_EVERY_S, chores=(outputs.sweep,)
+    )
     return StorageParts(objects, quota, pictures, files, reaper)
 
 

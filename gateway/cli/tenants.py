@@ -94,9 +94,12 @@ def update(
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
-    """Disable a tenant and delete what it stored. Its keys are refused, and its records remain."""
+    """Disable a tenant, cancel its batches and delete what it stored. Its keys are refused, and its records remain."""
     answer = api.ask("DELETE", "tenants", name)
     api.show(answer, _print)
+    if answer.get("erasing_since") and not api.json:
+        typer.echo("Its open batches end, and what it stored is being deleted. To see when that is done:", err=True)
+        typer.echo(f"imagegate tenant show {name}", err=True)
     if answer.get("declared"):
         _hint(name, {"disabled": True})
     elif not api.json:
@@ -118,9 +121,11 @@ def _hint(name: str, change: Document) -> None:
 
 
 def _print(tenant: Document) -> None:
+    began_at = tenant.get("erasing_since")
     print_fields(
         ("name", tenant.get("name")),
         ("state", _state(tenant)),
+        ("erasing since", day(began_at, "%Y-%m-%d %H:%M:%S UTC") if began_at else None),
         ("models", _models(tenant)),
         ("weight", tenant.get("weight")),
         ("created", day(tenant.get("created_at"))),

@@ -6,7 +6,8 @@ reference is enclosed in U+0001, which JSON never holds unescaped.
 """
 
 import base64
-from collections.abc import AsyncIterator, Iterable, Mapping
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,12 +17,13 @@ from gateway.domain.images import Format
 from gateway.jobs.batch_input import read_lines
 from gateway.jobs.files import FileRecord, no_file
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage
-from gateway.storage.pictures import PictureStore, StoredPicture, object_name, tag_of
+from gateway.storage.pictures import EXTENSIONS, PictureName, PictureStore, StoredPicture, object_name, tag_of
 
 OUTPUT: Final = "batch"
 """The kind of files that are rendered here. The only object of such a file is its manifest."""
 _MARK: Final = b"\x01"
-_LINE_MAX_BYTES: Final = 1024 * 1024
+_LINK: Final = re.compile(rb"/files/([0-9a-f]{40})\.(%b)\?expires=(\d{1,12})&kid=" % "|".join(EXTENSIONS).encode())
+LINE_MAX_BYTES: Final = 1024 * 1024
 """A manifest's line has at most ten references and links."""
 
 
@@ -34,6 +36,16 @@ def refer(picture: StoredPicture) -> bytes:
 def rendered_bytes(line: bytes) -> int:
     """Returns the length of a manifest's line once it is rendered."""
     return sum(_size(part, index) for index, part in enumerate(line.split(_MARK)))
+
+
+def find_pictures(line: bytes, tenant: str) -> Iterator[PictureName]:
+    """Yields the stored pictures of a manifest's line, by reference or link; none of another tenant's."""
+    for reference in line.split(_MARK)[1::2]:
+        picture = _read(reference)
+        yield PictureName(picture.id, picture.format, picture.expires_s)
+    for picture_id, extension, expires in _LINK.findall(line):
+        if picture_id.startswith(tag_of(tenant).encode()):
+            yield PictureName(picture_id.decode(), EXTENSIONS[extension.decode()], int(expires))
 
 
 def _size(part: bytes, index: int) -> int:
@@ -76,7 +88,7 @@ class OutputRenderer:
 
     async def _render(self, manifest: AsyncIterator[bytes], start: int, end: int) -> AsyncIterator[bytes]:
         at = 0
-        async for _, _, content in read_lines(manifest, _LINE_MAX_BYTES):
+        async for _, _, content in read_lines(manifest, LINE_MAX_BYTES):
             assert content is not None
             for index, part in enumerate((bytes(content) + b"\n").split(_MARK)):
                 size = _size(part, index)

@@ -68,6 +68,16 @@ class ContentRenderer(Protocol):
         """
 
 
+class ContentDeleter(Protocol):
+    """Deletes the content of a rendered file, with what else was stored for it."""
+
+    async def add(self, record: FileRecord, /) -> None:
+        """Remembers what is to be deleted. Raises: GatewayError REDIS_UNAVAILABLE."""
+
+    async def begin(self, record: FileRecord, /) -> None:
+        """Begins after the file's record is removed. Never raises: what is left is deleted later."""
+
+
 class Files:
     """The files of all tenants. Each call raises GatewayError REDIS_UNAVAILABLE."""
 
@@ -86,6 +96,8 @@ class Files:
         self._quota = quota
         self.renderers: dict[str, ContentRenderer] = {}
         """By kind."""
+        self.deleters: dict[str, ContentDeleter] = {}
+        """By kind. Without one, the objects of a record are its content."""
         self._redis = redis
         self._max_files = max_files
         self._clock = clock
@@ -188,12 +200,18 @@ class Files:
 
     async def delete(self, record: FileRecord) -> None:
         """Deletes a file with its content. Raises: GatewayError STORAGE_UNAVAILABLE, and the file remains."""
-        await self.objects.delete(_parts(record))
+        deleter = self.deleters.get(record.source.partition(":")[0])
+        if deleter:
+            await deleter.add(record)
+        else:
+            await self.objects.delete(_parts(record))
         names = (*_RECORDS, f"deleted_file:{record.id}")
         keys = redis_keys(self._redis.prefix, record.tenant, *names)
         is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S])
         if is_removed and record.stored_until:
             await self._quota.give_back(record.tenant, record.bytes, record.stored_until)
+        if is_removed and deleter:
+            await deleter.begin(record)
 
     async def forget(self, tenant: str) -> None:
         """Removes all records of a tenant. The reaper deletes what is stored."""

@@ -42,7 +42,9 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:deleted_file:ID | string | 1 hour | jobs: where a deleted file stood in a list |
 | ig3:{NAME}:stored | hash | until the last object expires | storage: hour of expiry -> bytes stored |
 | ig3:link_keys | hash | 8 weeks | storage: week -> key that signs links, unless configured |
+| ig3:{NAME}:erasing | string | 31 days | storage: when the erasure of the tenant began, while it lasts |
 | ig3:erased_tenants | set | 31 days | storage: tenants whose objects the reaper is to delete |
+| ig3:deleted_outputs | sorted set | 31 days | jobs: "NAME OBJECT" of deleted output files, by when the reaper goes on |
 | ig3:storage_leader | string | 1 round | storage: process that deletes expired objects |
 | ig3:batches | sorted set | none | batches: "NAME ID" of batches that have not ended, by creation |
 | ig3:{NAME}:batches | sorted set | 32 days | batches: IDs by creation; also ...:batches_open, a set |

@@ -1,5 +1,6 @@
 """Opens a storage location. No other module loads obstore, so a gateway without storage does not hold its memory."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,8 @@ _STREAM_TIMEOUT: Final = timedelta(days=1)
 _RETRIES_MAX: Final = 2
 """Within the deadline. Every call may be repeated: names are unique, and an object is written whole."""
 _DIRECTORY_MODE: Final = 0o700
+_UMASK: Final = 0o077
+"""Other users can read no picture, also in a directory that existed: obstore can set no mode."""
 
 
 def open_backend(location: StorageLocation, timeout_s: float) -> Backend:
@@ -39,6 +42,7 @@ def open_backend(location: StorageLocation, timeout_s: float) -> Backend:
 
 
 def _directory(location: StorageLocation) -> Backend:
+    os.umask(_UMASK)
     path = Path(location.prefix)
     path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
     return Backend(LocalStore(path, automatic_cleanup=True), _ERRORS, path)

@@ -47,7 +47,7 @@ class Operation(Enum):
 
 @dataclass(slots=True, eq=False)
 class StorageBreaker:
-    """The state of one kind of access. Writes have their own: a full disk can still be read."""
+    """The state of one kind of access: a full disk can still be read, and what expires be deleted from it."""
 
     monotonic: Callable[[], float]
     trial_s: float
@@ -97,6 +97,7 @@ class StorageCalls:
         self.errors: tuple[type[Exception], ...] = (TimeoutError, FileNotFoundError, *errors)
         self.reads = StorageBreaker(monotonic, timeout_s)
         self.writes = StorageBreaker(monotonic, timeout_s)
+        self.deletes = StorageBreaker(monotonic, timeout_s)
         self._metrics = metrics
         self._monotonic = monotonic
 
@@ -141,4 +142,6 @@ class StorageCalls:
         return GatewayError(ErrorCode.STORAGE_UNAVAILABLE, f"{operation.value}: {detail}")
 
     def _breaker(self, operation: Operation) -> StorageBreaker:
+        if operation is Operation.DELETE:
+            return self.deletes
         return self.writes if operation in {Operation.PUT, Operation.MOVE} else self.reads

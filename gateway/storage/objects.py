@@ -8,7 +8,7 @@ import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -54,7 +54,6 @@ class ObjectInfo:
     size_bytes: int
     etag: str
     """A strong entity tag in quotes; empty if the storage has none."""
-    modified_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class ObjectStorage:
 
     @property
     def breakers(self) -> dict[str, StorageBreaker]:
-        return {"read": self._calls.reads, "write": self._calls.writes}
+        return {"read": self._calls.reads, "write": self._calls.writes, "delete": self._calls.deletes}
 
     async def close(self) -> None:
         """Waits until obstore's threads have let go of what was written. Call last.
@@ -158,7 +157,7 @@ class ObjectStorage:
         """Describes an object. Raises: ObjectNotFoundError, GatewayError STORAGE_UNAVAILABLE."""
         async with self._calls.attempt(Operation.HEAD):
             meta = await self._store.head_async(name)
-        return ObjectInfo(name, meta["size"], _etag(meta["e_tag"]), meta["last_modified"])
+        return ObjectInfo(name, meta["size"], _etag(meta["e_tag"]))
 
     async def move(self, name: str, to: str) -> None:
         """Renames an object. A bucket copies it. Raises: ObjectNotFoundError, GatewayError STORAGE_UNAVAILABLE."""
@@ -192,7 +191,7 @@ class ObjectStorage:
             if page is None:
                 return
             for meta in page:
-                yield ObjectInfo(meta["path"], meta["size"], _etag(meta["e_tag"]), meta["last_modified"])
+                yield ObjectInfo(meta["path"], meta["size"], _etag(meta["e_tag"]))
 
     async def list_folders(self, prefix: str) -> Sequence[str]:
         """Returns the names of the folders in a folder, in order. Raises: GatewayError STORAGE_UNAVAILABLE."""

@@ -8,11 +8,11 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import pybase64
 
@@ -32,6 +32,8 @@ _TRIAL_BYTES: Final = 256 * 1024
 EXTENSIONS: Final[Mapping[str, Format]] = MappingProxyType(
     {"jpg": Format.JPEG, "png": Format.PNG, "webp": Format.WEBP, "gif": Format.GIF}
 )
+_HEADS_AT_ONCE: Final = 8
+"""Concurrent requests for the sizes of pictures that are deleted."""
 _EXTENSION_OF: Final = {form: extension for extension, form in EXTENSIONS.items()}
 
 
@@ -43,6 +45,14 @@ def tag_of(tenant: str) -> str:
 def object_name(folder: str, expires_s: int, object_id: str, suffix: str = "") -> str:
     """Returns the name of an object whose ID begins with the tenant's tag. The reaper deletes whole hours."""
     return f"{folder}/{expires_s // HOUR_S}/{object_id[:TAG_CHARS]}/{object_id}{suffix}"
+
+
+class PictureName(NamedTuple):
+    """What finds a picture: its ID, format and expiry in Unix seconds."""
+
+    id: str
+    format: Format
+    expires_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,24 @@ class PictureStore:
         Raises: ObjectNotFoundError, UnsatisfiableRangeError, GatewayError STORAGE_UNAVAILABLE.
         """
         return await self._objects.get(_name(picture_id, form, expires_s), start, end)
+
+    async def delete(self, tenant: str, pictures: Collection[PictureName]) -> None:
+        """Deletes pictures of a tenant, and gives back the bytes of those that are found.
+
+        Raises: GatewayError STORAGE_UNAVAILABLE, REDIS_UNAVAILABLE.
+        """
+        slots, found = asyncio.Semaphore(_HEADS_AT_ONCE), list[tuple[str, int, int]]()
+
+        async def look(picture: PictureName) -> None:
+            async with slots:
+                with suppress(ObjectNotFoundError):
+                    info = await self._objects.head(_name(*picture))
+                    found.append((info.name, info.size_bytes, picture.expires_s))
+
+        await asyncio.gather(*map(look, pictures))
+        await self._objects.delete([name for name, _, _ in found])
+        for _, size_bytes, expires_s in found:
+            await self._quota.give_back(tenant, size_bytes, expires_s)
 
     async def sign(self, picture_id: str, form: Format, expires_s: int, life_s: int) -> str:
         """Returns the bucket's own URL of a picture for `life_s`. Raises: GatewayError STORAGE_UNAVAILABLE."""

@@ -1,6 +1,7 @@
 """Bytes that each tenant stores, counted in Redis by the hour in which they expire.
 
-Invariant: what expires is no longer counted, also if the process that stored it is gone.
+Invariant: what expires is no longer counted, also if the process that stored it is gone. While a tenant is erased,
+nothing is stored for it.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from gateway.redis import Client, execute, load_script
 from gateway.tenants.records import record
 
 HOUR_S: Final = 3600
+ERASURE_TTL_S: Final = 31 * 24 * 3600
+"""No object is kept for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,15 @@ class StorageQuota:
         """Counts bytes before they are stored. A later call for the same object passes its `expires_s`.
 
         Returns: when they expire, in Unix seconds: the first full hour after `keep_s`, or after the tenant's time.
-        Raises: GatewayError STORAGE_QUOTA_EXHAUSTED, and nothing is counted.
+        Raises: GatewayError STORAGE_QUOTA_EXHAUSTED, or STORAGE_UNAVAILABLE during an erasure, and nothing is counted.
         Redis: one round trip, lua/take_room.lua.
         """
-        keys = [record(self._redis, tenant, "tenant"), record(self._redis, tenant, "stored")]
+        keys = [record(self._redis, tenant, kind) for kind in ("tenant", "stored", "erasing")]
         terms = self._terms
         args = [size_bytes, keep_s or 0, terms.keep_hours, terms.max_bytes, expires_s // HOUR_S]
         hour, max_bytes = cast("list[int]", await self._take(keys, [*args]))
+        if max_bytes < 0:
+            raise GatewayError(ErrorCode.STORAGE_UNAVAILABLE, "what the tenant has stored is being deleted")
         if not hour:
             message = (
                 f"The tenant's stored files would exceed {max_bytes} bytes. Delete some, or wait for their expiry."
@@ -56,3 +61,18 @@ class StorageQuota:
         """Returns the bytes that a tenant stores. Redis: one round trip."""
         counted = await execute(self._redis, self._redis.hgetall(record(self._redis, tenant, "stored")), dict[str, str])
         return sum(int(size) for hour, size in counted.items() if int(hour) * HOUR_S > now_s)
+
+    async def begin_erasure(self, tenant: str, began_s: int) -> None:
+        """Lets nothing be stored for a tenant until `end_erasure`. Redis: one round trip."""
+        name = record(self._redis, tenant, "erasing")
+        await execute(self._redis, self._redis.set(name, began_s, ex=ERASURE_TTL_S), object)
+
+    async def end_erasure(self, tenant: str) -> None:
+        """Lets a tenant store again, and counts from 0. Redis: one round trip."""
+        names = [record(self._redis, tenant, kind) for kind in ("stored", "erasing")]
+        await execute(self._redis, self._redis.delete(*names), int)
+
+    async def erasing_since(self, tenant: str) -> int | None:
+        """Returns when the erasure of a tenant began, in Unix seconds; None if none goes on. Redis: one round trip."""
+        began_s = await execute(self._redis, self._redis.get(record(self._redis, tenant, "erasing")), object)
+        return None if began_s is None else int(str(began_s))

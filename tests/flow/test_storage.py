@@ -2,11 +2,16 @@
 
 import time
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
+import httpx
+import pytest
 import redis
 
 from gateway.storage.pictures import object_name, tag_of
-from tests.support.harness import MakeGateway, wait_until
+from tests.support.batching import begin, line, read, sdk, wait
+from tests.support.harness import Gateway, MakeGateway, new_key, wait_until
 
 
 def test_expired_objects_go_and_the_metrics_tell(make_gateway: MakeGateway, tmp_path: Path) -> None:
@@ -38,8 +43,58 @@ def test_a_deleted_tenants_objects_are_to_be_erased_and_a_disabled_ones_are_not(
         assert gateway.admin("DELETE", "/tenants/acme").json()["disabled"]
         [erasure] = client.smembers("ig3:erased_tenants")
         assert "acme" == str(erasure).partition(" ")[2]
-        assert 0 == client.exists("ig3:{acme}:stored")
+        assert int(time.time()) <= gateway.admin("GET", "/tenants/acme").json()["erasing_since"] + 1
         assert client.ttl("ig3:erased_tenants") > 30 * 24 * 3600
+
+
+def test_what_a_deleted_tenant_had_begun_stores_nothing_and_its_batches_end(
+    make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    gateway = make_gateway(storage={"url": tmp_path.as_uri()}, images={"links": "gateway"})
+    client = sdk(gateway.base_url, new_key(gateway.url, "gone", quotas={"images_per_month": 1}))
+    begun = Thread(target=lambda: client.images.generate(prompt="[delay=2] a dog", model="image-01"))
+    begun.start()
+    wait_until(lambda: shown(gateway)["used"]["open_requests"] == 1, "it is sent")
+    batch = begin(client, [line("a")])  # the quota pauses it
+    wait(client, batch, "in_progress")
+    assert gateway.admin("DELETE", "/tenants/gone").json()["erasing_since"]
+    wait_until(lambda: not shown(gateway)["used"]["open_requests"], "it is settled")
+    begun.join()
+    assert [] == list(tmp_path.glob(f"pictures/*/{tag_of('gone')}/*"))
+    assert 1 == gateway.admin("GET", "/usage?tenant=gone").json()["total"]["images"]
+
+    def has_ended() -> bool:
+        return bool(gateway.admin("GET", f"/tenants/gone/batches/{batch.id}").json()["status"] == "cancelled")
+
+    wait_until(has_ended, "the batch ends")
+    assert shown(gateway)["erasing_since"]  # the next rounds delete what it left
+
+
+def shown(gateway: Gateway) -> dict[str, Any]:
+    body: dict[str, Any] = gateway.admin("GET", "/tenants/gone").json()
+    return body
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+def test_the_pictures_of_a_deleted_output_file_are_deleted(
+    make_gateway: MakeGateway, tmp_path: Path, form: str
+) -> None:
+    gateway = make_gateway(storage={"url": tmp_path.as_uri()}, images={"links": "gateway"})
+    client = sdk(gateway.base_url, new_key(gateway.url, "gone"))
+    kept = client.images.generate(prompt="a dog", model="image-01").data
+    ended = wait(client, begin(client, [line(str(number), response_format=form) for number in range(3)]))
+    assert ended.output_file_id
+    assert kept
+    assert kept[0].url
+    [first, *_] = read(client, ended.output_file_id).values()
+    assert 4 == len(list(tmp_path.glob("pictures/*/*/*")))
+    before = shown(gateway)["used"]["stored_bytes"]
+    assert client.files.delete(ended.output_file_id).deleted
+    [left] = tmp_path.glob("pictures/*/*/*")
+    assert before - shown(gateway)["used"]["stored_bytes"] > 2 * left.stat().st_size
+    assert 200 == httpx.get(kept[0].url).status_code
+    if form == "url":
+        assert 404 == httpx.get(first["response"]["body"]["data"][0]["url"]).status_code
 
 
 def test_a_tenants_own_terms_are_set_shown_and_removed(make_gateway: MakeGateway) -> None:

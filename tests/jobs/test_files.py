@@ -21,6 +21,7 @@ from gateway.storage.quota import StorageQuota, StorageTerms
 from gateway.storage.reaper import StorageReaper
 from tests.support import storing
 from tests.support.admissions import connected
+from tests.support.storing import no_work
 
 pytestmark = pytest.mark.anyio
 HOUR_S: Final = 3600
@@ -63,7 +64,8 @@ async def opened(
             return desk.now_s
 
         files = Files(client, objects, quota, max_files, clock, lambda: uuid.uuid4().hex)
-        desk = Desk(files, StorageReaper(objects, client, lock, clock, every_s=60), directory, time.time())
+        reaper = StorageReaper(objects, client, quota, lock, clock, no_work, every_s=60)
+        desk = Desk(files, reaper, directory, time.time())
         yield desk
 
 

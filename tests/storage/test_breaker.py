@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.storage.calls import StorageBreaker
+from gateway.observability.metrics import Metrics
+from gateway.storage.calls import Operation, StorageBreaker, StorageCalls
 
 
 class Clock:
@@ -47,3 +48,17 @@ def test_a_trial_that_never_ends_is_followed_by_another() -> None:
     for _ in range(3):
         clock.now_s += 5.1
         assert [True, False] == [is_admitted(breaker) for _ in range(2)]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("failed", "refused"), [(Operation.PUT, "write"), (Operation.DELETE, "delete"), (Operation.GET, "read")]
+)
+async def test_each_kind_of_access_has_a_breaker_of_its_own(failed: Operation, refused: str) -> None:
+    """A full disk is read and freed; what a read-only one holds is read."""
+    calls = StorageCalls((OSError,), 3.0, Metrics(), Clock())
+    with pytest.raises(GatewayError):
+        async with calls.attempt(failed):
+            raise PermissionError
+    breakers = {"read": calls.reads, "write": calls.writes, "delete": calls.deletes}
+    assert [refused] == [name for name, breaker in breakers.items() if breaker.is_open]

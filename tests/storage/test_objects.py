@@ -16,11 +16,21 @@ from gateway.observability.metrics import Metrics
 from gateway.redis import STORAGE_LEADER, LeaderLock
 from gateway.storage.location import StorageLocation
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, UnsatisfiableRangeError
-from gateway.storage.quota import HOUR_S
+from gateway.storage.quota import HOUR_S, StorageQuota, StorageTerms
 from gateway.storage.reaper import StorageReaper
 from tests.support.admissions import connected
 from tests.support.harness import wait_until
-from tests.support.storing import BUCKET, chunks, full_disk, in_bucket, in_directory, line_to, opened, s3_server
+from tests.support.storing import (
+    BUCKET,
+    chunks,
+    full_disk,
+    in_bucket,
+    in_directory,
+    line_to,
+    no_work,
+    opened,
+    s3_server,
+)
 
 pytestmark = pytest.mark.anyio
 LARGE = os.urandom(1024 * 1024) * 9
@@ -140,7 +150,8 @@ async def test_what_has_expired_is_deleted_from_a_bucket(s3: str, tmp_path: Path
         await storage.put(name, b"x", "image/jpeg")
     async with connected(redis_url) as client:
         lock = LeaderLock(client, STORAGE_LEADER, "own", 60)
-        reaper = StorageReaper(storage, client, lock, lambda: 11.0 * HOUR_S, every_s=60)
+        quota = StorageQuota(client, StorageTerms(24, 10))
+        reaper = StorageReaper(storage, client, quota, lock, lambda: 11.0 * HOUR_S, no_work, every_s=60)
         assert 2 == await reaper.sweep()
         assert 0 == await reaper.sweep()
     assert {"pictures/11/aa/2.jpg"} == await names(storage, "")
@@ -301,3 +312,15 @@ async def test_no_call_blocks_the_event_loop(tmp_path: Path) -> None:
     await storage.put("a", LARGE, "text/plain")
     ticking.cancel()
     assert len(gaps) > 10  # the loop ran while 9 MB were written
+
+
+async def test_other_users_can_read_nothing_in_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir(0o755)
+    before = os.umask(0o022)
+    try:
+        storage = opened(in_directory(tmp_path / "files"))
+        await storage.put("pictures/1/aa/a.jpg", b"x", "image/jpeg")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "files").rglob("*")}
+    assert {"pictures": 0o700, "1": 0o700, "aa": 0o700, "a.jpg": 0o600} == modes

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 TERMS = StorageTerms(24, 1000)
 NOW_S = 4_000_000_000.0  # later than the server's own clock, by which keys expire
-KEYS = ["ig3:{acme}:tenant", "ig3:{acme}:stored"]
+KEYS = ["ig3:{acme}:tenant", "ig3:{acme}:stored", "ig3:{acme}:erasing"]
 
 
 async def put_terms(client: Client, keep_hours: int | None = None, storage_bytes: int | None = None) -> None:
@@ -64,6 +64,21 @@ async def test_bytes_are_given_back_and_those_of_a_growing_object_join_its_hour(
         assert 300 == await quota.stored_bytes("acme", 0)
         await quota.give_back("acme", 900, expires_s)
         assert {} == await execute(client, client.hgetall("ig3:{acme}:stored"), dict[str, str])
+
+
+async def test_nothing_is_stored_for_a_tenant_while_it_is_erased(redis_url: str) -> None:
+    async with connected(redis_url) as client:
+        quota = StorageQuota(client, TERMS)
+        await quota.take("acme", 1000)
+        await quota.begin_erasure("acme", 4_000_000_000)
+        assert 4_000_000_000 == await quota.erasing_since("acme")
+        with pytest.raises(GatewayError) as refused:
+            await quota.take("acme", 1)
+        assert ErrorCode.STORAGE_UNAVAILABLE is refused.value.error_code
+        await quota.take("other", 1000)
+        await quota.end_erasure("acme")
+        assert await quota.erasing_since("acme") is None
+        await quota.take("acme", 1000)
 
 
 def test_what_expires_is_no_longer_counted(redis_url: str) -> None:

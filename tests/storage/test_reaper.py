@@ -15,7 +15,7 @@ from gateway.storage.pictures import object_name, tag_of
 from gateway.storage.quota import HOUR_S, StorageQuota, StorageTerms
 from gateway.storage.reaper import StorageReaper
 from tests.support.admissions import connected
-from tests.support.storing import in_directory, opened
+from tests.support.storing import in_directory, no_work, opened
 
 pytestmark = pytest.mark.anyio
 EVERY_S = 60.0
@@ -30,7 +30,8 @@ class Clock:
 
 def reaper_of(storage: ObjectStorage, client: Client, clock: Clock) -> StorageReaper:
     lock = LeaderLock(client, STORAGE_LEADER, uuid.uuid4().hex, EVERY_S)
-    return StorageReaper(storage, client, lock, clock, every_s=0.02)
+    quota = StorageQuota(client, StorageTerms(24, 10))
+    return StorageReaper(storage, client, quota, lock, clock, no_work, every_s=0.02)
 
 
 async def put(storage: ObjectStorage, tenant: str, hour: int, folder: str = "pictures") -> str:
@@ -79,9 +80,10 @@ async def test_of_several_processes_one_deletes(redis_url: str, tmp_path: Path) 
                 swept.append(await super().sweep())
                 return swept[-1]
 
+        quota = StorageQuota(client, StorageTerms(24, 10))
         locks = [LeaderLock(one, STORAGE_LEADER, uuid.uuid4().hex, EVERY_S) for one in (client, other)]
         tasks = [
-            asyncio.create_task(Counted(storage, one, lock, clock, every_s=0.01).run())
+            asyncio.create_task(Counted(storage, one, quota, lock, clock, no_work, every_s=0.01).run())
             for one, lock in zip((client, other), locks, strict=True)
         ]
         await asyncio.sleep(0.3)
@@ -119,20 +121,48 @@ async def test_a_round_is_bounded_and_the_next_one_continues(
         assert 2 == await reaper.sweep()  # another process leads now
 
 
-async def test_an_erased_tenant_loses_what_it_stored_until_then(redis_url: str, tmp_path: Path) -> None:
+async def test_an_erasure_lasts_until_nothing_can_store_any_more(redis_url: str, tmp_path: Path) -> None:
     async with room(redis_url, tmp_path) as (storage, client, clock):
-        reaper, quota = reaper_of(storage, client, clock), StorageQuota(client, StorageTerms(24, 10))
-        await put(storage, "acme", 10**6)
-        await put(storage, "acme", 10**6, "files")
+        quota, lock = StorageQuota(client, StorageTerms(24, 10)), LeaderLock(client, STORAGE_LEADER, "own", EVERY_S)
+        is_over, clock.now_s = False, 1000.5
+
+        async def end_work(tenant: str, until_s: int) -> bool:
+            assert ("acme", 1001) == (tenant, until_s)
+            return is_over
+
+        reaper = StorageReaper(storage, client, quota, lock, clock, end_work, every_s=60)
+        for folder in ("pictures", "files"):
+            await put(storage, "acme", 10**6, folder)
         other = await put(storage, "other", 10**6)
         await quota.take("acme", 10)
-        clock.now_s = (await storage.head(other)).modified_at.timestamp() + 1
         await reaper.erase("acme")
-        await quota.take("acme", 10)
-        clock.now_s -= 3600  # the objects are newer than the erasure below
-        await reaper.erase("other")
         assert 2 == await reaper.sweep()
-        assert {other} == await names(storage)
+        for _ in range(3):  # written by what was in flight
+            await put(storage, "acme", 10**6)
+            assert 1 == await reaper.sweep()
+        is_over = True
+        assert 0 == await reaper.sweep()
+        await put(storage, "acme", 10**6)  # by what had just ended
+        assert 1001 == await quota.erasing_since("acme")
+        assert 1 == await reaper.sweep()
+        assert await quota.erasing_since("acme") is None
+        assert 0 == await execute(client, client.exists("ig3:erased_tenants", "ig3:{acme}:stored"), int)
+        kept = await put(storage, "acme", 10**6)  # it was enabled again
+        assert 0 == await reaper.sweep()
+        assert {other, kept} == await names(storage)
+
+
+async def test_a_round_that_was_cut_off_at_its_end_erases_nothing_later(redis_url: str, tmp_path: Path) -> None:
+    async with room(redis_url, tmp_path) as (storage, client, clock):
+        reaper, quota = reaper_of(storage, client, clock), StorageQuota(client, StorageTerms(24, 10))
+        clock.now_s = 1000
+        await reaper.erase("acme")
+        await quota.end_erasure("acme")
+        await quota.take("acme", 10)
+        kept = await put(storage, "acme", 10**6)
+        assert 0 == await reaper.sweep()
+        assert {kept} == await names(storage)
+        assert 10 == await quota.stored_bytes("acme", 0)
         assert 0 == await execute(client, client.exists("ig3:erased_tenants"), int)
 
 

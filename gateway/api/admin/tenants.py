@@ -73,7 +73,7 @@ class TenantSection:
     limits: BodyLimits
     clock: Callable[[], float]
     erase: Callable[[str], Awaitable[None]] | None
-    """Deletes the stored pictures and files of a tenant; None without storage."""
+    """Begins to delete what a tenant has stored, and ends its batches; None without storage."""
     storage: StorageQuota | None
 
     def handlers(self) -> Handlers:
@@ -104,7 +104,7 @@ class TenantSection:
     async def get(self, request: Request, _: Actor) -> Response:
         """Returns the tenant with its current usage, which includes the reservations of in-flight requests."""
         tenant = await self.tenants.get(request.path_params["name"])
-        body = describe_tenant(tenant)
+        body = await self._describe(tenant)
         if usage := await self.admission.usage(tenant.name):
             used: dict[str, object] = {
                 "requests_last_minute": usage.requests_last_minute,
@@ -139,12 +139,18 @@ class TenantSection:
         return json_response(describe_tenant(await self.tenants.update(request.path_params["name"], changed, actor)))
 
     async def delete(self, request: Request, actor: Actor) -> Response:
-        """Disables the tenant and deletes its stored pictures and files. Its records stay."""
+        """Disables the tenant, cancels its batches and deletes its stored pictures and files. Its records stay."""
         name = request.path_params["name"]
         after = await self.tenants.update(name, lambda tenant: _with_disabled(tenant, True, actor), actor)
         if self.erase:
             await self.erase(name)
-        return json_response(describe_tenant(after))
+        return json_response(await self._describe(after))
+
+    async def _describe(self, tenant: Tenant) -> dict[str, object]:
+        body = describe_tenant(tenant)
+        if self.storage:
+            body["erasing_since"] = await self.storage.erasing_since(tenant.name)
+        return body
 
     def _checked_models(self, models: list[str] | None) -> frozenset[str] | None:
         """Resolves aliases to model IDs. Raises: GatewayError INVALID_VALUE for an unknown model."""

@@ -1,13 +1,16 @@
 -- Count the bytes of an object that is about to be stored, within the tenant's quota, and set when it expires.
 -- KEYS[1]  hash: the tenant's record, with its own keep_hours and storage_bytes in the field `storage`, as JSON
 -- KEYS[2]  hash: hour of expiry (Unix seconds / 3600) -> bytes of the objects that expire then
+-- KEYS[3]  string, while what the tenant has stored is erased: nothing is stored meanwhile
 -- ARGV[1]  bytes
 -- ARGV[2]  seconds for which the object is kept; 0 for the tenant's keep_hours, or else those of ARGV[3]
 -- ARGV[3], ARGV[4]  hours and bytes of a tenant that has none of its own
 -- ARGV[5]  hour of expiry, if an earlier call has set it; else 0
--- Returns  {hour of expiry, quota in bytes}; {0, quota} if the quota would be exceeded, and nothing was counted
+-- Returns  {hour of expiry, quota in bytes}; {0, quota} if the quota would be exceeded, {0, -1} during an erasure, and
+--          nothing was counted
 -- TTL      KEYS[2]: until the last of its hours. It has at most one field for each hour that objects are kept
 -- Clock    the server's
+if redis.call('EXISTS', KEYS[3]) == 1 then return {0, -1} end
 local own = redis.call('HGET', KEYS[1], 'storage')
 own = own and own ~= '' and cjson.decode(own) or {}
 local now = tonumber(redis.call('TIME')[1])
