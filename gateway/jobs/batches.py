@@ -248,14 +248,16 @@ class BatchStore:
         records = await execute(self.redis, pipeline.execute(), list[dict[str, str]])
         return [read_fields(fields, Batch) for fields in records if fields], len(ids) > count
 
-    async def advance(
-        self, batch: Batch, to: BatchStatus, now_s: float, errors: Sequence[LineError] = (), **fields: object
-    ) -> bool:
-        """Gives a batch a new status; False if it has another one than `TRANSITIONS` allows. Redis: one round trip."""
+    async def advance(self, batch: Batch, to: BatchStatus, now_s: float, **fields: object) -> bool:
+        """Gives a batch a new status; False if it has another one than `TRANSITIONS` allows. Redis: one round trip.
+
+        `errors` are cut to what a record has room for.
+        """
         before = [status.value for status, following in TRANSITIONS.items() if to in following]
         keys = self.keys(batch.tenant, f"batch:{batch.id}", "batches_open", "batches_bytes", "batches_failed")
-        found = {"errors": first_encoded(errors, _ERRORS_MAX_BYTES)} if errors else {}
-        written = write_fields({"status": to, f"{to.value}_at": int(now_s)} | fields | found)
+        if isinstance(errors := fields.get("errors"), Sequence):
+            fields["errors"] = first_encoded(errors, _ERRORS_MAX_BYTES)
+        written = write_fields({"status": to, f"{to.value}_at": int(now_s)} | fields)
         ending = ("failed" if to is BatchStatus.FAILED else "ended") if to.is_final else ""
         return bool(await self._advance(keys, [batch.id, msgspec.json.encode(before), ending, written]))
 

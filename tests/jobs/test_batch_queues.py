@@ -171,7 +171,7 @@ async def test_the_records_of_a_tenant_have_a_limit_of_bytes(redis_url: str) -> 
         kept_open, made = await store.create(batch()), list[Batch]()
         for number in range(10):
             made.append(await store.create(batch(), (f"key{number}", "print")))
-            await store.advance(made[-1], BatchStatus.FAILED, 1, errors)
+            await store.advance(made[-1], BatchStatus.FAILED, 1, errors=errors)
         found = [await store.find("acme", one.id) for one in made]
         kept = [one for one in found if one]
         assert kept_open == await store.find("acme", kept_open.id)
