@@ -30,6 +30,8 @@ from gateway.metering.transfers import Transfer, Transfers
 from gateway.tenants.authentication import Authenticator
 
 KEYS_A_TENANT: Final = 4
+READS_PER_SECOND: Final = 20.0
+"""Requests of a tenant for its files and batches, with bursts of 10 s: many batches may be polled every few seconds."""
 _TOO_MANY: Final = 429
 _DELAYED_MAX: Final = 256
 """Limit on delayed responses in this process: each holds a connection."""
@@ -115,6 +117,8 @@ class TenantAuthenticator:
     by_key: Buckets
     """Refused requests of each key; a limit of 0 is none."""
     by_tenant: Buckets
+    reads: Buckets
+    """Requests of each tenant for its files and batches. They do not count in its limits per minute."""
     _delayed: int = 0
 
     async def authenticate(self, request: Request) -> Principal:
@@ -134,6 +138,20 @@ class TenantAuthenticator:
                 finally:
                     self._delayed -= 1
             raise self._throttled(caller, wait_s)
+        return caller
+
+    async def authenticate_reader(self, request: Request) -> Principal:
+        """Authenticates a request that is not admitted, and limits how many there are.
+
+        Raises: GatewayError RATE_LIMITED, and those of `authenticate`.
+        """
+        caller = await self.authenticate(request)
+        name, reads = caller.tenant.name, self.reads
+        if wait_s := reads.blocked_s(name):
+            what = f"reads of files and batches of tenant '{name}': limit {reads.per_second:g} per second"
+            text = f"Rate limit reached for {what}. Please try again in 1 s."
+            raise GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=wait_s)
+        reads.take(name)
         return caller
 
     @contextmanager

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from gateway.api import openai, openai_edits, openai_responses
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.authentication import TenantAuthenticator
-from gateway.api.bodies import BodyLimits, json_response, read_json_body
+from gateway.api.bodies import BodyLimits, context_of, json_response, read_json_body
 from gateway.api.errors import unknown_route
 from gateway.api.fields import Generation, parse_fields
 from gateway.api.identity import read_idempotency_key
@@ -43,6 +43,8 @@ _OUTPUT_KEPT_S: Final = 30 * 86_400
 _INPUT_LEFT_S: Final = 900
 """A window ends this long before its input file: the error file needs the custom IDs of lines that never ran."""
 _METADATA_MAX: Final = 16
+_METADATA_MAX_BYTES: Final = 16 * 1024
+"""As JSON. 16 pairs of OpenAI's limits, 64 and 512 characters, have 9 KiB in ASCII."""
 _PAGE_MAX, _PAGE_DEFAULT = 100, 20
 _ETA_HEADER: Final = "x-imagegate-batch-eta-s"
 _PAUSED_HEADER: Final = "x-imagegate-batch-paused"
@@ -92,53 +94,58 @@ class BatchRoutes:
         await self.authenticator.load_rates(request, caller, is_counted=True)
         with self._counting_refusals(caller):
             new, key = _parse(await read_json_body(request, self.limits)), read_idempotency_key(request.headers)
-            record = await self.files.get(caller.tenant.name, str(new.input_file_id))
-            if record.purpose != _INPUT_PURPOSE:
-                text = f"Invalid file '{record.id}': expected the purpose 'batch', but got '{record.purpose}'."
-                raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
-            now_s = int(self.clock())
-            expires_at = min(now_s + WINDOW_S, record.expires_at - _INPUT_LEFT_S)
-            if expires_at <= now_s:
-                text = f"Invalid file '{record.id}': it expires in less than {_INPUT_LEFT_S} s. Upload it again."
-                raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
-            batch = Batch(
-                id=new_batch_id(),
-                tenant=caller.tenant.name,
-                key_id=caller.key.id,
-                endpoint=str(new.endpoint),
-                input_file_id=record.id,
-                created_at=now_s,
-                expires_at=expires_at,
-                output_kept_s=new.output_expires_after.seconds if new.output_expires_after else _OUTPUT_KEPT_S,
-                base_url=base_url(request, self.public_url),
-                metadata=new.metadata,
-            )
             identity, keyed_hash = None, self.authenticator.authenticator.keyed_hash
             if key is not None:
                 identity = await keyed_hash(f"batch {key}"), await keyed_hash(msgspec.json.encode(new).decode())
-            batch = await self.store.create(batch, identity)
+            batch = await self.store.find_repeated(caller.tenant.name, identity) if identity else None
+            if batch is None:
+                batch = await self.store.create(await self._build(request, caller, new), identity)
         self.wake()
         return await self._respond(batch)
 
     async def get(self, request: Request) -> Response:
-        caller = await self.authenticator.authenticate(request)
+        caller = await self.authenticator.authenticate_reader(request)
         with self._counting_refusals(caller):
             batch = await self.store.get(caller.tenant.name, request.path_params["id"])
         return await self._respond(batch)
 
     async def list_batches(self, request: Request) -> Response:
-        caller = await self.authenticator.authenticate(request)
+        caller = await self.authenticator.authenticate_reader(request)
         with self._counting_refusals(caller):
             return await list_page(request, self.store, caller.tenant.name, describe_batch)
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a batch; lines that were sent are finished. A cancelled batch is returned as it is."""
-        caller = await self.authenticator.authenticate(request)
+        caller = await self.authenticator.authenticate_reader(request)
         with self._counting_refusals(caller):
             name = caller.tenant.name
             batch = await cancel_batch(self.store, name, request.path_params["id"], self.clock())
         self.wake()
         return await self._respond(batch)
+
+    async def _build(self, request: Request, caller: Principal, new: _NewBatch) -> Batch:
+        """Raises: GatewayError for an input file that does not exist, or that no batch may use."""
+        record = await self.files.get(caller.tenant.name, str(new.input_file_id))
+        if record.purpose != _INPUT_PURPOSE:
+            text = f"Invalid file '{record.id}': expected the purpose 'batch', but got '{record.purpose}'."
+            raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
+        now_s = int(self.clock())
+        expires_at = min(now_s + WINDOW_S, record.expires_at - _INPUT_LEFT_S)
+        if expires_at <= now_s:
+            text = f"Invalid file '{record.id}': it expires in less than {_INPUT_LEFT_S} s. Upload it again."
+            raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
+        return Batch(
+            id=new_batch_id(),
+            tenant=caller.tenant.name,
+            key_id=caller.key.id,
+            endpoint=str(new.endpoint),
+            input_file_id=record.id,
+            created_at=now_s,
+            expires_at=expires_at,
+            output_kept_s=new.output_expires_after.seconds if new.output_expires_after else _OUTPUT_KEPT_S,
+            base_url=base_url(request, self.public_url),
+            metadata=new.metadata,
+        )
 
     async def _respond(self, batch: Batch) -> Response:
         response = json_response(describe_batch(batch))
@@ -187,7 +194,7 @@ async def list_page(
     limit, after = query.integer("limit", 1, _PAGE_MAX, _PAGE_DEFAULT), query.text("after")
     query.text(_API_VERSION)
     query.reject_unknown()
-    found, has_more = await store.list_page(tenant, limit, after)
+    found, has_more = await store.list_page(tenant, limit, after, context_of(request).memory.take)
     data = [describe(batch) for batch in found]
     ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
     return json_response({"object": "list", "data": data, **ends, "has_more": has_more})
@@ -240,6 +247,8 @@ def _parse(body: bytes | bytearray) -> _NewBatch:
         raise wrong_value("completion_window", str(new.completion_window), ("24h",))
     if len(new.metadata or {}) > _METADATA_MAX:
         raise refused_value("metadata", f"expected at most {_METADATA_MAX} pairs.")
+    if len(msgspec.json.encode(new.metadata)) > _METADATA_MAX_BYTES:
+        raise refused_value("metadata", f"expected at most {_METADATA_MAX_BYTES} bytes as JSON.")
     return new
 
 

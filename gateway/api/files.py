@@ -92,7 +92,7 @@ class FileRoutes:
         return _render(record)
 
     async def list_files(self, request: Request, files: Files) -> Response:
-        caller = await self.authenticator.authenticate(request)
+        caller = await self.authenticator.authenticate_reader(request)
         with self._counting_refusals(caller):
             query = QueryFields(request)
             purpose, after, order = query.text("purpose"), query.text("after"), query.text("order") or "desc"
@@ -102,7 +102,12 @@ class FileRoutes:
             if order not in {"asc", "desc"}:
                 raise wrong_value("order", order, ("asc", "desc"))
             records, has_more = await files.list_page(
-                caller.tenant.name, purpose=purpose, limit=limit, after=after, is_ascending=order == "asc"
+                caller.tenant.name,
+                purpose=purpose,
+                limit=limit,
+                after=after,
+                is_ascending=order == "asc",
+                take=context_of(request).memory.take,
             )
         return json_response(
             {
@@ -142,7 +147,7 @@ class FileRoutes:
         return await handlers["GET" if request.method == "HEAD" else request.method](request, self.files)
 
     async def _find(self, request: Request, files: Files) -> FileRecord:
-        caller = await self.authenticator.authenticate(request)
+        caller = await self.authenticator.authenticate_reader(request)
         with self._counting_refusals(caller):
             record = await files.get(caller.tenant.name, request.path_params["id"])
         context_of(request).file_id = record.id

@@ -17,7 +17,7 @@ from gateway import __version__
 from gateway.api import middleware, minimax, stored_files
 from gateway.api.addresses import Addresses, AddressMiddleware
 from gateway.api.admin.pool import PoolSection
-from gateway.api.authentication import KEYS_A_TENANT, Buckets, TenantAuthenticator
+from gateway.api.authentication import KEYS_A_TENANT, READS_PER_SECOND, Buckets, TenantAuthenticator
 from gateway.api.batches import batch_routes
 from gateway.api.bodies import BodyLimits
 from gateway.api.errors import NOT_OFFERED, refuse_operation
@@ -199,6 +199,7 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
     authenticator = TenantAuthenticator(
         *(admin.authenticator, admin.throttle, metering.admission, metering.transfers),
         *(Buckets(per_second, time.monotonic), Buckets(per_second * KEYS_A_TENANT, time.monotonic)),
+        Buckets(READS_PER_SECOND, time.monotonic),
     )
     limits, server, images = core.body_limits, settings.server, settings.images
     native_limits = replace(limits, max_bytes=server.max_minimax_body_bytes)

@@ -162,6 +162,9 @@ def _check_line(found: Validation, number: int, line: _Line, rules: InputRules) 
         found.refuse("invalid_url", text, number, "url")
     if line.body.stream:
         found.refuse("streaming_unsupported", "Streaming is not supported in a batch.", number, "body.stream")
+    if len(msgspec.json.encode(line.custom_id)) > CUSTOM_ID_CHARS + len('""'):
+        text = f"'custom_id' must have at most {CUSTOM_ID_CHARS} bytes as JSON."
+        found.refuse("invalid_request", text, number, "custom_id")
     digest = hashlib.blake2b(line.custom_id.encode(), digest_size=_DIGEST_BYTES).digest()
     if digest in found.custom_ids:
         text = f"The custom_id '{line.custom_id[:64]}' is used by another line of this file."

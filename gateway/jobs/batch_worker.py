@@ -20,6 +20,7 @@ import structlog
 from gateway.domain.errors import GatewayError
 from gateway.jobs.batch_lines import ClaimedLine, LineEnd, LineRunner
 from gateway.jobs.batch_stages import BatchStages
+from gateway.jobs.batch_turns import BatchTurns
 from gateway.jobs.batches import Batch, BatchStatus, BatchStore
 from gateway.jobs.webhooks import Webhooks
 from gateway.metering.reservations import PARTS
@@ -86,7 +87,7 @@ class BatchWorker:
         self._running: dict[tuple[str, int], ClaimedLine] = {}
         self._stage_tasks: dict[str, asyncio.Task[None]] = {}
         self._missing: dict[str, float] = {}
-        self._turn = 0
+        self._turns = BatchTurns()
         self._seen: dict[str, _Claimed] = {}
         """By batch ID, the last replies of the open batches."""
         self.wake = asyncio.Event()
@@ -143,14 +144,11 @@ class BatchWorker:
         return OpenBatches(by_status, sum(one.waiting for one in seen), min(expiries, default=0))
 
     async def _tick(self) -> None:
-        """Looks at up to 50 open batches, in turns."""
+        """Looks at up to 50 open batches. Tenants take turns, and so do the batches of each."""
         batches = await self._store.open_batches()
         listed = {batch_id for _, batch_id in batches}
         self._seen = {batch_id: seen for batch_id, seen in self._seen.items() if batch_id in listed}
-        if len(batches) > _BATCHES_PER_TICK:
-            self._turn = (self._turn + _BATCHES_PER_TICK) % len(batches)
-            batches = (batches[self._turn :] + batches[: self._turn])[:_BATCHES_PER_TICK]
-        for tenant, batch_id in batches:
+        for tenant, batch_id in self._turns.take(batches, _BATCHES_PER_TICK):
             await self._tend(tenant, batch_id)
 
     async def _tend(self, tenant: str, batch_id: str) -> None:

@@ -2,29 +2,48 @@
 
 Redis keys of a batch have its tenant's hash tag: `batch:ID` (hash: the fields of `Batch`), `batch:ID:waiting`,
 `:ended`, `:output`, `:errors`, `:tries` and `:index` (see lua/claim_lines.lua, lua/end_line.lua and batch_input.py).
-Those of the tenant are `batches`, `batches_open` and `batch_lines`. `ig3:batches` lists the open ones of all tenants.
+Those of the tenant are `batches`, `batches_open`, `batches_failed`, `batches_bytes` and `batch_lines`. `ig3:batches`
+lists the open ones of all tenants.
+
+A record has at most 34 KiB: errors and metadata of 16 KiB each, and its other fields. A tenant keeps at most 16 MiB of
+records, and 10,000: a create drops the oldest ended ones. A failed batch is dropped after 7 days. To these, each open
+batch adds 8 bytes for every line, and for every ended line that of its file: at most 0.5 KiB of `custom_id` and its
+response, which holds no image. With the default limits, 20 open batches of 5,000 lines, that is 16 MiB and 100 MB.
 """
 
+import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.jobs.batch_fields import first_encoded, read_fields, write_fields
 from gateway.metering.reservations import redis_keys
 from gateway.redis import Client, execute, load_script
 
 KEPT_S: Final = 32 * 86_400
 """Retention of a batch's record: its window and the longest life of its files."""
+_FAILED_KEPT_S: Final = 7 * 86_400
+"""Retention of the record of a batch whose input file was invalid."""
 WINDOW_S: Final = 86_400
 """OpenAI's only completion window, 24 hours."""
 _KEY_KEPT_S: Final = 86_400
 """Retention of an Idempotency-Key."""
+_REPEATED: Final = "idempotency:batches"
+_ERRORS_MAX_BYTES: Final = 16 * 1024
+"""Of the errors in a record; the first ones are kept."""
+_PAGE_MAX_BYTES: Final = 512 * 1024
+"""Limit on the records of a page, which stop the process while they are decoded and rendered."""
+_PAGE_COPIES: Final = 4
+"""Of a record: as it is received, decoded, described and rendered."""
+_ID: Final = re.compile(r"batch_[0-9a-f]{32}", re.ASCII)
 _ALL_OPEN: Final = "Rate limit reached for open batches of this server. Try again later."
 
 
@@ -109,29 +128,6 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     cancelled_at: int | None = None
 
 
-_JSON_FIELDS: Final = frozenset({"metadata", "errors"})
-"""Fields that are stored as JSON; the others as text."""
-
-
-def _write(fields: Mapping[str, object]) -> bytes:
-    """Renders fields as the flat JSON array that the scripts pass to HSET."""
-    flat: list[str] = []
-    for name, value in fields.items():
-        if value is not None:
-            encoded = msgspec.json.encode(value).decode() if name in _JSON_FIELDS else _text(value)
-            flat += [name, encoded]
-    return msgspec.json.encode(flat)
-
-
-def _text(value: object) -> str:
-    return str(value.value if isinstance(value, Enum) else value)
-
-
-def _read(fields: Mapping[str, str]) -> Batch:
-    decoded = {name: msgspec.json.decode(text) if name in _JSON_FIELDS else text for name, text in fields.items()}
-    return msgspec.convert(decoded, Batch, strict=False)
-
-
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """Limits on the batches of one tenant."""
@@ -142,6 +138,8 @@ class BatchLimits:
     """Batches of all tenants that have not ended, which bounds what they keep in Redis."""
     kept_max: int = 10_000
     """Batches in the list, ended ones included."""
+    kept_bytes: int = 16 * 1024**2
+    """Of the records of these batches."""
 
 
 class BatchStore:
@@ -163,26 +161,51 @@ class BatchStore:
         Redis: two round trips, three for a repeated request.
         """
         name, fingerprint = idempotency or ("", "")
-        keys = self.keys(batch.tenant, "batches", "batches_open", f"batch:{batch.id}", f"idempotency:batches:{name}")
-        fields = _write({name: getattr(batch, name) for name in Batch.__struct_fields__})
+        names = (
+            "batches",
+            "batches_open",
+            f"batch:{batch.id}",
+            f"{_REPEATED}:{name}",
+            "batches_bytes",
+            "batches_failed",
+        )
+        keys = self.keys(batch.tenant, *names)
+        fields = write_fields({name: getattr(batch, name) for name in Batch.__struct_fields__})
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.zadd(self._all, {f"{batch.tenant} {batch.id}": time.time()})  # finer than `created_at`
         pipeline.zcard(self._all)
         if (await execute(self.redis, pipeline.execute(), list[int]))[1] > self._limits.all_open_max:
             await self.drop(batch.tenant, batch.id)
             raise GatewayError(ErrorCode.RATE_LIMITED, _ALL_OPEN, retry_after_s=30)
-        limits = (self._limits.open_max, self._limits.kept_max)
-        reply = str(await self._create(keys, [batch.id, *limits, KEPT_S, fingerprint, _KEY_KEPT_S, fields]))
+        limits = (self._limits.open_max, self._limits.kept_max, self._limits.kept_bytes)
+        terms = (KEPT_S, _FAILED_KEPT_S, _KEY_KEPT_S)
+        reply = str(await self._create(keys, [batch.id, *limits, *terms, name, fingerprint, fields]))
         if reply == batch.id:
             return batch
+        await self.drop(batch.tenant, batch.id)
         if reply == "reused":
             raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
-        if reply in {"open", "kept"}:
-            what = "open batches" if reply == "open" else "batches"
-            limit = limits[reply == "kept"]
-            text = f"Rate limit reached for {what} of tenant '{batch.tenant}': limit {limit}. Try again later."
+        if reply == "open":
+            text = (
+                f"Rate limit reached for open batches of tenant '{batch.tenant}': limit {limits[0]}. Try again later."
+            )
             raise GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=30)
         return await self.get(batch.tenant, reply)
+
+    async def find_repeated(self, tenant: str, idempotency: tuple[str, str]) -> Batch | None:
+        """Returns the batch that an earlier request with the same Idempotency-Key created.
+
+        Raises: GatewayError IDEMPOTENCY_KEY_REUSED. Redis: one round trip, two for a repeated request.
+        """
+        name, fingerprint = idempotency
+        [key] = self.keys(tenant, f"{_REPEATED}:{name}")
+        call = self.redis.hmget(key, ["fingerprint", "batch"])
+        known, batch_id = await execute(self.redis, call, list[str | None])
+        if known is None or batch_id is None:
+            return None
+        if known != fingerprint:
+            raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
+        return await self.get(tenant, batch_id)
 
     async def get(self, tenant: str, batch_id: str) -> Batch:
         """Raises: GatewayError NOT_FOUND, also for a batch of another tenant."""
@@ -191,34 +214,52 @@ class BatchStore:
         raise GatewayError(ErrorCode.NOT_FOUND, f"No batch found with id '{batch_id[:64]}'.")
 
     async def find(self, tenant: str, batch_id: str) -> Batch | None:
+        if not _ID.fullmatch(batch_id):
+            return None  # it would be another Redis key
         [key] = self.keys(tenant, f"batch:{batch_id}")
         fields = await execute(self.redis, self.redis.hgetall(key), dict[str, str])
-        return _read(fields) if fields else None
+        return read_fields(fields, Batch) if fields else None
 
-    async def list_page(self, tenant: str, limit: int, after: str | None = None) -> tuple[list[Batch], bool]:
+    async def list_page(
+        self, tenant: str, limit: int, after: str | None, take: Callable[[int], None]
+    ) -> tuple[list[Batch], bool]:
         """Returns up to `limit` batches, the newest first, and whether there are more.
 
-        Raises: GatewayError INVALID_VALUE if `after` is no batch of the tenant. Redis: up to three round trips.
+        A page of large records is shorter. `take` counts the bytes that it needs before they are received.
+        Raises: GatewayError INVALID_VALUE if `after` is no batch of the tenant, and those of `take`.
+        Redis: up to four round trips.
         """
-        [key], start = self.keys(tenant, "batches"), 0
+        (key, bytes_key), start = self.keys(tenant, "batches", "batches_bytes"), 0
         if after is not None:
             rank = await execute(self.redis, self.redis.zrevrank(key, after), object)
             if not isinstance(rank, int):
                 raise GatewayError(ErrorCode.INVALID_VALUE, f"'after': no batch '{after[:64]}'.", param="after")
             start = rank + 1
         ids = await execute(self.redis, self.redis.zrevrange(key, start, start + limit), list[str])
+        if not ids:
+            return [], False
+        texts = await execute(self.redis, self.redis.hmget(bytes_key, ids[:limit]), list[str | None])
+        totals = [size for size in accumulate(int(text or 0) for text in texts) if size <= _PAGE_MAX_BYTES]
+        take(_PAGE_COPIES * max(totals, default=_PAGE_MAX_BYTES))
+        count = max(1, len(totals))
         pipeline = self.redis.pipeline(transaction=False)
-        for name in ids[:limit]:
+        for name in ids[:count]:
             pipeline.hgetall(*self.keys(tenant, f"batch:{name}"))
-        records = await execute(self.redis, pipeline.execute(), list[dict[str, str]]) if ids else []
-        return [_read(fields) for fields in records if fields], len(ids) > limit
+        records = await execute(self.redis, pipeline.execute(), list[dict[str, str]])
+        return [read_fields(fields, Batch) for fields in records if fields], len(ids) > count
 
     async def advance(self, batch: Batch, to: BatchStatus, now_s: float, **fields: object) -> bool:
-        """Gives a batch a new status; False if it has another one than `TRANSITIONS` allows. Redis: one round trip."""
+        """Gives a batch a new status; False if it has another one than `TRANSITIONS` allows. Redis: one round trip.
+
+        `errors` are cut to what a record has room for.
+        """
         before = [status.value for status, following in TRANSITIONS.items() if to in following]
-        keys = self.keys(batch.tenant, f"batch:{batch.id}", "batches_open")
-        written = _write({"status": to, f"{to.value}_at": int(now_s)} | fields)
-        return bool(await self._advance(keys, [batch.id, msgspec.json.encode(before), int(to.is_final), written]))
+        keys = self.keys(batch.tenant, f"batch:{batch.id}", "batches_open", "batches_bytes", "batches_failed")
+        if isinstance(errors := fields.get("errors"), Sequence):
+            fields["errors"] = first_encoded(errors, _ERRORS_MAX_BYTES)
+        written = write_fields({"status": to, f"{to.value}_at": int(now_s)} | fields)
+        ending = ("failed" if to is BatchStatus.FAILED else "ended") if to.is_final else ""
+        return bool(await self._advance(keys, [batch.id, msgspec.json.encode(before), ending, written]))
 
     async def find_open_by_input(self, tenant: str, file_id: str) -> str | None:
         """Returns a batch of the tenant that has not ended and reads this file. Redis: one or two round trips."""

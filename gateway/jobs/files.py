@@ -1,7 +1,9 @@
 """Files of tenants: records in Redis, and content in the storage, or rendered while it is read."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Protocol, cast
 
 import msgspec
@@ -16,6 +18,9 @@ from gateway.storage.quota import StorageQuota
 
 _RECORDS: Final = ("files", "file_expiries", "file_keys")
 """Redis keys of a tenant, see lua/add_file.lua."""
+_ID: Final = re.compile(r"file-[0-9a-f]{32}", re.ASCII)
+_LISTED_BYTES: Final = 4096
+"""Of a record and its copies while a list is made: its name has at most 255 characters."""
 _POSITION_S: Final = 3600
 """Clients delete files while they page through them: a page may begin after one that was deleted so long ago."""
 
@@ -172,6 +177,8 @@ class Files:
 
     async def get(self, tenant: str, file_id: str) -> FileRecord:
         """Returns a file. Raises: GatewayError NOT_FOUND, also for another tenant's."""
+        if not _ID.fullmatch(file_id):
+            raise no_file(file_id)
         [name] = redis_keys(self._redis.prefix, tenant, "files")
         text = await execute(self._redis, self._redis.hget(name, file_id), object)
         record = _decode(text) if text else None
@@ -180,15 +187,25 @@ class Files:
         return record
 
     async def list_page(
-        self, tenant: str, *, purpose: str | None, limit: int, after: str | None, is_ascending: bool
+        self,
+        tenant: str,
+        *,
+        purpose: str | None,
+        limit: int,
+        after: str | None,
+        is_ascending: bool,
+        take: Callable[[int], None],
     ) -> tuple[Sequence[FileRecord], bool]:
         """Returns the next files by their time of creation, and whether more follow.
 
-        Raises: GatewayError NOT_FOUND for an unknown `after`. Redis: one round trip or two; it reads all records.
+        `take` counts the bytes that this needs before they are received.
+        Raises: GatewayError NOT_FOUND for an unknown `after`, and those of `take`.
+        Redis: two round trips or three; it reads all records.
         """
         [name] = redis_keys(self._redis.prefix, tenant, "files")
+        take(_LISTED_BYTES * await execute(self._redis, self._redis.hlen(name), int))
         texts = await execute(self._redis, self._redis.hgetall(name), dict[str, str])
-        now_s, records = self._clock(), {file_id: _decode(text) for file_id, text in texts.items()}
+        now_s, records = self._clock(), await asyncio.to_thread(_decode_all, texts)
         found = [
             record for record in records.values() if record.expires_at > now_s and purpose in {None, record.purpose}
         ]
@@ -267,6 +284,8 @@ class Files:
 
     async def _position(self, tenant: str, file_id: str) -> tuple[int, str]:
         """Returns the position of a file that was deleted lately. Raises: GatewayError NOT_FOUND."""
+        if not _ID.fullmatch(file_id):
+            raise no_file(file_id, param="after")
         [name] = redis_keys(self._redis.prefix, tenant, f"deleted_file:{file_id}")
         created_ms = await execute(self._redis, self._redis.get(name), object)
         if created_ms is None:
@@ -280,6 +299,10 @@ def no_file(file_id: str, param: str = "id") -> GatewayError:
 
 def _decode(text: object) -> FileRecord:
     return msgspec.json.decode(str(text), type=FileRecord)
+
+
+def _decode_all(texts: Mapping[str, str]) -> Mapping[str, FileRecord]:
+    return {file_id: _decode(text) for file_id, text in texts.items()}
 
 
 def _parts(record: FileRecord) -> Sequence[str]:

@@ -92,12 +92,12 @@ class Webhooks:
             result = "delivered"
         elif now_s - event.created_at > _GIVEN_UP_S:
             result = "given_up"
-            _LOG.error("webhook_given_up", event=event.id, batch=event.batch_id, status=status)
+            _LOG.error("webhook_given_up", event_id=event.id, batch=event.batch_id, status=status)
         else:
             result, delay_s = "failed", min(_RETRY_FIRST_S * 4**event.attempts, _RETRY_MAX_S)
             later = msgspec.structs.replace(event, attempts=event.attempts + 1)
             pipeline.zadd(self._name, {msgspec.json.encode(later).decode(): now_s + delay_s})
-            _LOG.warning("webhook_failed", event=event.id, batch=event.batch_id, status=status, retry_in_s=delay_s)
+            _LOG.warning("webhook_failed", event_id=event.id, batch=event.batch_id, status=status, retry_in_s=delay_s)
         pipeline.zrem(self._name, member)
         self._metrics.webhooks.labels(result).inc()
         await execute(self._redis, pipeline.execute(), object)

@@ -47,7 +47,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:deleted_outputs | sorted set | 31 days | jobs: "NAME OBJECT" of deleted output files, by when the reaper goes on |
 | ig3:storage_leader | string | 1 round | storage: process that deletes expired objects |
 | ig3:batches | sorted set | none | batches: "NAME ID" of batches that have not ended, by creation |
-| ig3:{NAME}:batches | sorted set | 32 days | batches: IDs by creation; also ...:batches_open, a set |
+| ig3:{NAME}:batches | sorted set | 32 days | batches: IDs by creation; also ...:batches_open, _failed, _bytes |
 | ig3:{NAME}:batch:ID, ... |  | 32 days, lines 3 days | batches: see jobs/batches.py; also ...:batch_lines |
 | ig3:{NAME}:idempotency:batches:HASH | hash | 1 day | batches: the batch that a key created |
 | ig3:webhooks | sorted set | none | webhooks: events, by when they are sent; at most 10,000 |

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -315,6 +316,62 @@ def test_an_idempotency_key_creates_one_batch(place: Place) -> None:
     assert create().id == create().id
     with pytest.raises(openai.UnprocessableEntityError):
         create(metadata={"other": "body"})
+
+
+def test_a_repeated_create_returns_its_batch_after_its_file_was_deleted(place: Place) -> None:
+    client = place.client("repeated")
+    file_id, headers = upload(client, [line("a")]), {"idempotency-key": "k-1"}
+    given: dict[str, Any] = {"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "24h"}
+    batch = wait(client, client.batches.create(**given, extra_headers=headers))
+    client.files.delete(file_id)
+    assert batch == client.batches.create(**given, extra_headers=headers)
+    with pytest.raises(openai.NotFoundError):
+        client.batches.create(**given)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/batches/{id}:errors",
+        "/batches/{id}:errors/cancel",
+        "/batches/%7Bid%7D",
+        "/files/file-a",
+        "/files/file-a%0A/content",
+    ],
+)
+def test_an_id_of_another_form_is_unknown(place: Place, path: str) -> None:
+    client = place.client("ids")
+    batch = wait(client, begin(client, [line("a")]))
+    with redis.Redis.from_url(place.redis_url) as store:
+        store.rpush(f"ig3:{{ids}}:batch:{batch.id}:errors", "x")
+    method = "POST" if path.endswith("cancel") else "GET"
+    url = place.gateway.base_url + path.replace("{id}", batch.id)
+    assert 404 == httpx.request(method, url, headers={"authorization": f"Bearer {client.api_key}"}).status_code
+
+
+def test_reads_are_limited_and_leave_the_limits_of_images_alone(place: Place) -> None:
+    """A tenant may poll 20 times a second, with bursts of 200."""
+    client, other = place.client("polling", limits={"requests_per_minute": 2}), place.client("calm")
+    codes, waits = Counter[int](), set[str | None]()
+    with httpx.Client(headers={"authorization": f"Bearer {client.api_key}"}) as sender:
+        for number in range(400):
+            answer = sender.get(f"{place.gateway.base_url}/{('batches', 'files')[number % 2]}")
+            codes[answer.status_code] += 1
+            if answer.status_code == 429:
+                waits.add(answer.headers.get("retry-after"))
+                break
+    assert 200 <= codes[200] < 400
+    assert {"1"} == waits
+    assert [] == other.batches.list().data
+    assert client.images.generate(prompt="a cat", response_format="url").data
+
+
+def test_metadata_have_a_limit_of_bytes(place: Place) -> None:
+    client = place.client("metadata")
+    with pytest.raises(openai.BadRequestError, match="16384 bytes"):
+        begin(client, [line("a")], metadata={f"{number}": "\U0001f600" * 512 for number in range(16)})
+    ascii_text = {f"{number:064}": "x" * 512 for number in range(16)}
+    assert ascii_text == begin(client, [line("a")], metadata=ascii_text).metadata
 
 
 def test_batches_are_listed_by_pages_and_limited(place: Place) -> None:

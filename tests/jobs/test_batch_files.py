@@ -74,6 +74,13 @@ def test_a_file_keeps_100_errors_and_a_long_line_is_one() -> None:
     assert ("invalid_request", 1) == (error.code, error.line)
 
 
+@pytest.mark.parametrize("custom_id", ["\U0001f600" * 129, "\x01" * 86], ids=["emoji", "control"])
+def test_the_bytes_of_a_custom_id_are_limited(custom_id: str) -> None:
+    [error] = validated(line(custom_id)).errors
+    assert ("invalid_request", 1, "custom_id") == (error.code, error.line, error.param)
+    assert [] == validated(line(custom_id[:-1])).errors
+
+
 def test_one_file_has_one_model() -> None:
     [error] = validated(line("a"), line("b", model="other")).errors
     assert ("model_mismatch", 2, "body.model") == (error.code, error.line, error.param)

@@ -1,14 +1,23 @@
-"""What batches leave in Redis for all tenants: the list of open ones, and the events of their ends."""
+"""What batches leave in Redis: the list of open ones of all tenants, the events of their ends, and their records."""
 
 import asyncio
 import base64
+import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
 
+import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.jobs.batches import Batch, BatchLimits, BatchStatus, BatchStore, new_batch_id
+from gateway.generation.posts import post as send
+from gateway.jobs.batch_turns import BatchTurns
+from gateway.jobs.batches import Batch, BatchLimits, BatchStatus, BatchStore, LineError, new_batch_id
 from gateway.jobs.webhooks import Webhooks
 from gateway.observability.metrics import Metrics
 from gateway.redis import execute
@@ -30,7 +39,7 @@ def batch(tenant: str = "acme", status: BatchStatus = BatchStatus.VALIDATING) ->
         expires_at=2,
         output_kept_s=3600,
         status=status,
-        completed_at=3 if status is BatchStatus.COMPLETED else None,
+        completed_at=int(time.time()) if status is BatchStatus.COMPLETED else None,
     )
 
 
@@ -68,3 +77,145 @@ async def test_two_processes_deliver_each_event_once(redis_url: str) -> None:
         for task in tasks:
             task.cancel()
     assert [1, 1, 1, 1, 1] == sorted(sent.values())
+
+
+def answering(statuses: list[int]) -> HTTPServer:
+    """A server that answers with each status in turn, and then with 200."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(statuses.pop(0) if statuses else 200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+async def test_an_event_that_fails_is_sent_again_ever_later_until_it_is_delivered(redis_url: str) -> None:
+    """The first attempt is refused, the next two get 500."""
+    server = answering([500, 500])
+    closed = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    closed.server_close()
+    metrics, delays = Metrics(), list[float]()
+    urls = [f"http://127.0.0.1:{port}/hook" for port in (closed.server_port, *[server.server_port] * 3)]
+    async with connected(redis_url) as redis, httpx.AsyncHTTPTransport() as transport:
+        name = f"{redis.prefix}:webhooks"
+        with capture_logs() as logs:
+            for number, url in enumerate(urls):
+                hooks = Webhooks(redis, url, SECRET, partial(send, transport), metrics, "a")  # type: ignore[arg-type]
+                if not number:
+                    await hooks.queue(batch(status=BatchStatus.COMPLETED))
+                task = asyncio.create_task(hooks.run())
+                [before] = await execute(redis, redis.zrange(name, 0, -1, withscores=True), list[Any])
+                after = [before]
+                for _ in range(500):
+                    if before not in after:
+                        break
+                    await asyncio.sleep(0.01)
+                    after = await execute(redis, redis.zrange(name, 0, -1, withscores=True), list[Any])
+                task.cancel()
+                for member, due_s in after:
+                    delays.append(due_s - time.time())
+                    await execute(redis, redis.zadd(name, {member: 1}), object)
+        assert [] == after
+    server.shutdown()
+    server.server_close()
+    assert [5, 20, 80] == [round(delay / 5) * 5 for delay in delays]
+    failures = [entry for entry in logs if entry["event"] == "webhook_failed"]
+    assert [(None, 5), (500, 20), (500, 80)] == [(entry["status"], entry["retry_in_s"]) for entry in failures]
+    count = partial(metrics.registry.get_sample_value, "imagegate_webhook_attempts_total")
+    assert (3, 1) == (count({"result": "failed"}), count({"result": "delivered"}))
+
+
+async def test_a_refused_create_leaves_nothing_in_the_list_of_all_tenants(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
+        store = BatchStore(redis, BatchLimits(open_max=1))
+        await store.create(batch(), ("key", "print"))
+        for identity, code in ((None, ErrorCode.RATE_LIMITED), (("key", "other"), ErrorCode.IDEMPOTENCY_KEY_REUSED)):
+            with pytest.raises(GatewayError) as caught:
+                await store.create(batch(), identity)
+            assert code is caught.value.error_code
+        await store.create(batch(), ("key", "print"))
+        assert 1 == len(await store.open_batches())
+
+
+def test_a_tenant_with_many_batches_delays_no_other() -> None:
+    turns, many = BatchTurns(), [("many", f"{number}") for number in range(1000)]
+    seen = Counter[tuple[str, str]]()
+    for _ in range(21):
+        taken = turns.take([*many, ("one", "a")], 50)
+        assert 50 == len(set(taken))
+        seen.update(taken)
+    assert 21 == seen["one", "a"]
+    assert {1, 2} == {seen[batch] for batch in many}
+
+
+def test_batches_that_fit_are_looked_at_in_their_order_and_tenants_in_turns() -> None:
+    turns = BatchTurns()
+    assert [("a", "1")] == turns.take([("a", "1")], 50)
+    first, second = (turns.take([("a", "1"), ("a", "2"), ("b", "3"), ("b", "4")], 50) for _ in range(2))
+    assert [("a", "1"), ("b", "3"), ("a", "2"), ("b", "4")] == first
+    assert [("b", "3"), ("a", "1"), ("b", "4"), ("a", "2")] == second
+
+
+async def test_the_records_of_a_tenant_have_a_limit_of_bytes(redis_url: str) -> None:
+    """Errors of a failed batch are cut, and the oldest ended ones make room."""
+    errors = [LineError("invalid_request", "\U0001f600" * 100, number) for number in range(100)]
+    async with connected(redis_url) as redis:
+        store = BatchStore(redis, BatchLimits(open_max=3, kept_bytes=100_000))
+        kept_open, made = await store.create(batch()), list[Batch]()
+        for number in range(10):
+            made.append(await store.create(batch(), (f"key{number}", "print")))
+            await store.advance(made[-1], BatchStatus.FAILED, 1, errors=errors)
+        found = [await store.find("acme", one.id) for one in made]
+        kept = [one for one in found if one]
+        assert kept_open == await store.find("acme", kept_open.id)
+        assert [one.id for one in made[-len(kept) :]] == [one.id for one in kept]
+        assert 4 <= len(kept) <= 6
+        assert tuple(errors[: len(kept[0].errors)]) == kept[0].errors
+        assert 15_000 < len(str(kept[0].errors).encode()) < 24_000
+        bytes_key, key = store.keys("acme", "batches_bytes", f"idempotency:batches:key{0}")
+        sizes = await execute(redis, redis.hgetall(bytes_key), dict[str, int])
+        assert int(sizes.pop("total")) == sum(map(int, sizes.values())) <= 120_000
+        assert {kept_open.id, *(one.id for one in kept)} == set(sizes)
+        assert 0 == await execute(redis, redis.exists(key), int)
+
+
+async def test_open_batches_that_fill_the_records_refuse_another(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
+        store = BatchStore(redis, BatchLimits(open_max=30, kept_max=2))
+        made = [await store.create(batch()) for _ in range(2)]
+        with pytest.raises(GatewayError, match="open batches"):
+            await store.create(batch())
+        await store.advance(made[0], BatchStatus.FAILED, 1)
+        await store.create(batch())
+        assert None is await store.find("acme", made[0].id)
+
+
+async def test_a_page_of_large_records_is_short_and_counted(redis_url: str) -> None:
+    taken = list[int]()
+    async with connected(redis_url) as redis:
+        store = BatchStore(redis, BatchLimits(open_max=100))
+        small = [await store.create(batch()) for _ in range(2)]
+        for one in small:
+            [key] = store.keys("acme", "batches_bytes")
+            await execute(redis, redis.hset(key, one.id, str(300_000)), object)
+        found, has_more = await store.list_page("acme", 100, None, taken.append)
+        assert ([small[1].id], True) == ([one.id for one in found], has_more)
+        found, has_more = await store.list_page("acme", 100, found[0].id, taken.append)
+        assert ([small[0].id], False) == ([one.id for one in found], has_more)
+    assert [1_200_000] * 2 == taken
+
+
+async def test_an_id_is_not_another_redis_key(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
+        store = BatchStore(redis, BatchLimits(open_max=2))
+        [key] = store.keys("acme", f"batch:{(made := await store.create(batch())).id}:index")
+        await execute(redis, redis.set(key, "x"), object)
+        for batch_id in (f"{made.id}:index", made.id.upper(), f"{made.id}\n"):
+            assert None is await store.find("acme", batch_id)

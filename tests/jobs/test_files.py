@@ -45,7 +45,9 @@ class Desk:
         return await self.files.add_upload(upload, "b.jsonl", "batch", keep_s)
 
     async def listed(self) -> list[str]:
-        found, _ = await self.files.list_page("acme", purpose=None, limit=100, after=None, is_ascending=True)
+        found, _ = await self.files.list_page(
+            "acme", purpose=None, limit=100, after=None, is_ascending=True, take=ByteAccount().take
+        )
         return [record.id for record in found]
 
     def objects(self) -> list[Path]:
