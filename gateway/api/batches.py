@@ -39,6 +39,8 @@ ENDPOINTS: Final = (_GENERATIONS, _EDITS)
 _INPUT_PURPOSE: Final = "batch"
 _OUTPUT_KEPT_S: Final = 30 * 86_400
 """OpenAI's default life of output files, and the longest."""
+_INPUT_LEFT_S: Final = 900
+"""A window ends this long before its input file: the error file needs the custom IDs of lines that never ran."""
 _METADATA_MAX: Final = 16
 _PAGE_MAX, _PAGE_DEFAULT = 100, 20
 _ETA_HEADER: Final = "x-imagegate-batch-eta-s"
@@ -93,6 +95,10 @@ class BatchRoutes:
                 text = f"Invalid file '{record.id}': expected the purpose 'batch', but got '{record.purpose}'."
                 raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
             now_s = int(self.clock())
+            expires_at = min(now_s + WINDOW_S, record.expires_at - _INPUT_LEFT_S)
+            if expires_at <= now_s:
+                text = f"Invalid file '{record.id}': it expires in less than {_INPUT_LEFT_S} s. Upload it again."
+                raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
             batch = Batch(
                 id=new_batch_id(),
                 tenant=caller.tenant.name,
@@ -100,7 +106,7 @@ class BatchRoutes:
                 endpoint=str(new.endpoint),
                 input_file_id=record.id,
                 created_at=now_s,
-                expires_at=now_s + WINDOW_S,
+                expires_at=expires_at,
                 output_kept_s=new.output_expires_after.seconds if new.output_expires_after else _OUTPUT_KEPT_S,
                 base_url=base_url(request, self.public_url),
                 metadata=new.metadata,

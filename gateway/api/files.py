@@ -25,6 +25,7 @@ from gateway.api.stored_content import respond_with
 from gateway.api.stored_files import NO_STORAGE
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal
+from gateway.jobs.batches import BatchStore
 from gateway.jobs.files import FileRecord, Files
 from gateway.jobs.uploads import Upload
 
@@ -55,6 +56,7 @@ class FileRoutes:
     authenticator: TenantAuthenticator
     files: Files | None
     """None without a storage."""
+    batches: BatchStore
     limits: FormLimits
     drain: ShutdownState
 
@@ -123,7 +125,13 @@ class FileRoutes:
         return await respond_with(request, record.etag, _CONTENT_TYPE, headers, partial(files.open, record))
 
     async def delete(self, request: Request, files: Files) -> Response:
+        """Deletes a file. The input of a batch is kept until the batch has ended, which needs it for each line."""
         record = await self._find(request, files)
+        if batch_id := await self.batches.find_open_by_input(record.tenant, record.id):
+            text = f"Cannot delete file '{record.id}': batch '{batch_id}', which has not ended, reads it."
+            raise GatewayError(
+                ErrorCode.INVALID_VALUE, f"{text} Cancel the batch first, or wait for its end.", param="id"
+            )
         await files.delete(record)
         return json_response({"id": record.id, "object": "file", "deleted": True})
 

@@ -45,7 +45,11 @@ SCRAPED: Final = tuple(
         ),
         ("batches_open", ("status",), "Batches that have not ended, by status."),
         ("batch_lines_waiting", (), "Lines of batches that wait to be claimed."),
-        ("batch_oldest_timestamp_seconds", (), "Unix time of the oldest batch that has not ended; 0 without one."),
+        (
+            "batch_expiry_timestamp_seconds",
+            (),
+            "Unix time at which the first window of a batch with waiting lines ends; 0 without one.",
+        ),
         ("redis_up", (), "Whether Redis responds: 1 or 0."),
         ("redis_memory_used_bytes", (), "Memory that Redis uses; of a cluster, its fullest server."),
         (
@@ -103,7 +107,7 @@ def _batches(found: OpenBatches) -> Iterator[_Sample]:
         if not status.is_final:
             yield "batches_open", (status.value,), found.by_status.get(status.value, 0)
     yield "batch_lines_waiting", (), found.lines_waiting
-    yield "batch_oldest_timestamp_seconds", (), found.oldest_at
+    yield "batch_expiry_timestamp_seconds", (), found.next_expires_at
 
 
 def _escaped(text: str) -> str:

@@ -122,7 +122,7 @@ def create_app(
     images = _build_images(core, admin)
     pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
     links = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)
-    files = build_file_routes(settings, storage, images.authenticator, core.drain)
+    files = build_file_routes(settings, core.redis, storage, images.authenticator, core.drain)
     batches = _build_batches(config, core, images)
     tasks = (*tasks, *(batches.background_tasks if batches else ()))
     tenant_routes = [
@@ -186,8 +186,8 @@ def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchPar
     if core.storage is None:
         return None
     batches = build_batches(
-        *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.links),
-        *(core.transports[0], core.budget, core.metrics),
+        *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.upstreams.usual_s),
+        *(core.links, core.transports[0], core.budget, core.metrics),
     )
     core.gauges.count_batches = batches.worker.count_open
     return batches

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from starlette.routing import Route
@@ -260,7 +261,7 @@ def build_admin(
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
         UsageSection(ledger, verifier, clock),
-        BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open))),
+        BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,6 +10,7 @@ from gateway.api.batches import BatchRoutes, LineParser
 from gateway.api.images import ImageRoutes
 from gateway.app.storage import StorageParts
 from gateway.config.resolve import Config
+from gateway.domain.catalog import Target
 from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.posts import post
 from gateway.generation.service import GenerationService
@@ -44,12 +46,13 @@ def build_batches(
     images: ImageRoutes,
     service: GenerationService,
     scheduler: Scheduler,
+    usual_s: Callable[[Target, int], float],
     links: Links,
     transport: AiohttpTransport,
     budget: ByteBudget,
     metrics: Metrics,
 ) -> BatchParts:
-    """Its background tasks run the lines of open batches, and send their webhooks. Close its worker at shutdown."""
+    """`usual_s` returns the usual duration of a call for a number of images. Close the worker at shutdown."""
     terms, settings, catalog = config.settings.batches, config.settings, images.catalog
     files, authenticator = storage.files, images.authenticator.authenticator
     store = BatchStore(redis, BatchLimits(terms.max_open))
@@ -60,19 +63,22 @@ def build_batches(
         *(store, files, storage.pictures, service, parser, authenticator.find, links.sign, budget, line_max_bytes)
     )
     stages = BatchStages(
-        *(store, files, authenticator.find, parser.find_model, terms.max_lines, line_max_bytes, budget, time.time)
+        *(store, files, authenticator.find, parser.find_model, terms.max_lines, line_max_bytes),
+        *(storage.quota, budget, time.time),
     )
-    webhooks = None
-    if terms.webhook:
-        send = partial(post, transport)
-        webhooks = Webhooks(redis, terms.webhook.url, config.webhook_secret, send, metrics, uuid.uuid4().hex)
-    drain = images.drain
+    webhooks, drain = _build_webhooks(config, redis, transport, metrics), images.drain
     lease_s, lines_max = settings.requests.reservation_lease_s, terms.max_concurrency
     worker = BatchWorker(store, lines, stages, metrics, lambda: drain.is_on, lines_max, webhooks, lease_s)
-    forecast = BatchForecast(store, scheduler, catalog)
+    forecast = BatchForecast(store, scheduler, catalog, usual_s, lines_max)
     routes = BatchRoutes(
         *(images.authenticator, store, files, forecast, images.options.limits, drain, worker.wake.set),
         public_url=settings.server.public_url or "",
     )
     tasks = (worker.run, worker.keep_claims, *((webhooks.run,) if webhooks else ()))
     return BatchParts(store, worker, routes, tasks)
+
+
+def _build_webhooks(config: Config, redis: Client, transport: AiohttpTransport, metrics: Metrics) -> Webhooks | None:
+    """Returns None if no webhook is configured."""
+    webhook, send = config.settings.batches.webhook, partial(post, transport)
+    return Webhooks(redis, webhook.url, config.webhook_secret, send, metrics, uuid.uuid4().hex) if webhook else None

@@ -9,6 +9,8 @@ from gateway.api.multipart import FormLimits
 from gateway.api.shutdown import ShutdownState
 from gateway.app.storage import StorageParts
 from gateway.config import Settings
+from gateway.jobs.batches import BatchLimits, BatchStore
+from gateway.redis import Client
 
 _TEXTS_MAX_BYTES: Final = 16 * 1024
 """Fields of an upload."""
@@ -19,7 +21,11 @@ _PROGRESS_BYTES: Final = 1024 * 1024
 
 
 def build_file_routes(
-    settings: Settings, storage: StorageParts | None, authenticator: TenantAuthenticator, drain: ShutdownState
+    settings: Settings,
+    redis: Client,
+    storage: StorageParts | None,
+    authenticator: TenantAuthenticator,
+    drain: ShutdownState,
 ) -> FileRoutes:
     max_bytes = settings.files.max_file_bytes
     body = BodyLimits(
@@ -29,4 +35,5 @@ def build_file_routes(
         progress_bytes=_PROGRESS_BYTES,
     )
     limits = FormLimits(body, _TEXTS_MAX_BYTES, file_max_bytes=max_bytes, files_max=1, texts_max=16)
-    return FileRoutes(authenticator, storage.files if storage else None, limits, drain)
+    batches = BatchStore(redis, BatchLimits(settings.batches.max_open))
+    return FileRoutes(authenticator, storage.files if storage else None, batches, limits, drain)

@@ -94,7 +94,7 @@ def update(
 
 @admin_command(app, "delete")
 def delete(api: AdminApi, name: Name) -> None:
-    """Disable a tenant: refuse its keys, delete its stored pictures and files, and retain its records."""
+    """Disable a tenant and delete what it stored. Its keys are refused, and its records remain."""
     answer = api.ask("DELETE", "tenants", name)
     api.show(answer, _print)
     if answer.get("declared"):

@@ -4,14 +4,14 @@ It needs no socket: an HTTP handler, a batch worker or a test can create one.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.domain.billing import BatchLine, OrderIdentity
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode
-from gateway.domain.images import ImageJob, SizeChange
+from gateway.domain.images import ImageJob, ImageResult, SizeChange
 from gateway.domain.tenants import Rates
 from gateway.domain.tracing import Trace
 from gateway.generation.memory_budget import ByteAccount
@@ -84,6 +84,8 @@ class RequestContext:
     """None: the request repeats no order, and none repeats it."""
     batch: BatchLine | None = None
     """None: an interactive request."""
+    keep_result: Callable[[ImageResult], Awaitable[None]] | None = field(default=None, repr=False)
+    """Called with the converted result before it is settled, while the reservation's lease is renewed."""
     replayed: str = ""
     """The reason, if the outcome is that of an order which this request repeats."""
     order: OrderNumbers | None = None

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.billing import OpenCall, price_at
-from gateway.domain.catalog import Model, PlannedTarget
+from gateway.domain.catalog import Model, PlannedTarget, Target
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import (
     CallPlan,
@@ -100,6 +100,10 @@ class Upstreams:
     def configure(self, supply: UpstreamSet) -> None:
         """Replaces the upstreams for new jobs. Jobs that name a former upstream still find it."""
         self.supply, self._served = supply, supply.after(self.supply)
+
+    def usual_s(self, target: Target, images: int) -> float:
+        """Returns the usual duration of a call, downloads included."""
+        return self._durations.usual_s(target, images)
 
     async def flush(self) -> None:
         await self._caller.flush()

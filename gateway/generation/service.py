@@ -50,6 +50,9 @@ class GenerationService:
                     if job.inputs:
                         request = await self._convert_inputs(request, context)
                     result = await self._upstreams.generate(request, reservation, context)
+                    if context.keep_result:
+                        result = await self._convert(result, job, context)
+                        await context.keep_result(result)
                 finally:
                     now_s = self._monotonic()
                     passage = trace.settle = Interval(now_s)
@@ -58,6 +61,8 @@ class GenerationService:
         finally:
             passage.ended_s = self._monotonic()
         await self.present(result, job, context)
+        if context.keep_result:
+            return result
         result = await self._convert(result, job, context)
         return await self._links.link(result, request, principal.tenant.name, context) if self._links else result
 

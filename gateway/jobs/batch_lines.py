@@ -78,6 +78,10 @@ class LineEnd:
     pause_reason: str = ""
 
 
+Record = Callable[[LineEnd], Awaitable[bool]]
+"""Records what became of a line; False if Redis did not confirm it."""
+
+
 @dataclass(slots=True, eq=False)
 class LineRunner:
     """Runs lines of batches."""
@@ -95,9 +99,11 @@ class LineRunner:
     _file_max_bytes: int
     """Limit on a file that an edit names."""
 
-    async def run(self, batch: Batch, number: int, state: str, left: DisconnectEvent) -> LineEnd:
+    async def run(self, batch: Batch, number: int, state: str, left: DisconnectEvent, record: Record) -> LineEnd:
         """Runs a claimed line. `left` is set if it is to end unless it was sent.
 
+        A result is stored and recorded before it is settled. So a process that dies leaves either a line that ended, or
+        an unknown outcome, and never images that are known to be charged and that nobody has.
         `state` is that of the order of a process that died: it decides, and the line does not run.
         """
         account = ByteAccount(self._budget, batch.tenant)
@@ -107,7 +113,7 @@ class LineRunner:
             context.tenant, context.key_id = batch.tenant, batch.key_id
             if state:
                 return self._failed(batch, number, line, context, GatewayError(ErrorCode.UPSTREAM_TIMEOUT))
-            return await self._generate(batch, number, line, context)
+            return await self._generate(batch, number, line, context, record)
         except GatewayError:  # the input or Redis is unavailable, or there is no memory: nothing was sent
             return LineEnd("waiting", delay_s=_WAIT_S)
         finally:
@@ -119,13 +125,15 @@ class LineRunner:
         redis = self._store.redis
         call = redis.execute_command("GETRANGE", key, *entry_range(number), NEVER_DECODE=True)  # type: ignore[no-untyped-call]
         offset, length = read_entry(await execute(redis, call, bytes))
-        account.take(length)
+        account.take(2 * length)  # the line, and its body once more
         record = await self._files.get(batch.tenant, batch.input_file_id)
         stored = await self._files.open(record, offset, offset + length)
         content = b"".join([bytes(chunk) async for chunk in stored])
         return msgspec.json.decode(content, type=BatchRequest)
 
-    async def _generate(self, batch: Batch, number: int, line: BatchRequest, context: RequestContext) -> LineEnd:
+    async def _generate(
+        self, batch: Batch, number: int, line: BatchRequest, context: RequestContext, record: Record
+    ) -> LineEnd:
         principal = await self._find_principal(batch.key_id)
         if principal is None:
             return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
@@ -136,17 +144,21 @@ class LineRunner:
             content = await self._with_files(batch.tenant, bytes(line.body), context.memory)
             request, asked, context.model_name = self._format.parse(batch.endpoint, content, principal.tenant)
             context.memory.take(request.job.held_bytes)
-            result = await self._service.generate(principal, request, context)
+            kept = b""
+
+            async def keep(result: ImageResult) -> None:
+                nonlocal kept
+                body = await self._store_images(batch, result, asked)
+                kept = render_line(batch.id, number, line.custom_id, (200, context.id, body))
+                await record(LineEnd("stored", kept))
+
+            context.keep_result = keep
+            await self._service.generate(principal, request, context)
         except RepeatedRequestError:
             return LineEnd("doubtful", delay_s=_DOUBT_S)
         except GatewayError as error:
             return self._refused(batch, number, line, context, error)
-        try:
-            body = await self._store_images(batch, result, asked)
-        except GatewayError as error:
-            lost = self._failed(batch, number, line, context, error)
-            return replace(lost, pause_s=_PAUSE_S, pause_reason="storage")
-        return LineEnd("completed", render_line(batch.id, number, line.custom_id, (200, context.id, body)))
+        return LineEnd("completed", kept)
 
     async def _with_files(self, tenant: str, body: bytes, memory: ByteAccount) -> bytes:
         """Replaces the files that an edit names by their contents. Raises: GatewayError."""
@@ -180,6 +192,8 @@ class LineRunner:
             return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
         if code is ErrorCode.CLIENT_DISCONNECTED:
             return LineEnd("waiting")
+        if code is ErrorCode.RESULT_NOT_KEPT:
+            return replace(failed, pause_s=_PAUSE_S, pause_reason="storage")
         if not error.row.may_client_retry:
             return failed
         is_failure = error.row.status == 502

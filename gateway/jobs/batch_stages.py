@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Tenant
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
-from gateway.jobs.batch_input import BatchRequest, InputRules, entry_range, read_entry, read_lines, validate
+from gateway.jobs.batch_input import BatchRequest, InputRules, Validation, entry_range, read_entry, read_lines, validate
 from gateway.jobs.batch_output import OUTPUT, manifest_name, render_unsent, rendered_bytes
 from gateway.jobs.batches import KEPT_S, Batch, BatchStatus, BatchStore, LineError
 from gateway.jobs.files import Files
 from gateway.redis import LeaderLock, execute
 from gateway.storage.objects import STREAM_HELD_BYTES
-from gateway.storage.quota import HOUR_S
+from gateway.storage.quota import HOUR_S, StorageQuota
 
+_LOG = structlog.get_logger("imagegate.batches")
 _LOCK_S: Final = 30.0
 _PAGE: Final = 200
 """Lines of a file per round trip to Redis."""
@@ -35,6 +37,10 @@ _UNSENT: Final = {
         "This request could not be executed before the completion window expired.",
     ),
 }
+LINE_STORED_BYTES: Final = 1024
+"""Counts for each line in the tenant's quota of storage: what it leaves in an output or error file besides images."""
+_LINE_HELD_BYTES: Final = 128
+"""Of a line's entry in the index, and of the hash of its custom ID, while a whole file is read."""
 _CHUNK_BYTES: Final = 256 * 1024
 _CONTENT_TYPE: Final = "application/octet-stream"
 PURPOSE: Final = "batch_output"
@@ -54,11 +60,16 @@ class BatchStages:
     _find_model: FindModel
     _lines_max: int
     _line_max_bytes: int
+    _quota: StorageQuota
     _budget: ByteBudget
     _clock: Callable[[], float]
 
     async def validate(self, batch: Batch) -> None:
         """Reads the whole input file, and lets the lines begin or fails the batch. Raises: GatewayError."""
+        if batch.expires_at <= self._clock():
+            text = f"The input file '{batch.input_file_id}' could not be read before the completion window expired."
+            await self._fail(batch, [LineError("batch_expired", text)])
+            return
         principal = await self._find_principal(batch.key_id)
         if principal is None:
             text = "The API key that created this batch cannot be used any more."
@@ -69,13 +80,19 @@ class BatchStages:
             batch.endpoint, self._lines_max, self._line_max_bytes, lambda name: self._find_model(name, tenant)
         )
         try:
-            found = await validate(await self._content(batch), rules)
+            found = await self._read_input(batch, rules)
+            if not found.errors:
+                kept_s = batch.expires_at + batch.output_kept_s - int(self._clock())
+                await self._quota.take(batch.tenant, found.total * LINE_STORED_BYTES, kept_s)
         except GatewayError as error:
-            if error.error_code is not ErrorCode.NOT_FOUND:
-                raise
-            text = f"The input file '{batch.input_file_id}' does not exist any more."
-            await self._fail(batch, [LineError("file_not_found", text, param="input_file_id")])
-            return
+            if error.error_code is ErrorCode.NOT_FOUND:
+                text = f"The input file '{batch.input_file_id}' does not exist any more."
+                await self._fail(batch, [LineError("file_not_found", text, param="input_file_id")])
+                return
+            if error.error_code is ErrorCode.STORAGE_QUOTA_EXHAUSTED:
+                await self._fail(batch, [LineError(error.error_code.value, str(error))])
+                return
+            raise
         if found.errors:
             await self._fail(batch, found.errors)
             return
@@ -140,6 +157,15 @@ class BatchStages:
         record = await self._files.get(batch.tenant, batch.input_file_id)
         return aiter(await self._files.open(record, 0, None))
 
+    async def _read_input(self, batch: Batch, rules: InputRules) -> Validation:
+        """Validates the input file while its memory is counted. Raises: GatewayError."""
+        memory = ByteAccount(self._budget, batch.tenant)
+        try:
+            await memory.wait_for(self._line_max_bytes + self._lines_max * _LINE_HELD_BYTES)
+            return await validate(await self._content(batch), rules)
+        finally:
+            memory.close()
+
     async def _page(self, kind: str, batch: Batch) -> AsyncIterator[bytes]:
         """Yields the lines of a file that ended lines left in Redis."""
         [key], start, redis = self._store.keys(batch.tenant, f"batch:{batch.id}:{kind}"), 0, self._store.redis
@@ -168,9 +194,8 @@ class BatchStages:
         except GatewayError as error:
             if error.error_code is not ErrorCode.NOT_FOUND:
                 raise
-            content = _nothing()  # the input was deleted, and with it the custom IDs
-            for number in starts.values():
-                yield render_unsent(batch.id, number, "", code, message)
+            _LOG.error("batch_input_lost", tenant=batch.tenant, batch=batch.id, lines=len(starts))
+            return  # without their custom IDs, lines are nobody's; they are counted
         async for offset, _, text in read_lines(content, self._line_max_bytes):
             if (number := starts.get(offset, 0)) and text is not None:
                 custom_id = msgspec.json.decode(text, type=BatchRequest).custom_id
@@ -206,7 +231,7 @@ class BatchStages:
 
         memory = ByteAccount(self._budget, batch.tenant)
         try:
-            await memory.wait_for(STREAM_HELD_BYTES)
+            await memory.wait_for(STREAM_HELD_BYTES + batch.total * _LINE_HELD_BYTES)
             name = manifest_name(batch.tenant, stored_until, uuid.uuid4().hex)
             await self._files.objects.put(name, measured(), _CONTENT_TYPE)
         finally:
@@ -217,7 +242,3 @@ class BatchStages:
             file_id, batch.tenant, filename, PURPOSE, size, expires_at, f"{OUTPUT}:", objects=[name]
         )
         return file_id
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    yield b""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -44,7 +45,7 @@ class _Claimed(msgspec.Struct, frozen=True):
     """The reply of claim_lines.lua."""
 
     status: str
-    created_at: int
+    expires_at: int
     in_flight: int
     waiting: int
     is_done: bool
@@ -59,8 +60,8 @@ class OpenBatches:
 
     by_status: Mapping[str, int]
     lines_waiting: int
-    oldest_at: int
-    """Unix seconds of the oldest one's creation; 0 without one."""
+    next_expires_at: int
+    """Unix seconds at which the first window ends of those with waiting lines; 0 without one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,8 +148,9 @@ class BatchWorker:
     def count_open(self) -> OpenBatches:
         """Counts the open batches of all tenants, as every process sees them."""
         seen = [one for one in self._seen.values() if one.status and not BatchStatus(one.status).is_final]
-        oldest_at = min((one.created_at for one in seen), default=0)
-        return OpenBatches(Counter(one.status for one in seen), sum(one.waiting for one in seen), oldest_at)
+        expiries = [one.expires_at for one in seen if one.waiting or one.status == BatchStatus.VALIDATING.value]
+        by_status = Counter(one.status for one in seen)
+        return OpenBatches(by_status, sum(one.waiting for one in seen), min(expiries, default=0))
 
     async def _tick(self) -> None:
         """Looks at up to 50 open batches, in turns."""
@@ -200,11 +202,10 @@ class BatchWorker:
     async def _conclude(self, tenant: str, batch_id: str) -> None:
         """Queues the event of a batch that has ended, and drops the batch from the list."""
         batch = await self._store.find(tenant, batch_id)
-        if batch:
-            if self._webhooks:
-                await self._webhooks.queue(batch)
+        if batch and self._webhooks:
+            await self._webhooks.queue(batch)
+        if await self._store.drop(tenant, batch_id) and batch:
             self._metrics.batches_ended.labels(batch.status.value).inc()
-        await self._store.drop(tenant, batch_id)
 
     async def _miss(self, tenant: str, batch_id: str) -> None:
         """Drops a listed batch without a record, unless it is about to be created."""
@@ -249,7 +250,7 @@ class BatchWorker:
         batch, number = running.batch, running.number
         try:
             try:
-                end = await self._lines.run(batch, number, state, running.left)
+                end = await self._lines.run(batch, number, state, running.left, partial(self._record, batch, number))
             except Exception:  # noqa: BLE001 - a bug must not lose the line: its order decides whether it runs again
                 _LOG.exception("batch_line_failed", tenant=batch.tenant, batch=batch.id, line=number)
                 end = LineEnd("doubtful", delay_s=_BUG_S)
@@ -261,7 +262,7 @@ class BatchWorker:
 
     async def _record(self, batch: Batch, number: int, end: LineEnd) -> bool:
         """Records what became of a line; False if Redis did not confirm it."""
-        kind = "output" if end.result == "completed" else "errors"
+        kind = "output" if end.result in {"stored", "completed"} else "errors"
         names = (
             f"batch:{batch.id}",
             "batch_lines",
@@ -271,7 +272,7 @@ class BatchWorker:
         try:
             if end.pause_s:
                 await self._store.pause(batch, time.time() + end.pause_s, end.pause_reason)
-            is_final = end.result in {"completed", "failed"}
+            is_final = end.result in {"stored", "completed", "failed"}
             rest = end.text if is_final else round(end.delay_s * 1000)
             reply = await self._end(keys, [batch.id, number, end.result, rest, end.failures_max])
             if reply == 2:
@@ -279,5 +280,5 @@ class BatchWorker:
         except GatewayError:
             return False
         if reply and is_final:
-            self._metrics.batch_lines.labels("completed" if end.result == "completed" else "failed").inc()
+            self._metrics.batch_lines.labels("completed" if kind == "output" else "failed").inc()
         return True

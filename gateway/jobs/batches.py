@@ -5,6 +5,7 @@ Redis keys of a batch have its tenant's hash tag: `batch:ID` (hash: the fields o
 Those of the tenant are `batches`, `batches_open` and `batch_lines`. `ig3:batches` lists the open ones of all tenants.
 """
 
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +25,7 @@ WINDOW_S: Final = 86_400
 """OpenAI's only completion window, 24 hours."""
 _KEY_KEPT_S: Final = 86_400
 """Retention of an Idempotency-Key."""
-_OPEN_MAX: Final = 1000
-"""Limit on the open batches of all tenants that a process reads at a time; later ones wait."""
+_ALL_OPEN: Final = "Rate limit reached for open batches of this server. Try again later."
 
 
 class BatchStatus(Enum):
@@ -138,6 +138,8 @@ class BatchLimits:
 
     open_max: int
     """Batches that have not ended."""
+    all_open_max: int = 1000
+    """Batches of all tenants that have not ended, which bounds what they keep in Redis."""
     kept_max: int = 10_000
     """Batches in the list, ended ones included."""
 
@@ -163,8 +165,12 @@ class BatchStore:
         name, fingerprint = idempotency or ("", "")
         keys = self.keys(batch.tenant, "batches", "batches_open", f"batch:{batch.id}", f"idempotency:batches:{name}")
         fields = _write({name: getattr(batch, name) for name in Batch.__struct_fields__})
-        member = self.redis.zadd(self._all, {f"{batch.tenant} {batch.id}": batch.created_at})
-        await execute(self.redis, member, object)
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.zadd(self._all, {f"{batch.tenant} {batch.id}": time.time()})  # finer than `created_at`
+        pipeline.zcard(self._all)
+        if (await execute(self.redis, pipeline.execute(), list[int]))[1] > self._limits.all_open_max:
+            await self.drop(batch.tenant, batch.id)
+            raise GatewayError(ErrorCode.RATE_LIMITED, _ALL_OPEN, retry_after_s=30)
         limits = (self._limits.open_max, self._limits.kept_max)
         reply = str(await self._create(keys, [batch.id, *limits, KEPT_S, fingerprint, _KEY_KEPT_S, fields]))
         if reply == batch.id:
@@ -214,6 +220,16 @@ class BatchStore:
         written = _write({"status": to, f"{to.value}_at": int(now_s)} | fields)
         return bool(await self._advance(keys, [batch.id, msgspec.json.encode(before), int(to.is_final), written]))
 
+    async def find_open_by_input(self, tenant: str, file_id: str) -> str | None:
+        """Returns a batch of the tenant that has not ended and reads this file. Redis: one or two round trips."""
+        [key] = self.keys(tenant, "batches_open")
+        ids = sorted(await execute(self.redis, self.redis.smembers(key), set[str]))
+        pipeline = self.redis.pipeline(transaction=False)
+        for name in ids:
+            pipeline.hget(self.keys(tenant, f"batch:{name}")[0], "input_file_id")
+        inputs = await execute(self.redis, pipeline.execute(), list[str]) if ids else []
+        return next((name for name, found in zip(ids, inputs, strict=True) if found == file_id), None)
+
     async def pause(self, batch: Batch, until_s: float, reason: str) -> None:
         """Lets no line of a batch begin until then."""
         [key] = self.keys(batch.tenant, f"batch:{batch.id}")
@@ -222,12 +238,12 @@ class BatchStore:
 
     async def open_batches(self) -> list[tuple[str, str]]:
         """Returns tenant and ID of all batches until `drop`, the oldest first. Redis: one round trip."""
-        members = await execute(self.redis, self.redis.zrange(self._all, 0, _OPEN_MAX - 1), list[str])
+        members = await execute(self.redis, self.redis.zrange(self._all, 0, self._limits.all_open_max - 1), list[str])
         return [(tenant, batch_id) for tenant, _, batch_id in (member.partition(" ") for member in members)]
 
-    async def drop(self, tenant: str, batch_id: str) -> None:
-        """Removes a batch that has ended from the open ones of all tenants."""
-        await execute(self.redis, self.redis.zrem(self._all, f"{tenant} {batch_id}"), object)
+    async def drop(self, tenant: str, batch_id: str) -> bool:
+        """Removes a batch that has ended from the open ones of all tenants; False if another process has."""
+        return bool(await execute(self.redis, self.redis.zrem(self._all, f"{tenant} {batch_id}"), int))
 
     @property
     def _all(self) -> str:

@@ -32,6 +32,8 @@ _LEADER_S: Final = 60.0
 _RETRY_FIRST_S: Final = 5.0
 _RETRY_MAX_S: Final = 6 * 3600.0
 _GIVEN_UP_S: Final = 72 * 3600.0
+_KEPT_S: Final = 4 * 86_400
+"""Retention of the queue after its latest event, in case no process has a webhook any more."""
 
 Post = Callable[[str, Mapping[str, str], bytes], Awaitable[int | None]]
 """Sends a body to a URL, and returns the HTTP status."""
@@ -66,6 +68,7 @@ class Webhooks:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.zadd(self._name, {msgspec.json.encode(event).decode(): time.time()}, nx=True)
         pipeline.zremrangebyrank(self._name, _QUEUED_MAX, -1)
+        pipeline.expire(self._name, _KEPT_S)
         await execute(self._redis, pipeline.execute(), object)
 
     async def run(self) -> None:

@@ -259,17 +259,6 @@ def test_a_batch_whose_window_ends_keeps_what_was_made(place: Place) -> None:
     assert {"batch_expired"} == {entry["error"]["code"] for entry in errors.values()}
 
 
-def test_a_batch_ends_although_its_input_was_deleted(place: Place) -> None:
-    client = place.client("deleting")
-    batch = begin(client, [line(str(number), f"[delay=1] deleted {number}") for number in range(9)])
-    wait_until(lambda: place.prompts("deleted ") >= 8, "eight lines were sent")
-    client.files.delete(batch.input_file_id)
-    client.batches.cancel(batch.id)
-    batch = wait(client, batch)
-    assert ("cancelled", 8) == (batch.status, len(read(client, batch.output_file_id)))
-    assert {""} == set(read(client, batch.error_file_id))
-
-
 def test_a_used_up_quota_pauses_a_batch(place: Place) -> None:
     client = place.client("paused", quotas={"images_per_day": 2})
     batch = begin(client, [line(str(number), f"paused {number}") for number in range(4)])
@@ -366,6 +355,10 @@ def test_operators_list_show_and_cancel_batches(place: Place) -> None:
     assert batch.id in batch_command("list", "operated", "--limit", "1")
     wait_until(lambda: "quota, until" in batch_command("show", "operated", batch.id), "it is paused")
     assert "cancelling" in batch_command("cancel", "operated", batch.id)
+    entries = admin(place.gateway.url, "GET", "/audit?tenant=operated").json()["data"]
+    [entry] = [one for one in entries if one["action"] == "batch.cancel"]
+    assert {"id": batch.id, "status": "in_progress"} == entry["before"]
+    assert {"id": batch.id, "status": "cancelling"} == entry["after"]
     batch = wait(client, batch)
     output, errors = read(client, batch.output_file_id), read(client, batch.error_file_id)
     assert ({"a", "b", "c"}, 1) == ({*output, *errors}, len(output))

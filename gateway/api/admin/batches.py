@@ -1,6 +1,7 @@
 """`/admin/v1/tenants/{name}/batches`: batches of tenants, for operators."""
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -9,8 +10,8 @@ from starlette.responses import Response
 from gateway.api.admin import Handlers
 from gateway.api.batches import cancel_batch, describe_batch, list_page
 from gateway.api.bodies import json_response
-from gateway.domain.audit import Actor
-from gateway.jobs.batches import Batch, BatchStore
+from gateway.domain.audit import Actor, AuditEvent
+from gateway.jobs.batches import TRANSITIONS, Batch, BatchStatus, BatchStore
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -18,6 +19,8 @@ class BatchSection:
     """Routes of batches. A batch is OpenAI's object, and what operators see besides."""
 
     store: BatchStore
+    audit: Callable[[AuditEvent], Awaitable[None]]
+    """Writes an entry of the audit log."""
 
     def handlers(self) -> Handlers:
         return {
@@ -32,8 +35,13 @@ class BatchSection:
     async def get(self, request: Request, _: Actor) -> Response:
         return json_response(_describe(await self.store.get(request.path_params["name"], request.path_params["id"])))
 
-    async def cancel(self, request: Request, _: Actor) -> Response:
+    async def cancel(self, request: Request, actor: Actor) -> Response:
+        """Cancels a batch. The audit entry precedes the change, so that none is missing."""
         name, batch_id = request.path_params["name"], request.path_params["id"]
+        batch = await self.store.get(name, batch_id)
+        if BatchStatus.CANCELLING in TRANSITIONS[batch.status]:
+            before, after = ({"id": batch_id, "status": one.value} for one in (batch.status, BatchStatus.CANCELLING))
+            await self.audit(AuditEvent(actor, "batch.cancel", name, batch.key_id, before, after))
         return json_response(_describe(await cancel_batch(self.store, name, batch_id, time.time())))
 
 

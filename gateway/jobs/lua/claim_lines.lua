@@ -7,19 +7,18 @@
 -- ARGV[2]  claim, milliseconds
 -- ARGV[3], ARGV[4]  lines wanted, limit on the tenant's claimed lines
 -- Returns  JSON: lines, arrays of line and "" (to run), "unknown" or "gone" (it was sent, and its outcome was not stored);
---          status; created_at; in_flight and waiting, the batch's lines that are claimed, and that are to be; is_done, all lines have ended; is_over, the window has ended;
---          is_paused
+--          status; expires_at; in_flight and waiting, the batch's lines that are claimed, and that are to be; is_done, all
+--          lines have ended; is_over, the window has ended; is_paused
 -- Clock    the server's
 -- A claim that expired is of a process that died, or of a line in doubt: its order (repeats.lua) decides. A line whose order
 -- is free was not bought and waits as before; one that is running is looked at again.
 local RUNNING_MS, LOOKED_AT_MAX = 3000, 100
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local found = redis.call('HMGET', KEYS[1], 'status', 'total', 'next', 'paused_until_ms', 'expires_at', 'completed', 'failed',
-  'created_at')
+local found = redis.call('HMGET', KEYS[1], 'status', 'total', 'next', 'paused_until_ms', 'expires_at', 'completed', 'failed')
 local total, next, ended = tonumber(found[2] or 0), tonumber(found[3] or 0), (found[6] or 0) + (found[7] or 0)
 local answer = {
-  lines = {}, status = found[1] or '', in_flight = 0, created_at = tonumber(found[8] or 0), is_done = ended >= total,
+  lines = {}, status = found[1] or '', in_flight = 0, expires_at = tonumber(found[5] or 0), is_done = ended >= total,
   is_over = now_ms >= tonumber(found[5] or 0) * 1000, is_paused = now_ms < tonumber(found[4] or 0),
 }
 local base, prefix = string.sub(KEYS[2], 1, -12), ARGV[1] .. ' '
