@@ -194,7 +194,7 @@ def test_an_unknown_outcome_is_remembered_for_its_own_body(
 def test_an_unknown_outcome_says_whether_it_was_charged(make_gateway: MakeGateway, simulator: Simulator) -> None:
     gateway = make_gateway(billing={"charge_unknown_outcomes": False})
     for _ in range(2):
-        answer = gateway.post(PATHS[0], {"prompt": CUT}, headers={"idempotency-key": "free"})
+        answer = gateway.post(PATHS[0], {"prompt": CUT}, idempotency_key="free")
         assert "It was not charged. To buy images nevertheless, send a new" in answer.json()["error"]["message"]
     assert 1 == len(simulator.requests())
 
