@@ -56,9 +56,10 @@ def _accepts(port: int) -> bool:
 
 
 def cpu_s(pid: int) -> float:
-    """Returns the CPU seconds used by a process, user and system."""
+    """Returns the CPU seconds used by a process and its children, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+    children = [child for lists in Path(f"/proc/{pid}/task").glob("*/children") for child in lists.read_text().split()]
+    return sum(map(int, fields[11:15])) / _TICKS_A_SECOND + sum(cpu_s(int(child)) for child in children)
 
 
 def memory_bytes(pid: int) -> int:

@@ -36,7 +36,7 @@ class Clients:
 
     def __init__(self, session: aiohttp.ClientSession, url: Callable[[], str], seed: int, run: int) -> None:
         self._session = session
-        self._url = url
+        self.url = url
         self._seed = seed
         self._run = run
         self.is_over = False
@@ -75,7 +75,7 @@ class Clients:
         headers = {"authorization": f"Bearer {tenant.keys[-1][1]}", "x-request-id": asked.id, **order.headers}
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S):
-                await self._send(order, asked, f"{url or self._url()}{order.path}", headers)
+                await self._send(order, asked, f"{url or self.url()}{order.path}", headers)
         asked.ended_s = time.monotonic()
 
     async def _send(self, order: Order, asked: Asked, url: str, headers: dict[str, str]) -> None:
@@ -124,7 +124,7 @@ class Clients:
             elif kind == "text/event-stream":
                 _note_events(asked, body, retry)
             else:
-                _note_openai(asked, json.loads(body), retry)
+                note_openai(asked, json.loads(body), retry)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             asked.code, asked.detail = "unreadable", f"{error!r}: {body[:200]!r}"
 
@@ -139,7 +139,8 @@ async def _half(text: bytes) -> AsyncIterator[bytes]:
     await asyncio.sleep(3600)
 
 
-def _note_openai(asked: Asked, document: dict[str, Any], retry: str | None) -> None:
+def note_openai(asked: Asked, document: dict[str, Any], retry: str | None) -> None:
+    """Records a response in OpenAI's format; `retry` is its header x-should-retry."""
     if asked.status == 200:
         asked.pictures, asked.is_success = len(document["data"]), True
         asked.digest = _digest(document["data"])
@@ -159,7 +160,7 @@ def _note_events(asked: Asked, body: bytes, retry: str | None) -> None:
     errors = [one for one in documents if one["type"] == "error"]
     if errors:
         asked.status = 0
-        _note_openai(asked, errors[0], retry)
+        note_openai(asked, errors[0], retry)
         asked.may_have_cost = asked.code not in {"rate_limit_exceeded", "insufficient_quota", "moderation_blocked"}
     elif not asked.pictures:
         asked.code = "empty stream"

@@ -14,12 +14,13 @@ import msgspec
 from chaos.administration import Admin, Tenant
 from chaos.configuration import ADMIN_KEY
 from chaos.environment import World
-from chaos.observations import Asked, Bill, Call, Line, Observations, Process, Sums
+from chaos.ledger_records import Line, Sums
+from chaos.observations import Asked, Bill, Call, Observations, Process
 from chaos.processes import read_log
 from chaos.redis_keys import Keys
 
 _PAGE: Final = 1000
-_MISTAKES: Final = frozenset({"internal_error", "settlement_lost", "settlements_abandoned"})
+_MISTAKES: Final = frozenset({"internal_error", "settlement_lost", "settlements_abandoned", "batch_line_failed"})
 """Log events that must not occur: bugs of the gateway, and what it lost."""
 _LINE_START: Final = '{"'
 _VERIFY_S: Final = 120.0
@@ -38,7 +39,8 @@ async def collect(
     found.invoice = msgspec.json.decode(await world.provider.read("/invoice"), type=_Invoice).accounts
     query = f"from={days[0]}&to={days[1]}"
     found.lines = [line async for line in _lines(admin, query)]
-    found.sums = await _sums(admin, query)
+    found.sums = await _sums(admin, query, "tenant")
+    found.batch_sums = await _sums(admin, query, "batch")
     found.verified = await _verify(world, days)
     found.limit_periods = {tenant.name: tenant.limit_periods for tenant in tenants}
     found.revoked = admin.revoked
@@ -50,6 +52,8 @@ async def collect(
     for one in asked:
         served = world.balancer.served.get(one.id, [])
         one.gateway, one.gateways = served[-1] if served else one.gateway, frozenset(served)
+        if one.batch:
+            one.gateways = frozenset(process.number for process in found.processes if process.number is not None)
     return found
 
 
@@ -58,16 +62,16 @@ async def _lines(admin: Admin, query: str) -> Any:
     while True:
         page = await admin.call("GET", f"/usage/records?{query}&limit={_PAGE}{cursor}")
         for line in msgspec.convert(page["data"], list[Line]):
-            yield line
+            yield msgspec.structs.replace(line, request_id=line.custom_id) if line.custom_id else line
         if not page["next_cursor"]:
             return
         cursor = f"&cursor={page['next_cursor']}"
 
 
-async def _sums(admin: Admin, query: str) -> dict[str, Sums]:
-    answer = await admin.call("GET", f"/usage?{query}&by=tenant")
+async def _sums(admin: Admin, query: str, by: str) -> dict[str, Sums]:
+    answer = await admin.call("GET", f"/usage?{query}&by={by}")
     return {
-        row["tenant"]: Sums(
+        row[by]: Sums(
             row["images"],
             row["withheld"],
             row["lost"],

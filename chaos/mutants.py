@@ -76,6 +76,12 @@ MUTANTS: Final = (
         "if state == 'free' or state == 'running' then return nil end",
     ),
     Mutant(
+        "a line of a batch that forgets its order",
+        "metering/lua/repeats.lua",
+        "identity.name\n    redis.call('HSET', name,",
+        "identity.name\n    if identity.kind == 'line' then return end\n    redis.call('HSET', name,",
+    ),
+    Mutant(
         "leases that expire in an outage",
         "scheduler/lua/leases.lua",
         "local ended = in_grace() and {} or redis.call(",

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from chaos.ledger_records import Counters, Line, Sums
 from chaos.phases import Outage, Overload
 
 ID: Final = re.compile(r"cb-\d+-[a-z0-9]+-\d+")
@@ -64,6 +65,8 @@ class Asked:
     """The response is marked as that of an earlier request."""
     is_keyed: bool = False
     """It has an Idempotency-Key."""
+    batch: str = ""
+    """ID of the batch of a line."""
     attempts: list["Asked"] = field(default_factory=list)
     """Those of a request that its client repeats. The other fields are then what the client has in the end."""
 
@@ -71,6 +74,11 @@ class Asked:
     def purchases_max(self) -> int:
         """Returns how often its images may be bought: attempts without a key may be orders of their own."""
         return 1 if self.is_keyed else max(1, len(self.attempts))
+
+    @property
+    def is_repeated(self) -> bool:
+        """True if attempts that cost nothing may have ledger records of their own."""
+        return bool(self.attempts or self.batch)
 
     @property
     def is_busy(self) -> bool:
@@ -113,44 +121,6 @@ class Call(msgspec.Struct, frozen=True):
         return is_garbled or is_late or self.page != 0
 
 
-class Share(msgspec.Struct, frozen=True):
-    """One account in a ledger record."""
-
-    upstream: str
-    account: str
-    delivered: int
-    withheld: int
-    lost: int
-    unconfirmed: int
-
-    @property
-    def images(self) -> int:
-        return self.delivered + self.withheld + self.lost + self.unconfirmed
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One ledger record."""
-
-    id: str
-    time: str
-    request_id: str
-    tenant: str
-    key_id: str
-    model: str
-    asked: int
-    delivered: int
-    withheld: int
-    lost: int
-    unconfirmed: int
-    usd: str
-    outcome: str
-    calls: tuple[Share, ...]
-
-    @property
-    def images(self) -> int:
-        return self.delivered + self.withheld + self.lost + self.unconfirmed
-
-
 class Bill(msgspec.Struct, frozen=True):
     """One account of the provider's invoice."""
 
@@ -189,23 +159,25 @@ class LimitPeriod:
 
 
 @dataclass(slots=True)
-class Sums:
-    """A tenant's ledger sums of all days of the run."""
+class Batch:
+    """One batch, as seen by its client."""
 
-    delivered: int = 0
-    withheld: int = 0
-    lost: int = 0
-    unconfirmed: int = 0
-    usd_micros: int = 0
-    requests: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """A tenant's quota counters of a window, in Redis."""
-
-    images: int
-    usd_micros: int
+    name: str
+    tenant: str
+    custom_ids: tuple[str, ...]
+    """Of its lines."""
+    id: str = ""
+    status: str = ""
+    """Empty if it was never created."""
+    is_cancelled: bool = False
+    counts: tuple[int, ...] = ()
+    """total, completed, failed."""
+    output: list[str] = field(default_factory=list)
+    """Custom IDs in the output file."""
+    errors: list[str] = field(default_factory=list)
+    """Custom IDs in the error file."""
+    faults: list[str] = field(default_factory=list)
+    """Calls that were refused, and images that are not those of their line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +224,9 @@ class Observations:
     invoice: dict[str, Bill] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     sums: dict[str, Sums] = field(default_factory=dict)
+    batches: list[Batch] = field(default_factory=list)
+    batch_sums: dict[str, Sums] = field(default_factory=dict)
+    """Batch ID -> usage, as reported by batch."""
     days: dict[str, Counters] = field(default_factory=dict)
     months: dict[str, Counters] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)

@@ -9,6 +9,10 @@ from chaos.configuration import FAR, LIVE, STEADY
 
 OPENAI: Final = "openai"
 NATIVE: Final = "native"
+BATCH: Final = "batch"
+LINE_PIXELS: Final = 512
+LINE_SEED: Final = 7
+"""Of the lines of batches: with both, the provider draws equal images for equal prompts."""
 _NATIVE_PATHS: Final = ("/v1/image_generation", "/minimaxi/v1/image_generation")
 _RATIOS: Final = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16")
 _WORDS: Final = (
@@ -85,6 +89,17 @@ def draw(chance: Random, models: tuple[str, ...] | None) -> Order:
     path = chance.choice(_NATIVE_PATHS) if is_native else "/v1/images/generations"
     wire = NATIVE if is_native else OPENAI
     return Order(wire, path, body, words, count, headers, hang_up, chance.uniform(0.05, 3.0))
+
+
+def draw_line(chance: Random) -> Order:
+    """Draws a line of a batch."""
+    words = chance.choice(_WORDS) if chance.random() < _WORD_SHARE else "a lighthouse at dawn"
+    body: dict[str, Any] = {"model": "image-01", "size": f"{LINE_PIXELS}x{LINE_PIXELS}", "seed": LINE_SEED}
+    body |= {"n": _count(chance, 9), "response_format": chance.choice(("url", "url", "b64_json"))}
+    count = int(body["n"])
+    if chance.random() < _WRONG_SHARE:
+        body |= chance.choice(({"n": 99}, {"flavour": "salt"}, {"n": "two"}))
+    return Order(BATCH, "/v1/images/generations", body, words, count)
 
 
 def poison(code: int) -> Order:

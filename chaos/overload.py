@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -26,6 +27,7 @@ _PAUSE_S: Final = (2.0, 4.0)
 """Pause between two requests of a client."""
 _SETTLE_S: Final = 2.0
 """Part of the phase: after the last request, abandoned ones are cancelled."""
+_LAG_LOOK_S: Final = 0.05
 _BREAKER: Final = '"redis_breaker_opened"'
 
 
@@ -58,7 +60,8 @@ class Crowd:
         """Sends for this many seconds; clients then abandon their waiting requests."""
         await self.world.fleet.settle()
         logs = {one.log: one.log.stat().st_size for one in self.world.fleet.serving()}
-        with _Meter(self.world.redis.socket) as meter:
+        lags = list[float]()
+        with _Meter(self.world.redis.socket) as meter, _measuring_lag(lags):
             since_s = time.monotonic()
             await asyncio.gather(
                 *(
@@ -70,7 +73,7 @@ class Crowd:
             await asyncio.sleep(_SETTLE_S)
             scripts = meter.read()
         opened = sum(_read_from(log, start).count(_BREAKER) for log, start in logs.items())
-        return Overload(since_s, time.monotonic(), scripts, opened)
+        return Overload(since_s, time.monotonic(), scripts, opened, max(lags))
 
     async def _keep_asking(self, tenant: Tenant, number: int, until_s: float) -> None:
         chance = Random(f"{self.seed}/{tenant.name}/{number}")  # noqa: S311 - it is to be repeatable
@@ -80,6 +83,23 @@ class Crowd:
             order = Order(OPENAI, "/v1/images/generations", body, "", 9, {}, HangUp.WAITING, left_s)
             await self.clients.ask(order, tenant)
             await asyncio.sleep(min(chance.uniform(*_PAUSE_S), max(0.0, until_s - time.monotonic())))
+
+
+@contextmanager
+def _measuring_lag(lags: list[float]) -> Iterator[None]:
+    """Samples how much later than planned this event loop runs a timer."""
+
+    async def measure() -> None:
+        while True:
+            due_s = time.monotonic() + _LAG_LOOK_S
+            await asyncio.sleep(_LAG_LOOK_S)
+            lags.append(time.monotonic() - due_s)
+
+    task = asyncio.ensure_future(measure())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 class _Meter:

@@ -35,6 +35,8 @@ class Overload:
     scripts: Scripts
     breakers_opened: int
     """Times a gateway's Redis circuit breaker opened, from the logs."""
+    lag_s: float = 0.0
+    """Longest lag of the event loop that forwards every byte to Redis. To the gateways, it is a slow Redis."""
 
 
 @dataclass(frozen=True, slots=True)

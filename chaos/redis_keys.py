@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import msgspec
 import redis
 
-from chaos.observations import Counters
+from chaos.ledger_records import Counters
 
 _LASTING: Final = re.compile(
     r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|key:[^:]+)"
@@ -70,8 +70,10 @@ class Keys:
             yield f"{name}: {self._size(name)} left"
         elif pool and rest == "loads":
             yield from self._look_at_loads(name)
-        elif not pool and re.fullmatch(r"(key:[^:]+:)?open", rest):
+        elif not pool and re.fullmatch(r"(key:[^:]+:)?(batch_)?open", rest):
             yield f"{name}: {self._size(name)} reservations left"
+        elif not pool and rest in {"batch_lines", "batches_open"}:
+            yield f"{name}: {self._size(name)} left"
         elif not pool and rest.startswith("reservation:") and not self._redis.hexists(name, "settled"):
             yield f"{name}: not settled"
 

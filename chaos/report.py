@@ -98,7 +98,7 @@ def _render_answers(observed: Observations) -> Iterator[str]:
     yield f"Clients: {len(asked)} requests"
     for name, count in _endings(observed).most_common():
         yield f"  {count:6}  {name}"
-    times = sorted(one.ended_s - one.sent_s for one in asked if one.ending is Ending.ANSWERED)
+    times = sorted(one.ended_s - one.sent_s for one in asked if one.ending is Ending.ANSWERED and not one.batch)
     if times:
         p50, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
         yield f"  answered in {p50:.2f} s (half), {p99:.2f} s (99 of 100), {times[-1]:.2f} s (all)"
@@ -106,6 +106,10 @@ def _render_answers(observed: Observations) -> Iterator[str]:
     attempts = [attempt for one in repeated for attempt in one.attempts]
     replays = sum(one.is_replayed for one in attempts)
     yield f"  {len(repeated)} of them were repeated: {len(attempts)} attempts, {replays} replays"
+    statuses = Counter(batch.status for batch in observed.batches)
+    ended = ", ".join(f"{count} {status or 'not created'}" for status, count in sorted(statuses.items()))
+    output, errors = (sum(len(getattr(one, name)) for one in observed.batches) for name in ("output", "errors"))
+    yield f"  {len(observed.batches)} batches: {ended or 'none'}; {output} lines with pictures, {errors} without"
     yield "  the slowest: " + ", ".join(f"{one.ended_s - one.sent_s:.1f} s {one.id}" for one in _slowest(observed)[:2])
 
 
@@ -120,7 +124,7 @@ def _endings(observed: Observations) -> Counter[str]:
 
 
 def _slowest(observed: Observations) -> list[Asked]:
-    answered = [one for one in observed.asked if one.ending is Ending.ANSWERED]
+    answered = [one for one in observed.asked if one.ending is Ending.ANSWERED and not one.batch]
     return sorted(answered, key=lambda one: one.sent_s - one.ended_s)[:_WORST]
 
 
@@ -132,7 +136,7 @@ def _render_phases(observed: Observations) -> Iterator[str]:
         yield f"  overload of {one.until_s - one.since_s:.0f} s: {len(asked)} requests, {pictures} with pictures,"
         each = f"{one.scripts.commands_each:.0f} commands and {one.scripts.cpu_ms_each:.2f} ms of CPU each"
         yield f"    {one.scripts.count} scripts, {each}, the slowest {1000 * one.scripts.slowest_s:.0f} ms;"
-        yield f"    circuit breakers for Redis opened: {one.breakers_opened}"
+        yield f"    circuit breakers for Redis opened: {one.breakers_opened}; own lag {1000 * one.lag_s:.0f} ms"
     for outage in observed.outages:
         seconds, count = outage.until_s - outage.since_s, calls_through(observed, outage)
         yield f"  outage of {seconds:.1f} s: {count} calls in flight from before it until after it"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from random import Random
 from typing import Final
 
 from chaos.administration import Admin, Tenant, plan_tenants
+from chaos.batches import BatchClients, plan_batch_tenants
 from chaos.clients import ANSWER_S, Clients
 from chaos.collection import collect
 from chaos.configuration import CALL_TIMEOUT_S, CROWD, FAR, LEASE_S, LIVE, STEADY
@@ -71,27 +72,27 @@ async def conduct(
         tell(f"{time.monotonic() - began_s:.0f} s to start")
         admin = Admin(world.session, world.admin_urls)
         tenants = plan_tenants(Random(f"{seed}/tenants"))  # noqa: S311 - it is to be repeatable
-        for tenant in tenants:
-            await admin.create(tenant)
         crowd = plan_crowd() if "overload" not in without else []
-        repeaters = plan_repeaters()
-        await create_crowd(admin, [*crowd, *repeaters])
+        repeaters, batching = plan_repeaters(), plan_batch_tenants()
+        everybody = [*tenants, *crowd, *repeaters, *batching]
+        await create_crowd(admin, everybody)
         clients = Clients(world.session, world.url, seed, seed % 1000)
-        faults = plan(seed, seconds, without)
         party = Crowd(world, clients, crowd, seed)
         injector = FaultInjector(world, admin, clients, tenants, party, seed, tell, time.monotonic(), seconds + _LATE_S)
+        batches = BatchClients(world.session, clients, batching, seed)
         memory: Memory = {}
         beside = asyncio.ensure_future(_watch(world, clients, memory, tell))
         try:
-            recovery = await _load(world, clients, injector, faults, seconds, Repeaters(clients, repeaters, seed))
+            more = [Repeaters(clients, repeaters, seed).keep_asking(), batches.keep_sending()]
+            recovery = await _load(world, clients, injector, plan(seed, seconds, without), seconds, more)
             load_s = time.monotonic() - injector.began_s
             tell("waiting until everything has expired")
             await _wait_until_over(world, clients, tenants[0])
         finally:
             beside.cancel()
         tell("reading the books")
-        observed = await collect(world, admin, [*tenants, *crowd, *repeaters], clients.asked, (today, _today()))
-        observed.recovery = recovery
+        observed = await collect(world, admin, everybody, clients.asked, (today, _today()))
+        observed.recovery, observed.batches = recovery, batches.sent
         observed.overloads, observed.outages = injector.overloads, injector.redis_faults.outages
         observed.clock_steps_s = injector.redis_faults.clock_steps_s
         _note_midnight(observed, today)
@@ -115,15 +116,15 @@ async def _load(
     injector: FaultInjector,
     faults: Sequence[Fault],
     seconds: float,
-    repeaters: Repeaters,
+    more: Sequence[Coroutine[None, None, None]],
 ) -> list[Recovery]:
-    """Applies load until the last fault has ended; then single requests must be served."""
+    """Applies load until the last fault has ended; then single requests must be served. `more` are other clients."""
     asking = [
         asyncio.ensure_future(clients.keep_asking(tenant, number))
         for tenant in injector.tenants
         for number in range(CLIENTS_A_TENANT)
     ]
-    asking.append(asyncio.ensure_future(repeaters.keep_asking()))
+    asking += [asyncio.ensure_future(one) for one in more]
     try:
         await asyncio.gather(injector.inject_all(faults), asyncio.sleep(seconds))
         clients.stop()

@@ -47,7 +47,7 @@ def _keyed_plan(run: Run, program: Program) -> Plan:
 
 
 def _keyed(program: Program) -> Mapping[str, str]:
-    return {**program.plan().headers, "idempotency-key": f"{uuid.uuid4()}-{SERIAL}"}
+    return {**program.plan(seconds=1).headers, "idempotency-key": f"{uuid.uuid4()}-{SERIAL}"}
 
 
 def _memory(gateway: Program) -> Row:
@@ -59,4 +59,4 @@ def _memory(gateway: Program) -> Row:
     plan = gateway.plan(images=_IMAGES, seconds=30, count=1, headers=_keyed(gateway))
     body_bytes = press(gateway, plan).outcome.body_bytes
     bodies = (peak_memory_bytes(gateway.pid) - idle_bytes) / body_bytes
-    return Row(measure="memory above idle for one stored, bodies", gateway=bodies, goal=at_most(2))
+    return Row(measure="memory for one stored, bodies", gateway=bodies, goal=at_most(2))

@@ -5,6 +5,7 @@ from typing import Final
 
 from chaos.observations import Discrepancy, Observations
 from chaos.reconciliation.answers import check_answers
+from chaos.reconciliation.batches import check_batches
 from chaos.reconciliation.capacity import check_capacity
 from chaos.reconciliation.ledgers import Books, compare_books
 from chaos.reconciliation.leftovers import check_leftovers
@@ -18,6 +19,7 @@ __all__ = ["Books", "reconcile"]
 _CHECKS: Final[tuple[Callable[[Observations], list[Discrepancy]], ...]] = (
     check_purchases,
     check_replays,
+    check_batches,
     check_capacity,
     check_overloads,
     check_windows,

@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from chaos.observations import OWED_S, Asked, Discrepancy, Ending, Line, Observations, Process
+from chaos.ledger_records import Line
+from chaos.observations import OWED_S, Asked, Discrepancy, Ending, Observations, Process
 
 _NOTICED_S: Final = 2.0
 """Time from a kill to the end of the client's connection."""
@@ -47,6 +48,8 @@ def _check_answer(asked: Asked, line: Line | None, billed: int, processes: Seque
         if is_one and asked.pictures != delivered and not _is_settled_by_others(asked, line, processes):
             detail = f"the client has {asked.pictures}, the ledger {delivered} delivered"
             yield Discrepancy("the client's pictures are not the ledger's", detail, (asked.id,))
+    elif delivered and _is_line_cut_off(asked, processes):
+        return
     elif delivered:
         yield Discrepancy(
             "delivered, says the ledger, and the client got an error", f"{asked.status} {asked.code}", (asked.id,)
@@ -57,6 +60,12 @@ def _check_answer(asked: Asked, line: Line | None, billed: int, processes: Seque
     elif not asked.may_have_cost and line and line.unconfirmed and not _is_settled_by_others(asked, line, processes):
         detail = f"{asked.status} {asked.code}, {line.unconfirmed} unconfirmed"
         yield Discrepancy("an answer that says it was free, and was charged", detail, (asked.id,))
+
+
+def _is_line_cut_off(asked: Asked, processes: Sequence[Process]) -> bool:
+    """Returns True for a line whose gateway may have died after it settled, before it recorded the line's end."""
+    is_killed = any(process.was_killed(asked.sent_s, asked.ended_s) for process in processes)
+    return bool(asked.batch) and asked.code == "upstream_timeout" and is_killed
 
 
 def _is_settled_by_others(asked: Asked, line: Line | None, processes: Sequence[Process]) -> bool:

@@ -9,11 +9,11 @@ cause is a discrepancy, as is every billed image that the ledger lacks.
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Final
 
 from chaos.configuration import PRICES
-from chaos.observations import OWED_S, Call, Counters, Discrepancy, Ending, Line, Observations, Share, Sums
+from chaos.ledger_records import Counters, Line, Share, Sums
+from chaos.observations import OWED_S, Call, Discrepancy, Ending, Observations
 
 
 @dataclass(slots=True)
@@ -52,10 +52,6 @@ class Books:
     sums_usd_micros: int = 0
     causes: Counter[str] = field(default_factory=Counter)
     """Cause -> images that are not billed."""
-
-
-def micros_of(usd: str) -> int:
-    return int(Decimal(usd) * 1_000_000)
 
 
 def compare_books(observed: Observations) -> tuple[Books, list[Discrepancy]]:
@@ -103,7 +99,7 @@ def _compare_request(
     observed: Observations, books: Books, request_id: str, calls: list[Call], lines: list[Line]
 ) -> Iterator[Discrepancy]:
     asked = next((one for one in observed.asked if one.id == request_id), None)
-    bought = [line for line in lines if line.images or not (asked and asked.attempts)]
+    bought = [line for line in lines if line.images or not (asked and asked.is_repeated)]
     if len(bought) > (asked.purchases_max if asked else 1):
         yield Discrepancy("in the ledger twice", f"{len(lines)} records", (request_id,))
     accounts = {call.account for call in calls} | {share.account for line in lines for share in line.calls}
@@ -112,7 +108,7 @@ def _compare_request(
         shares = [share for line in lines for share in line.calls if share.account == account]
         yield from _compare_account(observed, books, (request_id, account), own, (shares, lines))
     for line in lines:
-        if micros_of(line.usd) != (line.delivered + line.withheld + line.unconfirmed) * PRICES_BY_MODEL[line.model]:
+        if line.usd_micros != (line.delivered + line.withheld + line.unconfirmed) * PRICES_BY_MODEL[line.model]:
             yield Discrepancy("a record's money is not its images' price", f"{line.usd} for {line}", (request_id,))
 
 
@@ -180,10 +176,7 @@ def _check_sums(observed: Observations, books: Books) -> Iterator[Discrepancy]:
     """Compares the tenants' sums and counters with the records."""
     recorded = defaultdict[str, Sums](Sums)
     for line in observed.lines:
-        sums = recorded[line.tenant]
-        sums.delivered, sums.withheld = sums.delivered + line.delivered, sums.withheld + line.withheld
-        sums.lost, sums.unconfirmed = sums.lost + line.lost, sums.unconfirmed + line.unconfirmed
-        sums.usd_micros, sums.requests = sums.usd_micros + micros_of(line.usd), sums.requests + 1
+        recorded[line.tenant].add(line)
     for tenant in sorted(recorded.keys() | observed.sums.keys()):
         ours, theirs = recorded[tenant], observed.sums.get(tenant, Sums())
         books.sums_images += theirs.delivered + theirs.withheld + theirs.lost + theirs.unconfirmed

@@ -1,8 +1,8 @@
 """Results in memory: those of SDKs' requests for 10 s, and those of requests with an Idempotency-Key until stored.
 
 A result is *owed* if its request has a key, if its client has disconnected, or once another process asks for it. What
-is owed is stored in the background, so neither the storage nor Redis delays a response. Invariant: at most half of the
-byte budget is owed, and a sixteenth is held besides.
+is owed is stored in the background, so neither the storage nor Redis delays a response. Invariant: at most an eighth
+of the byte budget is owed, and a sixteenth is held besides: what waits for a slow storage refuses no request.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ HELD_S: Final = 10.0
 """SDKs retry within 8 s (reference/openai-images.md 6.3). The ending time of repeats.lua."""
 _HELD_PART: Final = 16
 """Part of the byte budget for results that are not owed."""
-_OWED_PART: Final = 2
+_OWED_PART: Final = 8
 _RESULTS_MAX: Final = 1000
 """Limit on each kind; most are links."""
 _PAUSES_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -91,21 +91,20 @@ class HeldResults:
         """
         held.account = ByteAccount(self._budget, held.tenant)
         held.account.note(held.result.held_bytes)
-        shelf = (self._owed if is_owed else self._idle).add(held)
-        if is_owed and shelf.is_over_full:
+        if not is_owed:
+            self._keep_idle(held)
+        elif self._owed.add(held).is_over_full:
             self._drop(held.order_id)
             return False
-        while shelf.is_over_full and len(shelf.results) > 1:
-            self._drop(next(iter(shelf.results)))
         asyncio.get_running_loop().call_later(HELD_S, self._end, held.order_id)
         return True
 
     def store(self, order_id: str) -> asyncio.Task[None] | None:
         """Begins to store a result, unless it has begun. Returns: the task; None if the result is not held."""
-        if idle := self._idle.pop(order_id):
-            self._owed.add(idle)
-        held = self._owed.results.get(order_id)
+        held = self.get(order_id)
         if held and held.storing is None:
+            if idle := self._idle.pop(order_id):
+                self._owed.add(idle)
             held.storing = asyncio.get_running_loop().create_task(self._store(held))
         return held.storing if held else None
 
@@ -137,6 +136,13 @@ class HeldResults:
                 break
         if images or held.is_over:
             self._drop(held.order_id)
+        elif unstored := self._owed.pop(held.order_id):
+            self._keep_idle(unstored)
+
+    def _keep_idle(self, held: HeldResult) -> None:
+        self._idle.add(held)
+        while self._idle.is_over_full and len(self._idle.results) > 1:
+            self._drop(next(iter(self._idle.results)))
 
     def _end(self, order_id: str) -> None:
         """Ends the time for which a result is held."""

@@ -5,21 +5,8 @@ from typing import Any
 
 import msgspec
 
-from chaos.observations import (
-    Asked,
-    Bill,
-    Call,
-    Caps,
-    Counters,
-    Ending,
-    LimitPeriod,
-    Line,
-    Observations,
-    Process,
-    Recovery,
-    Share,
-    Sums,
-)
+from chaos.ledger_records import Counters, Line, Share, Sums
+from chaos.observations import Asked, Batch, Bill, Call, Caps, Ending, LimitPeriod, Observations, Process, Recovery
 from chaos.reconciliation import reconcile
 
 ID = "cb-1-acme-1"
@@ -92,6 +79,18 @@ def broken(killed_s: float | None) -> dict[str, Any]:
     """Its client lost the connection, and nothing ever reached the provider."""
     lost = asked(ending=Ending.BROKEN, status=0, pictures=0, is_success=False)
     return unconfirmed(asked=[lost], calls=[], invoice={}, processes=[process(killed_s=killed_s)])
+
+
+def batched(**given: Any) -> dict[str, Any]:
+    """A batch of two lines: one was delivered, and one was refused for its own fault."""
+    usual = Batch("acme-0", "acme", (ID, OTHER), "batch_1", "completed", counts=(2, 1, 1), output=[ID], errors=[OTHER])
+    refused = asked(OTHER, batch="batch_1", status=400, pictures=0, is_success=False, may_have_cost=False)
+    return {
+        "asked": [asked(batch="batch_1"), refused],
+        "lines": [line(batch_id="batch_1", custom_id=ID)],
+        "batches": [replace(usual, **given)],
+        "batch_sums": {"": Sums(requests=3), "batch_1": Sums(delivered=2, usd_micros=7000, requests=1)},
+    }
 
 
 def two(first_s: float, second_s: float) -> dict[str, Any]:

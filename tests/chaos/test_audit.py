@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from chaos.observations import Bill, Caps, Counters, Ending, LimitPeriod, Recovery, Sums
+from chaos.ledger_records import Counters, Sums
+from chaos.observations import Bill, Caps, Ending, LimitPeriod, Recovery
 from chaos.reconciliation import reconcile
 from chaos.reconciliation.leftovers import GROWTH_BYTES
 from chaos.reconciliation.purchases import most_at_stake

@@ -79,6 +79,7 @@ def test_an_overload_takes_nothing_down() -> None:
     assert set() == found(**books, overloads=[Overload(100.5, 110.0, calm, 0)])
     assert {"gateway_unavailable, and Redis was well"} == found(**books, overloads=[Overload(99.0, 110.0, calm, 0)])
     assert {"a circuit breaker for Redis opened, and Redis was well"} == found(overloads=[Overload(0, 10, calm, 1)])
+    assert set() == found(overloads=[Overload(0, 10, calm, 1, lag_s=0.5)])
     busy = replace(calm, commands=200_000)
     assert {"the work of scripts grows with the queue"} == found(overloads=[Overload(0, 10, busy, 0)])
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import redis
 
-from chaos.observations import Counters
+from chaos.ledger_records import Counters
 from chaos.redis_keys import Keys
 
 Client = Any
@@ -44,6 +44,9 @@ def test_what_is_kept_for_ever_is_nothing_left_over(redis_url: str) -> None:
         (lambda client: client.set("ig3:recovery_leader", "x"), "ig3:recovery_leader has no end"),
         (lambda client: client.zadd("ig3:{acme}:open", {"1": 1}), "ig3:{acme}:open: 1 reservations left"),
         (lambda client: client.zadd("ig3:{acme}:key:k:open", {"1": 1}), "ig3:{acme}:key:k:open: 1 reservations left"),
+        (lambda client: client.zadd("ig3:{acme}:batch_open", {"1": 1}), "ig3:{acme}:batch_open: 1 reservations left"),
+        (lambda client: client.zadd("ig3:{acme}:batch_lines", {"b 1": 1}), "ig3:{acme}:batch_lines: 1 left"),
+        (lambda client: client.sadd("ig3:{acme}:batches_open", "b"), "ig3:{acme}:batches_open: 1 left"),
         (lambda client: client.hset("ig3:{acme}:reservation:1", "model", "m"), "ig3:{acme}:reservation:1: not settled"),
         (lambda client: client.zadd("ig3:{pool:sim}:leases", {"1": 1}), "ig3:{pool:sim}:leases: 1 left"),
         (lambda client: client.hset("ig3:{pool:sim}:waiters", "1", "x"), "ig3:{pool:sim}:waiters: 1 left"),

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from chaos.observations import Asked, Bill, Counters, Ending, Sums
+from chaos.ledger_records import Counters, Sums
+from chaos.observations import Asked, Bill, Ending
 from chaos.repeats import conclude
 from tests.chaos.books import ID, asked, call, found, line, process, share
 

@@ -3,10 +3,10 @@
 import asyncio
 import base64
 import io
-import sys
-import threading
+import os
+import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -14,9 +14,11 @@ from PIL import Image, ImageCms
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, Format, ImageUrl, InputImage, Picture, Role
+from gateway.generation.codec_process import CodecProcess
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.observability.metrics import Metrics
+from tests.support.harness import wait_until
 from tests.support.pictures import declared, declared_webp
 
 pytestmark = pytest.mark.anyio
@@ -76,8 +78,22 @@ def metrics() -> Metrics:
     return Metrics()
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[list[CodecProcess]]:
+    """For all tests that do not end them: as many as a converter has slots."""
+    idle = [CodecProcess(), CodecProcess()]
+    yield idle
+    for process in idle:
+        process.close()
+
+
 @pytest.fixture
-def converter(metrics: Metrics) -> Iterator[ImageConverter]:
+def converter(metrics: Metrics, processes: list[CodecProcess]) -> ImageConverter:
+    return ImageConverter(metrics, _processes=processes)
+
+
+@pytest.fixture
+def own_converter(metrics: Metrics) -> Iterator[ImageConverter]:
     made = ImageConverter(metrics)
     yield made
     asyncio.run(made.close())
@@ -258,11 +274,11 @@ UNREADABLE: Final[dict[str, tuple[Base64Image, str]]] = {
     "a JPEG of many scans": (encoded(_scanned(101)), "unreadable"),
     "16-bit grey": (saved(Image.new("I;16", SIZE), "PNG"), "unreadable"),
     "a bomb of 34 megapixels": (encoded(declared(8192, 4097)), "too_large"),
-    "a bomb of 100 megapixels": (encoded(declared(10_000, 10_000)), "unreadable"),
+    "a bomb of 100 megapixels": (encoded(declared(10_000, 10_000)), "too_large"),
     "a bomb of 4 gigapixels": (encoded(declared(65_535, 65_535)), "unreadable"),
     "a PNG without its pixels": (encoded(declared(5000, 5000)), "unreadable"),
 }
-"""Images that cannot be converted. Pillow's own limit refuses the larger bombs; its warning is an error in tests."""
+"""Images that cannot be converted. Pillow's own limit refuses the largest bomb."""
 
 
 @pytest.mark.parametrize("kind", list(UNREADABLE))
@@ -320,13 +336,13 @@ async def test_an_input_of_many_pixels_is_refused(converter: ImageConverter, siz
 
 
 async def test_a_flood_of_inputs_leaves_room_for_images_that_are_paid_for(metrics: Metrics) -> None:
-    threads, released = ThreadPoolExecutor(1), threading.Event()
-    converter, account = ImageConverter(metrics, threads), ByteAccount()
-    threads.submit(released.wait)
+    converter, account = ImageConverter(metrics, _processes=[CodecProcess()]), ByteAccount()
+    converter._slots = asyncio.Semaphore(1)
+    await converter._slots.acquire()
     flood = [asyncio.ensure_future(converter.convert_input(given(SOURCES["WebP"]), account)) for _ in range(12)]
     paid = asyncio.ensure_future(converter.convert((SOURCES["JPEG"],), Format.PNG, None, account))
     await asyncio.sleep(0)
-    released.set()
+    converter._slots.release()
     assert await paid is not None
     ended = await asyncio.gather(*flood, return_exceptions=True)
     refused = [one.error_code for one in ended if isinstance(one, GatewayError)]
@@ -335,18 +351,14 @@ async def test_a_flood_of_inputs_leaves_room_for_images_that_are_paid_for(metric
 
 
 async def test_an_image_that_waits_too_long_is_left_as_it_is(metrics: Metrics) -> None:
-    threads, released = ThreadPoolExecutor(1), threading.Event()
-    converter, account = ImageConverter(metrics, threads, _timeout_s=0.05), ByteAccount()
-    threads.submit(released.wait)
-    try:
-        assert await converter.convert((SOURCES["JPEG"],), Format.PNG, None, account) is None
-    finally:
-        released.set()
+    """The process takes longer to start."""
+    converter, account = ImageConverter(metrics, _timeout_s=0.01), ByteAccount()
+    assert await converter.convert((SOURCES["JPEG"],), Format.PNG, None, account) is None
     assert {("png", "timeout"): 1} == results(metrics)
     assert 0 == account.held_bytes
-    later = ImageConverter(metrics, threads)
-    assert await later.convert((SOURCES["JPEG"],), Format.PNG, None, account) is not None
-    await later.close()
+    converter._timeout_s = 30.0
+    assert await converter.convert((SOURCES["JPEG"],), Format.PNG, None, account) is not None
+    await converter.close()
 
 
 async def test_the_pixels_count_while_they_are_there(converter: ImageConverter) -> None:
@@ -377,18 +389,49 @@ async def test_a_cancelled_request_gives_everything_back(converter: ImageConvert
     assert (0, 0) == (account.budget.held_bytes, converter._queued)
 
 
-async def test_pictures_are_read_and_written_off_the_event_loop(converter: ImageConverter) -> None:
-    seen = set[tuple[str, str]]()
+def children() -> list[int]:
+    """The processes that convert for this one."""
+    lists = (file.read_text().split() for file in Path(f"/proc/{os.getpid()}/task").glob("*/children"))
+    pids = [int(pid) for pids in lists for pid in pids]
+    return [pid for pid in pids if b"gateway.generation.image_codec" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
-    def watch(frame: Any, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_name in {"open", "load", "save"} and "/PIL/" in frame.f_code.co_filename:
-            seen.add((threading.current_thread().name, frame.f_code.co_name))
 
-    threading.setprofile(watch)
-    sys.setprofile(watch)
-    try:
-        assert await converter.convert((SOURCES["PNG"],), Format.WEBP, None, ByteAccount()) is not None
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)
-    assert {("conversion_0", name) for name in ("open", "load", "save")} == seen
+def environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+async def test_a_process_without_secrets_that_gives_way_to_others_reads_the_images(
+    own_converter: ImageConverter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AI302_API_KEY", "a-secret")
+    before = set(children())
+    assert await own_converter.convert((SOURCES["JPEG"],), Format.PNG, None, ByteAccount()) is not None
+    [child] = set(children()) - before
+    assert b"a-secret" not in environment(child)
+    assert os.getpriority(os.PRIO_PROCESS, child) >= 10
+    await own_converter.close()
+    assert child not in children()
+
+
+async def test_a_process_that_dies_is_replaced(own_converter: ImageConverter, metrics: Metrics) -> None:
+    before = set(children())
+    for _ in range(2):
+        assert await own_converter.convert((SOURCES["JPEG"],), Format.PNG, None, ByteAccount()) is not None
+        [child] = set(children()) - before
+        os.kill(child, signal.SIGKILL)
+        assert await own_converter.convert((SOURCES["JPEG"],), Format.PNG, None, ByteAccount()) is None
+    assert {("png", "converted"): 2, ("png", "unreadable"): 2} == results(metrics)
+
+
+async def test_a_conversion_that_is_given_up_does_not_go_on(own_converter: ImageConverter) -> None:
+    before = set(children())
+    account = ByteAccount()
+    large = saved(Image.effect_noise((4000, 4000), 60).convert("RGB"), "JPEG")
+    converting = asyncio.ensure_future(own_converter.convert((large,), Format.WEBP, None, account))
+    await asyncio.to_thread(wait_until, lambda: account.held_bytes > 0, "it is read")
+    [child] = set(children()) - before
+    converting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await converting
+    await asyncio.to_thread(wait_until, lambda: child not in children(), "its process has ended")
+    assert await own_converter.convert((SOURCES["JPEG"],), Format.PNG, None, account) is not None

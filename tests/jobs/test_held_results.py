@@ -125,9 +125,9 @@ async def test_results_that_are_not_owed_make_room_for_others_and_owed_ones_do_n
         assert [None, None, None] == [one.held.get(f"idle-{number}") for number in range(3)]
         assert one.held.get("idle-4")
         assert [True, True, False, True] == [
-            one.hold(f"owed-{number}", size) for number, size in enumerate((15_000, 15_000, 15_000, 300))
+            one.hold(f"owed-{number}", size) for number, size in enumerate((3700, 3700, 3700, 300))
         ]
-        assert one.budget.held_bytes < BUDGET_BYTES * 5 // 8
+        assert one.budget.held_bytes < BUDGET_BYTES * 3 // 16
         bucket.writes.set()
         await one.held.flush()
         assert ["ended", "ended", "free", "ended"] == [await one.state(f"owed-{number}") for number in range(4)]

@@ -11,7 +11,9 @@
 --          lines have ended; is_over, the window has ended; is_paused
 -- Clock    the server's
 -- A claim that expired is of a process that died, or of a line in doubt: its order (repeats.lua) decides. A line whose order
--- is free was not bought and waits as before; one that is running is looked at again.
+-- is free was not bought and waits as before; one that is running is looked at again. Any other ends with what its order says,
+-- unless its process renews the claim within half of it: after an outage, and when the clock was stepped, every claim looks
+-- expired. The half millisecond of its score marks a line that was looked at once.
 local RUNNING_MS, LOOKED_AT_MAX = 3000, 100
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -31,7 +33,9 @@ local function claim(line, state)
   room = room - 1
 end
 
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. now_ms, 'LIMIT', 0, LOOKED_AT_MAX)) do
+local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. now_ms, 'WITHSCORES', 'LIMIT', 0, LOOKED_AT_MAX)
+for i = 1, #expired, 2 do
+  local member, until_ms = expired[i], tonumber(expired[i + 1])
   if string.sub(member, 1, #prefix) == prefix then
     local line = tonumber(string.sub(member, #prefix + 1))
     local id = redis.call('HGET', base .. 'idempotency:' .. ARGV[1] .. ':' .. line, 'order')
@@ -42,6 +46,8 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. now_
       redis.call('ZREM', KEYS[2], member)
       redis.call('ZADD', KEYS[3], now_ms, line)
       redis.call('EXPIRE', KEYS[3], 3 * 86400)
+    elseif until_ms % 1 == 0 then
+      redis.call('ZADD', KEYS[2], now_ms + math.floor(ARGV[2] / 2) + 0.5, member)
     else
       claim(line, state)
     end
