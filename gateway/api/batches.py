@@ -42,7 +42,6 @@ _OUTPUT_KEPT_S: Final = 30 * 86_400
 """OpenAI's default life of output files, and the longest."""
 _INPUT_LEFT_S: Final = 900
 """A window ends this long before its input file: the error file needs the custom IDs of lines that never ran."""
-_METADATA_MAX: Final = 16
 _METADATA_MAX_BYTES: Final = 16 * 1024
 """As JSON. 16 pairs of OpenAI's limits, 64 and 512 characters, have 9 KiB in ASCII."""
 _PAGE_MAX, _PAGE_DEFAULT = 100, 20
@@ -58,17 +57,27 @@ _METHODS: Final = {
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+_PAIRS_MAX, _NAME_MAX_CHARS, _TEXT_MAX_CHARS = 16, 64, 512
+_METADATA: Final = (
+    f"an object of at most {_PAIRS_MAX} pairs of strings: names of at most {_NAME_MAX_CHARS} characters, and texts of "
+    f"at most {_TEXT_MAX_CHARS}"
+)
+_KEPT_MIN_S: Final = 3600
+_EXPIRY: Final = f"an object with 'anchor', which is 'created_at', and 'seconds' from {_KEPT_MIN_S} to {_OUTPUT_KEPT_S}"
+_Metadata = dict[Annotated[str, Meta(max_length=_NAME_MAX_CHARS)], Annotated[str, Meta(max_length=_TEXT_MAX_CHARS)]]
+
+
 class _Expiry(msgspec.Struct, forbid_unknown_fields=True):
     anchor: Literal["created_at"]
-    seconds: Annotated[int, Meta(ge=3600, le=_OUTPUT_KEPT_S)]
+    seconds: Annotated[int, Meta(ge=_KEPT_MIN_S, le=_OUTPUT_KEPT_S)]
 
 
 class _NewBatch(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     input_file_id: str | None = None
     endpoint: str | None = None
     completion_window: str | None = None
-    metadata: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]] | None = None
-    output_expires_after: _Expiry | None = None
+    metadata: Annotated[_Metadata, Meta(max_length=_PAIRS_MAX, description=_METADATA)] | None = None
+    output_expires_after: Annotated[_Expiry, Meta(description=_EXPIRY)] | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -245,8 +254,6 @@ def _parse(body: bytes | bytearray) -> _NewBatch:
         raise wrong_value("endpoint", str(new.endpoint), ENDPOINTS)
     if new.completion_window != "24h":
         raise wrong_value("completion_window", str(new.completion_window), ("24h",))
-    if len(new.metadata or {}) > _METADATA_MAX:
-        raise refused_value("metadata", f"expected at most {_METADATA_MAX} pairs.")
     if len(msgspec.json.encode(new.metadata)) > _METADATA_MAX_BYTES:
         raise refused_value("metadata", f"expected at most {_METADATA_MAX_BYTES} bytes as JSON.")
     return new
@@ -264,8 +271,10 @@ class LineParser:
 
         Raises: GatewayError for an invalid request.
         """
-        read = openai_edits.parse_edit if endpoint == _EDITS else openai.parse_generation
-        found = read(body, self.catalog, tenant, self.options)
+        if endpoint == _EDITS:
+            found = openai_edits.parse_edit(body, self.catalog, tenant, self.options, is_batch_line=True)
+        else:
+            found = openai.parse_generation(body, self.catalog, tenant, self.options)
         job = replace(found.job, delivery=ResponseFormat.BASE64)
         targets = found.model.plan(job, self.options.size_policy)
         return replace(found, job=job, targets=targets), found.job.delivery, found.name

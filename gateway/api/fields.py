@@ -239,8 +239,8 @@ def _parse_field(name: str, raw: msgspec.Raw, annotation: type) -> object:
         return msgspec.json.decode(raw, type=annotation)
     except JSON_DECODE_ERRORS as error:
         reason = _reason(error)
-    if name in _EXPECTED:
-        raise refused_value(name, f"expected {_EXPECTED[name]}.")
+    if expected := _EXPECTED.get(name) or _description(annotation):
+        raise refused_value(name, f"expected {expected}.")
     if bound := _OUT_OF_BOUNDS.fullmatch(reason):
         error_code, side = _BOUNDS[bound[2]]
         expected = f"Expected a value {bound[1]}, but got {excerpt(bytes(raw).decode())} instead."
@@ -264,6 +264,12 @@ def _parse_field(name: str, raw: msgspec.Raw, annotation: type) -> object:
         f"Invalid type for '{name}': expected {expected}, but got {_KINDS[got]} instead.",
         param=name,
     )
+
+
+def _description(annotation: type) -> str:
+    """Returns the description of a field's valid values, of `Annotated[..., Meta(description=...)] | None`."""
+    notes = (note for part in get_args(annotation) for note in getattr(part, "__metadata__", ()))
+    return next((note.description for note in notes if isinstance(note, Meta) and note.description), "")
 
 
 def _reason(error: BaseException) -> str:

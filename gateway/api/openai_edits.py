@@ -64,6 +64,7 @@ def parse_edit(
     *,
     deployment: str | None = None,
     files: Sequence[FileHead] = (),
+    is_batch_line: bool = False,
 ) -> Generation:
     """Parses an edit.
 
@@ -73,10 +74,11 @@ def parse_edit(
     fields, unknown = split_fields(body, EditFields)
     if fields.subject_reference is not None:
         raise refused_value("subject_reference", "it cannot be combined with 'image'.")
-    inputs = (*map(_read_file, files), *_read_links(fields))
+    other = "the 'file_id' of an uploaded image" if is_batch_line else "a file of a form"
+    inputs = (*map(_read_file, files), *_read_links(fields, other))
     images = sum(image.role is Role.IMAGE for image in inputs)
     if not images:
-        raise missing("image")
+        raise missing("images" if is_batch_line else "image")
     if images > IMAGES_MAX:
         raise refused_value("image", f"expected at most {IMAGES_MAX} images, but got {images}.")
     if len(inputs) > images + 1:
@@ -136,7 +138,8 @@ def _checked(role: Role, kind: Format | None) -> Format:
     )
 
 
-def _read_links(fields: EditFields) -> Iterator[InputImage]:
+def _read_links(fields: EditFields, other: str) -> Iterator[InputImage]:
+    """`other` names what else an image may be, for an error."""
     for name, value in (("image", fields.image), ("images", fields.images), ("mask", fields.mask)):
         role = Role.MASK if name == "mask" else Role.IMAGE
         for item in value if isinstance(value, list) else [] if value is None else [value]:
@@ -145,14 +148,14 @@ def _read_links(fields: EditFields) -> Iterator[InputImage]:
             link = item if isinstance(item, str) else item.image_url
             if link is None:
                 raise missing(f"{name}.image_url")
-            yield _read_link(role, name, link)
+            yield _read_link(role, name, link, other)
 
 
-def _read_link(role: Role, name: str, link: str) -> InputImage:
+def _read_link(role: Role, name: str, link: str, other: str) -> InputImage:
     if is_url(link):
         return InputImage(role, msgspec.json.encode(link))
     if not (header := _DATA_URL.match(link)):
-        raise refused_value(name, "expected an http:// or https:// URL, a data URL in base64, or a file of a form.")
+        raise refused_value(name, f"expected an http:// or https:// URL, a data URL in base64, or {other}.")
     data = memoryview(link.encode())[header.end() :]
     kind = _checked(role, sniff_base64(data))
     if not is_base64(data):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -19,6 +20,7 @@ from gateway.storage.pictures import TAG_CHARS, PictureStore
 
 PATH: Final = "/files/{id}.{extension}"
 NO_STORAGE: Final = " This server has no storage: set [storage] url."
+_LINK_PARTS: Final = ("expires", "kid", "signature")
 _REDIRECT_S: Final = 300
 """Life of the bucket's link, for clients that resume a download there."""
 
@@ -45,7 +47,7 @@ class StoredFileRoutes:
         name, query = "{id}.{extension}".format(**request.path_params), request.query_params
         await self.links.prepare(query.get("kid", ""))
         address = request.client.host if request.client else ""
-        verify = partial(self.links.verify, name, query)
+        verify = partial(self._verify, name, query)
         link = self.throttle.check_first(address, query.get("signature", "missing"), verify)
         context_of(request).memory.tenant = link.id[:TAG_CHARS]
         rest_s = max(0, int(link.expires_s - self.clock()))
@@ -63,6 +65,12 @@ class StoredFileRoutes:
             return await respond_with(request, f'"{link.id}"', f"image/{link.format.value}", headers, opens)
         except ObjectNotFoundError as error:
             raise GatewayError(ErrorCode.NOT_FOUND, "This image has been deleted.") from error
+
+    def _verify(self, name: str, query: QueryParams) -> Link:
+        """Refuses a repeated parameter: readers disagree on which of them counts."""
+        if any(len(query.getlist(part)) > 1 for part in _LINK_PARTS):
+            raise GatewayError(ErrorCode.LINK_INVALID)
+        return self.links.verify(name, query)
 
     async def _redirect(self, link: Link, rest_s: int) -> Response:
         assert self.store is not None

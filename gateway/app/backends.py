@@ -150,7 +150,8 @@ def build_replays(
     outcomes = Outcomes(redis, limits, pictures)
     held = HeldResults(outcomes, redis, metering.repeats.channel, budget)
     keep_hours, deadline_s = config.settings.storage.keep_hours, config.settings.requests.deadline_s
-    terms = ReplayTerms(deadline_s, metering.repeats, stored.result_retention_s, keep_hours)
+    charges_unknown = config.billing.charges_unconfirmed
+    terms = ReplayTerms(deadline_s, metering.repeats, stored.result_retention_s, keep_hours, charges_unknown)
     return Replays(service, outcomes, held, terms, metrics, time.monotonic)
 
 

@@ -34,6 +34,13 @@ _REMEDIES: Final = {
     StorageKind.AZURE: "check the container and the account (AZURE_STORAGE_ACCOUNT_NAME), which needs the role "
     "Storage Blob Data Contributor",
 }
+_REMEDIES_BY_CODE: Final = {
+    "NoSuchBucket": "create the bucket, or correct its name",
+    "InvalidAccessKeyId": "correct access_key_id, or AWS_ACCESS_KEY_ID in the environment",
+    "SignatureDoesNotMatch": "correct secret_access_key, or AWS_SECRET_ACCESS_KEY in the environment",
+    "ContainerNotFound": "create the container, or correct its name",
+}
+"""By the vendor's code at the beginning of a problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,8 @@ async def check_storage(config: Config) -> str:
     except ObjectNotFoundError:
         raise _unusable(config.storage, f"an object that was written cannot be {step}: not found") from None
     except GatewayError as error:
-        raise _unusable(config.storage, f"an object cannot be {step} ({error.detail})") from error
+        problem = error.detail.split(": ", 1)[-1]  # without the operation
+        raise _unusable(config.storage, f"{problem} (an object cannot be {step})") from error
     finally:
         await objects.close()
     if content != _CHECK_CONTENT or name not in names:
@@ -146,4 +154,5 @@ async def check_storage(config: Config) -> str:
 
 
 def _unusable(location: StorageLocation, problem: str) -> SettingsError:
-    return SettingsError(f"storage.url: {location.url}: {problem}; {_REMEDIES[location.kind]}")
+    by_code = (remedy for code, remedy in _REMEDIES_BY_CODE.items() if problem.startswith(code))
+    return SettingsError(f"storage.url: {location.url}: {problem}; {next(by_code, _REMEDIES[location.kind])}")

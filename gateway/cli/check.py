@@ -9,13 +9,14 @@ from gateway.app import build_telemetry
 from gateway.app.backends import find_problems, redis_id
 from gateway.app.storage import check_storage
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
-from gateway.config import Settings, SettingsError, config_path, load
+from gateway.config import Settings, SettingsError, config_path, load, locate
 from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.key_checks import KeyChecker
 from gateway.generation.transport import AiohttpTransport
 from gateway.generation.upstreams import UpstreamSet
+from gateway.observability.logging import configure_logging
 from gateway.providers.links import LinkTrust
 from gateway.providers.protocol import KeyCheck
 from gateway.redis.embedded import EmbeddedError
@@ -64,6 +65,7 @@ _FINDINGS: Final = {
 
 def run_check(config: str | None, *, asks_upstreams: bool) -> None:
     """Prints a report. Raises: SettingsError, StartError if upstream keys cannot be used."""
+    configure_logging("console", "error")  # the report tells what the log would warn of
     settings = load(config, os.environ)
     path = config_path(config, os.environ)
     try:
@@ -73,7 +75,7 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
         redis = _check_redis(resolved)
         storage = asyncio.run(check_storage(resolved))
     except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from error
+        raise locate(str(error), os.environ, path) from error
     supply = resolved.upstreams
     admins = ", ".join(key.name for key in resolved.admin_keys)
     accounts = sum(len(pool.accounts) for pool in supply.pools)

@@ -52,7 +52,7 @@ def demo(
         typer.Option(
             metavar="DIR",
             help="Directory of the data, which is kept: a new or empty one, or an earlier run's. "
-            "By default a run begins and ends without.",
+            "By default a run begins and ends without. Each run makes new keys.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for programs.")] = False,

@@ -174,9 +174,10 @@ def _print_report(groups: Sequence[str], response: Document) -> None:
 
 
 def _cells(row: Document, names: Sequence[str], decimals: int) -> list[str]:
-    """Renders a row's cells, with money padded to the same number of decimals."""
+    """Renders a row's cells, with money padded to the same number of decimals. Requests of no batch have `-`."""
     pad = "0" * (decimals - _decimals(row))
-    return [f"{row.get(name)}{pad if name == 'usd' else ''}" for name in names]
+    shown = row | {"batch": row.get("batch") or "-"}
+    return [f"{shown.get(name)}{pad if name == 'usd' else ''}" for name in names]
 
 
 def _decimals(row: Document) -> int:

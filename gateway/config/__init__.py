@@ -3,7 +3,7 @@
 Every error names the file or variable, the path inside it, and what to do.
 """
 
-from gateway.config.loading import config_path, from_document, load
+from gateway.config.loading import config_path, from_document, load, locate
 from gateway.config.schema import Admin, Metrics, Settings, Tls
 from gateway.config.upstreams import SecretSource, SettingsError, Table
 
@@ -18,4 +18,5 @@ __all__ = [
     "config_path",
     "from_document",
     "load",
+    "locate",
 ]

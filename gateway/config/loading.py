@@ -20,6 +20,8 @@ from gateway.config.upstreams import Limits, Quotas, SecretSource, SettingsError
 _ENV_PREFIX: Final = "IMAGEGATE_"
 _USER: Final = re.compile(r"//[^/?#\s]*@")
 """A user and password in a URL."""
+_SETTING: Final = re.compile(r"([a-z]\w*(?:\.\w+|\[\d+\])*): ", re.ASCII)
+"""The setting at the beginning of an error: `storage.signing_keys[0]`."""
 _SOURCE: Final = '{ env = "VARIABLE" } or { file = "/path" }'
 _KINDS: Final = {
     "bool": "true or false",
@@ -50,6 +52,17 @@ def config_path(path: str | None, environ: Mapping[str, str]) -> str:
     return path or environ.get(f"{_ENV_PREFIX}CONFIG") or "config/imagegate.toml"
 
 
+def locate(problem: str, environ: Mapping[str, str], source: str) -> SettingsError:
+    """Returns an error that begins with the variable that its setting comes from, or else with the file `source`."""
+    found = _SETTING.match(problem)
+    steps = re.findall(r"\w+", found[1]) if found else []
+    for depth in range(len(steps), 0, -1):
+        variable = _ENV_PREFIX + "__".join(steps[:depth]).upper()
+        if found and variable in environ:
+            return SettingsError(f"{variable}: {problem[found.end() :] if depth == len(steps) else problem}")
+    return SettingsError(f"{source}: {problem}")
+
+
 def from_document(document: dict[str, object], environ: Mapping[str, str], source: str) -> Settings:
     """Validates a parsed document. Raises: SettingsError that names `source`."""
     document = copy.deepcopy(document)
@@ -60,9 +73,9 @@ def from_document(document: dict[str, object], environ: Mapping[str, str], sourc
     try:
         settings = msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{source}: {_explain(str(error))}") from error
+        raise locate(_explain(str(error)), environ, source) from error
     for problem in _problems(settings):
-        raise SettingsError(f"{source}: {problem}")
+        raise locate(problem, environ, source)
     return settings
 
 

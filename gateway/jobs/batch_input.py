@@ -1,6 +1,7 @@
 """The input file of a batch: its lines, its validation, and an index by which a line is read alone."""
 
 import asyncio
+import codecs
 import hashlib
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -111,25 +112,27 @@ class InputRules:
 async def validate(chunks: AsyncIterator[bytes], rules: InputRules) -> Validation:
     """Validates a file. Memory: the index, the hashes of the custom IDs, one line and one chunk.
 
+    A byte order mark and empty lines are skipped; these count in the numbers of lines.
     The bodies are parsed when they run: a field that the endpoint refuses is that line's fault, and not the file's.
     """
-    found, number, seen_bytes, is_end_blank = Validation(), 0, 0, False
-    async for offset, length, content in read_lines(chunks, rules.line_max_bytes):
+    found, number, blank_lines, seen_bytes = Validation(), 0, 0, 0
+    async for offset, length, read in read_lines(chunks, rules.line_max_bytes):
         number, seen_bytes = number + 1, seen_bytes + length
-        if is_end_blank:
-            found.refuse("invalid_json_line", "This line is empty.", number - 1)
-        is_end_blank = content is not None and not content.strip()
-        if not is_end_blank:
-            if found.total >= rules.lines_max:
-                text = f"This server takes {rules.lines_max} requests per batch. Split the file."
-                found.refuse("too_many_tasks", text)
-                break
+        mark = len(codecs.BOM_UTF8) if number == 1 and read and read.startswith(codecs.BOM_UTF8) else 0
+        content = read[mark:] if read and mark else read
+        if content is not None and not content.strip():
+            blank_lines += 1
+        elif found.total < rules.lines_max:
             line = _too_long(rules, number) if content is None else _decode(content, number)
             if isinstance(line, _Line):
                 _check_line(found, number, line, rules)
             else:
                 found.errors += line
-            found.index += _ENTRY.pack(offset, length)
+            found.index += _ENTRY.pack(offset + mark, length - mark)
+        if number - blank_lines > rules.lines_max or blank_lines > rules.lines_max:
+            text = f"This server takes {rules.lines_max} requests per batch, and as many empty lines. Split the file."
+            found.refuse("too_many_tasks", text)
+            break
         if len(found.errors) >= ERRORS_MAX:
             break
         if seen_bytes >= _PAUSE_BYTES:

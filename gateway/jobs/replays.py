@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final
 
 from gateway.domain.billing import Repetition, RequestOutcome
-from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import ImageResult
 from gateway.domain.tenants import Principal
 from gateway.generation.context import GenerationRequest, RequestContext
@@ -38,6 +38,7 @@ _POLL_S: Final = 0.25
 """Images take seconds, so this delays none noticeably. An order has at most 32 requests that wait for it."""
 _ORDERS_MAX: Final = 5
 """Limit on the orders that a request waits for. Those before the last one failed for free."""
+_BUY_AGAIN: Final = "To buy images nevertheless, send a new Idempotency-Key."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class ReplayTerms:
     """Results without an Idempotency-Key are stored for this long."""
     keep_hours: int
     """Images of links are stored for this long, unless the tenant has a time of its own."""
+    charges_unknown: bool
+    """Whether tenants pay for images of unknown outcome."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +96,8 @@ class Replays:
         except GatewayError as error:
             if context.reservation and context.identity and not isinstance(error, RepeatedRequestError):
                 await self._keep_error(context.reservation, context, error)
+            if context.reservation and context.reservation.tally.settlement is RequestOutcome.UNCONFIRMED:
+                error.note = self._unknown_note()
             raise
         if context.reservation and context.identity and context.identity.kind is not Repetition.PLAIN:
             await self._keep_result(context.reservation, context, result)
@@ -156,9 +161,14 @@ class Replays:
         if isinstance(outcome, GatewayError) and is_remembered:
             outcome.note = (
                 "An identical request had this outcome, and this one was not sent. Identical ones get this response "
-                f"for {-(-order.left_ms // 1000)} s. To buy images nevertheless, send a new Idempotency-Key."
+                f"for {-(-order.left_ms // 1000)} s. {_BUY_AGAIN}"
             )
+        elif isinstance(outcome, GatewayError) and outcome.row.outcome is Outcome.UNKNOWN:
+            outcome.note = self._unknown_note()
         return outcome
+
+    def _unknown_note(self) -> str:
+        return f"It was {'' if self._terms.charges_unknown else 'not '}charged. {_BUY_AGAIN}"
 
     async def _read(
         self, tenant: str, order_id: str, status: OrderStatus, context: RequestContext

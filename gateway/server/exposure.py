@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.config import SecretSource, Settings, Table
 from gateway.server.config import find_room
+from gateway.storage.location import StorageKind, parse_location
 
 _READ_OR_WRITTEN_BY_OTHERS: Final = stat.S_IRWXO | stat.S_IWGRP
 _WRITTEN_BY_OTHERS: Final = stat.S_IWOTH | stat.S_IWGRP
@@ -163,6 +164,8 @@ def _loose_files(settings: Settings, path: str) -> Iterator[Exposure]:
     if tls := settings.server.tls:
         files.append(("server.tls.key", tls.key, _READ_OR_WRITTEN_BY_OTHERS))
         files.append(("server.tls.certificate", tls.certificate, _WRITTEN_BY_OTHERS))
+    if settings.storage.url and (location := parse_location(settings.storage.url)).kind is StorageKind.DIRECTORY:
+        files.append(("storage.url", location.prefix, _READ_OR_WRITTEN_BY_OTHERS))
     files += [(where, file, _READ_OR_WRITTEN_BY_OTHERS) for where, file in _secret_files(settings)]
     for where, file, forbidden in files:
         found = Path(file).absolute()
@@ -172,8 +175,8 @@ def _loose_files(settings: Settings, path: str) -> Iterator[Exposure]:
         except OSError:
             continue
         if mode & forbidden:
-            verb = "read" if mode & forbidden & stat.S_IROTH else "write"
-            allowed = "0640" if forbidden & stat.S_IROTH else "0644"
+            verb = "read" if mode & forbidden & (stat.S_IROTH | stat.S_IXOTH) else "write"
+            allowed = "0750" if stat.S_ISDIR(mode) else "0640" if forbidden & stat.S_IROTH else "0644"
             what = f"other users may {verb} {file} (mode {mode & 0o7777:04o})"
             yield Exposure(where, what, f"chmod {allowed} {file}")
         for folder, folder_mode in folders.items():

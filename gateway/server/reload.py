@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from gateway.app.reload import RELOADED, ReloadTargets
-from gateway.config import Settings, SettingsError, config_path, load
+from gateway.config import Settings, SettingsError, config_path, load, locate
 from gateway.config.resolve import Config, resolve
 from gateway.domain.errors import GatewayError
 from gateway.generation.upstreams import UpstreamSet
@@ -50,11 +50,14 @@ class ConfigReloader:
             self._watcher.mark_read()
         path = config_path(self._config, self._environ)
         try:
-            return resolve(load(self._config, self._environ), self._environ)
+            settings = load(self._config, self._environ)
+            try:
+                return resolve(settings, self._environ)
+            except SettingsError as error:
+                raise locate(str(error), self._environ, path) from error
         except SettingsError as error:
-            text = str(error) if str(error).startswith(path) else f"{path}: {error}"
             remedy = "correct it; it is read again when it changes, and at SIGHUP"
-            _LOG.error("config_reload_rejected", detail=text, hint=remedy)
+            _LOG.error("config_reload_rejected", detail=str(error), hint=remedy)
             return None
 
     async def run(self, running: ReloadTargets) -> None:

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from gateway import __version__
 from gateway.app import create_app
 from gateway.app.backends import refuse_unfit
-from gateway.config import Settings, SettingsError, config_path, load
+from gateway.config import Settings, SettingsError, config_path, load, locate
 from gateway.config.resolve import Config, resolve
 from gateway.observability.logging import configure_logging
 from gateway.observability.multiprocess import shared_directory
@@ -62,7 +62,7 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
             if embedded is None:
                 asyncio.run(refuse_unfit(resolved))
         except SettingsError as error:
-            raise SettingsError(f"{path}: {error}") from error
+            raise locate(str(error), os.environ, path) from error
         host = host or settings.server.host
         listener = bind(host, settings.server.port if port is None else port)
         listeners = [listener, *bind_own_ports(settings, listener.getsockname()[1])]

@@ -44,7 +44,10 @@ def open_backend(location: StorageLocation, timeout_s: float) -> Backend:
 def _directory(location: StorageLocation) -> Backend:
     os.umask(_UMASK)
     path = Path(location.prefix)
-    path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+    try:
+        path.mkdir(_DIRECTORY_MODE, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"{path} is a file and not a directory") from None
     return Backend(LocalStore(path, automatic_cleanup=True), _ERRORS, path)
 
 

@@ -4,6 +4,7 @@ After a failure no request waits for the storage, until one call has found it ag
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,18 @@ _LOG = structlog.get_logger("imagegate.storage")
 _OPEN_S: Final = 5.0
 """Seconds without calls after a failure."""
 _DETAIL_MAX_CHARS: Final = 500
+_VENDOR_CODE: Final = re.compile(r"<Code>\s*(\w{1,64})\s*</Code>", re.ASCII)
+_VENDOR_MESSAGE: Final = re.compile(r"<Message>([^<]+)</Message>")
+_HOST: Final = re.compile(r"https?://[^/\s@]+(?=[/\s])")
+_CAUSES: Final = (
+    ("dns error", "the name of the host is not known"),
+    ("ConnectionRefused", "the connection was refused"),
+    ("NetworkUnreachable|HostUnreachable", "the host cannot be reached"),
+    ("InvalidCertificate|invalid peer certificate", "the certificate is not valid, or its issuer is not trusted"),
+    ("InvalidMessage", "the server speaks no TLS"),
+    ("TimedOut", "no response in time"),
+)
+"""Signs in the error's source, and what they mean."""
 
 
 class ObjectNotFoundError(Exception):
@@ -81,9 +94,18 @@ class Source:
 
 
 def brief(error: Exception) -> str:
-    """Returns the message of obstore's error in one line, without its dump of the error's source."""
-    message = " ".join(str(error).partition("Debug source:")[0].split())
-    return f"{type(error).__name__}: {message}"[:_DETAIL_MAX_CHARS]
+    """Returns obstore's error in one line: the vendor's code first, or why there is no connection."""
+    text, _, source = str(error).partition("Debug source:")
+    message = " ".join(text.split())
+    if code := _VENDOR_CODE.search(text):
+        said = _VENDOR_MESSAGE.search(text)
+        message = f"{code[1]}: {' '.join(said[1].split())}" if said else code[1]
+    elif cause := next((words for sign, words in _CAUSES if re.search(sign, source)), ""):
+        host = _HOST.search(text)
+        message = f"{host[0]}: {cause}" if host else cause
+    else:
+        message = f"{type(error).__name__}: {message}"
+    return message[:_DETAIL_MAX_CHARS]
 
 
 class StorageCalls:

@@ -10,6 +10,7 @@ from tests.support.commands import fits, run
 from tests.support.harness import Simulator, serving
 from tests.support.pages import serving_page
 from tests.support.servers import free_port
+from tests.support.storing import s3_server
 
 HEAD = """\
 [redis]
@@ -94,16 +95,38 @@ def test_the_storage_is_tried_and_what_fails_is_told_with_the_remedy(
     assert (0, "") == (done.returncode, done.stderr)
     assert f"storage: {folder.as_uri()}, writable" in done.stdout
     assert [] == [path for path in folder.rglob("*") if path.is_file()]
-    for url, more, words in (
-        ((tmp_path / "imagegate.toml/files").as_uri(), {}, "give the gateway's user access to the directory"),
-        ("s3://none", {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}, "check bucket, region, endpoint"),
-        ("az://none", {}, "Account must be specified; check the container"),
+    for url, words in (
+        ((tmp_path / "imagegate.toml/files").as_uri(), "give the gateway's user access to the directory"),
+        ((tmp_path / "imagegate.toml").as_uri(), "imagegate.toml is a file and not a directory; give"),
+        ("az://none", "Account must be specified; check the container"),
     ):
-        endpoint = {"IMAGEGATE_STORAGE__ENDPOINT": f"http://127.0.0.1:{free_port()}"} if url == "s3://none" else {}
-        done = run("check", **environ, **more, **endpoint, IMAGEGATE_STORAGE__URL=url)
-        assert 1 == done.returncode
-        assert f"storage.url: {url}: " in done.stderr
-        assert words in done.stderr
+        check_storage_refused(environ | {"IMAGEGATE_STORAGE__URL": url}, url, words)
+
+
+def check_storage_refused(environ: dict[str, str], url: str, *words: str) -> None:
+    """The error is the only line, and names the variable."""
+    done = run("check", **environ)
+    assert (1, "", 1) == (done.returncode, done.stdout, done.stderr.count("\n"))
+    assert done.stderr.startswith(f"imagegate: IMAGEGATE_STORAGE__URL: {url}: ")
+    assert "<" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_reasons_for_a_bucket_that_cannot_be_reached_are_told_apart(
+    tmp_path: Path, redis_url: str, simulator: Simulator
+) -> None:
+    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1"))
+    environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "IMAGEGATE_STORAGE__URL": "s3://none"}
+    for endpoint, words in (
+        (f"http://127.0.0.1:{free_port()}", "the connection was refused (an object cannot be written); check bucket"),
+        ("http://none.invalid:9000", "http://none.invalid:9000: the name of the host is not known"),
+        (simulator.url.replace("http:", "https:"), "the server speaks no TLS"),
+    ):
+        check_storage_refused(environ | {"IMAGEGATE_STORAGE__ENDPOINT": endpoint}, "s3://none", words)
+    with s3_server(tmp_path / "s3.log") as endpoint:
+        environ["IMAGEGATE_STORAGE__ENDPOINT"] = endpoint
+        check_storage_refused(environ, "s3://none", "s3://none: NoSuchBucket: ", "; create the bucket, or correct")
 
 
 def test_without_a_home_the_journal_is_said_to_be_missing(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:

@@ -91,7 +91,7 @@ def test_a_report_by_batch_has_a_row_for_requests_of_none(ask: Ask, books: "redi
     settle(books, [*numbered(Settled(batch="batch_1"), 2), Settled()])
     _, names, none, batch, _ = printed(ask("usage", *JULY, "--by", "batch")).splitlines()
     assert ["BATCH", "REQUESTS", "ASKED", "IMAGES", "USD"] == columns(names)
-    assert (["1", "1", "1", "0.0035"], ["batch_1", "2", "2", "2", "0.0070"]) == (columns(none), columns(batch))
+    assert (["-", "1", "1", "1", "0.0035"], ["batch_1", "2", "2", "2", "0.0070"]) == (columns(none), columns(batch))
 
 
 LONG: Final = "customer-" + "x" * 54

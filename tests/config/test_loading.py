@@ -10,6 +10,7 @@ from gateway.config import (
     SettingsError,
     from_document,
     load,
+    locate,
 )
 from gateway.config.secrets import read_secret
 from gateway.domain.accounts import make_secret
@@ -287,6 +288,19 @@ def test_a_variable_that_cannot_be_used_is_named(variable: str, text: str, why: 
     told = error_of(document(), {f"IMAGEGATE_{variable}": text})
     assert f"IMAGEGATE_{variable}" in told
     assert why in told
+
+
+def test_a_value_that_cannot_be_used_is_named_by_its_variable_or_else_by_its_file() -> None:
+    environ = {"IMAGEGATE_STORAGE__SIGNING_KEYS": "", "IMAGEGATE_STORAGE__URL": ""}
+    for problem, told in (
+        ("storage.url: no place", "IMAGEGATE_STORAGE__URL: no place"),
+        ("storage.signing_keys[0]: short", "IMAGEGATE_STORAGE__SIGNING_KEYS: storage.signing_keys[0]: short"),
+        ("storage.redirect: no", "gate.toml: storage.redirect: no"),
+        ("models 'storage.url': links", "gate.toml: models 'storage.url': links"),
+    ):
+        assert told == str(locate(problem, environ, "gate.toml"))
+    told = error_of(document(), {"IMAGEGATE_SERVER__CORS_ORIGINS": '["x"]'})
+    assert told.startswith("IMAGEGATE_SERVER__CORS_ORIGINS: each item must be")
 
 
 def test_a_secret_in_a_variable_of_the_configuration_is_not_repeated() -> None:

@@ -180,7 +180,6 @@ def test_every_problem_of_a_file_is_named_and_nothing_runs(place: Place) -> None
         ("invalid_url", 6, "url"),
         ("streaming_unsupported", 7, "body.stream"),
         ("model_not_found", 8, "body.model"),
-        ("invalid_json_line", 9, None),
         ("invalid_request", 10, "method"),
         ("invalid_request", 11, "custom_id"),
     ] == [(one.code, one.line, one.param) for one in batch.errors.data or []]
@@ -229,6 +228,14 @@ def test_a_create_is_refused_for_what_needs_no_reading(place: Place) -> None:
     assert (400, "invalid_value", "endpoint") == refusal(created | {"endpoint": "/v1/chat/completions"})
     assert (400, "invalid_value", "completion_window") == refusal(created | {"completion_window": "1h"})
     assert (400, "unknown_parameter", "priority") == refusal(created | {"priority": 1})
+    for metadata in ({str(one): "" for one in range(17)}, {"a" * 65: ""}, {"a": "b" * 513}, {"a": 1}, "a"):
+        assert (400, "invalid_value", "metadata") == refusal(created | {"metadata": metadata})
+    for expiry in ({"anchor": "created_at", "seconds": 3599}, {"anchor": "x", "seconds": 3600}, {"seconds": 3600}, 1):
+        assert (400, "invalid_value", "output_expires_after") == refusal(created | {"output_expires_after": expiry})
+    with pytest.raises(openai.BadRequestError, match="'metadata': expected an object of at most 16 pairs of strings"):
+        client.batches.create(**created, metadata={"a": "b" * 513})
+    with pytest.raises(openai.BadRequestError, match="'seconds' from 3600 to 2592000"):
+        client.batches.create(**created, output_expires_after={"anchor": "created_at", "seconds": 1})
     assert 404 == refusal(created | {"input_file_id": "file-unknown"})[0]
     assert 404 == refusal(created, other)[0]
     with pytest.raises(openai.NotFoundError):
@@ -440,6 +447,9 @@ def test_operators_list_show_and_cancel_batches(place: Place) -> None:
     text = httpx.get(f"{place.gateway.url}/metrics", verify=False).text
     assert 'imagegate_batches_ended_total{status="cancelled"}' in text
     assert 'imagegate_batches_open{status="in_progress"}' in text
+    for arguments in (("list", "nobody"), ("show", "nobody", "x"), ("cancel", "nobody", "x")):
+        done = run("batch", *arguments, IMAGEGATE_URL=place.gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
+        assert (1, True) == (done.returncode, "There is no tenant named 'nobody'" in done.stderr)
     unknown = run("batch", "show", "operated", "x", IMAGEGATE_URL=place.gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
     assert (1, True) == (unknown.returncode, "No batch found" in unknown.stderr)
 

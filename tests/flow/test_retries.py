@@ -169,8 +169,10 @@ def test_an_unknown_outcome_is_not_bought_again(pair: list[str], simulator: Simu
     assert ["upstream_error"] * 3 == [answer.json()["error"]["code"] for answer in (first, second, third)]
     assert ["false"] * 3 == [answer.headers["x-should-retry"] for answer in (first, second, third)]
     assert [None, "true", "true"] == [one.headers.get("x-imagegate-replayed") for one in (first, second, third)]
+    told, _, buy_again = first.json()["error"]["message"].partition(" It was charged. ")
+    assert "To buy images nevertheless, send a new Idempotency-Key." == buy_again
     message = second.json()["error"]["message"]
-    assert message.startswith(first.json()["error"]["message"])
+    assert message.startswith(f"{told} An identical request had this outcome")
     assert "30 s" in message or "29 s" in message
     assert "Idempotency-Key" in message
     assert 1 == len(simulator.requests())
@@ -187,6 +189,14 @@ def test_an_unknown_outcome_is_remembered_for_its_own_body(
     gateway = make_gateway(replays={"unknown_outcome_s": 30})
     assert [502] * 3 == [gateway.post(PATHS[0], sent).status_code for sent in ({"prompt": CUT}, body, body)]
     assert 2 == len(simulator.requests())
+
+
+def test_an_unknown_outcome_says_whether_it_was_charged(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    gateway = make_gateway(billing={"charge_unknown_outcomes": False})
+    for _ in range(2):
+        answer = gateway.post(PATHS[0], {"prompt": CUT}, idempotency_key="free")
+        assert "It was not charged. To buy images nevertheless, send a new" in answer.json()["error"]["message"]
+    assert 1 == len(simulator.requests())
 
 
 def test_an_unknown_outcome_of_a_native_request_is_not_bought_again(

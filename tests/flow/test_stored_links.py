@@ -179,6 +179,14 @@ def test_a_link_without_a_part_is_refused(link: str, field: str) -> None:
     assert (403, "link_invalid") == (answer.status_code, code(answer))
 
 
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_link_with_a_repeated_part_is_refused_and_with_another_parameter_opens(link: str, field: str) -> None:
+    value = dict(parse_qsl(urlsplit(link).query))[field]
+    for answer in (fetch(f"{link}&{field}={value}"), fetch(f"{link}&{field}=1")):
+        assert (403, "link_invalid") == (answer.status_code, code(answer))
+    assert 200 == fetch(f"{link}&utm_source=mail").status_code
+
+
 def test_a_signature_opens_no_image_of_another_tenant(place: Place, link: str) -> None:
     other = Gateway(place.first.url, new_key(place.first.url, "globex"))
     url = other.generate(prompt="a cat", response_format="url").json()["data"][0]["url"]

@@ -2,10 +2,11 @@
 
 import asyncio
 import base64
+import codecs
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,7 @@ from gateway.jobs.files import FileRecord
 from gateway.storage.pictures import StoredPicture
 from tests.support.batching import ENDPOINT, line
 
+RULES = InputRules(ENDPOINT, 1000, 10_000, 10, lambda name: name)
 MANIFEST = manifest_name("acme", 3600, "0" * 32)
 
 
@@ -55,7 +57,7 @@ def validated(*lines: object) -> Validation:
 
 
 def validated_bytes(data: bytes, line_max_bytes: int = 10_000, size: int = 7) -> Validation:
-    rules = InputRules(ENDPOINT, 1000, line_max_bytes, 10, lambda name: name)
+    rules = replace(RULES, line_max_bytes=line_max_bytes)
     return asyncio.run(validate(chunks(data, [size]), rules))
 
 
@@ -66,6 +68,22 @@ def test_the_index_leads_to_each_line() -> None:
         first, last = entry_range(number)
         offset, length = read_entry(bytes(found.index[first : last + 1]))
         assert expected == json.loads(data[offset : offset + length])
+
+
+def test_a_byte_order_mark_and_empty_lines_are_skipped_and_lines_keep_their_numbers() -> None:
+    texts = [b"", b" \t\r", json.dumps(line("a")).encode(), b"", json.dumps(line("b") | {"url": "/x"}).encode(), b""]
+    found = asyncio.run(validate(chunks(codecs.BOM_UTF8 + b"\n".join(texts), [7]), RULES))
+    assert [("invalid_url", 5)] == [(error.code, error.line) for error in found.errors]
+    data = codecs.BOM_UTF8 + json.dumps(line("a")).encode()
+    found = asyncio.run(validate(chunks(data, [2]), RULES))
+    offset, length = read_entry(bytes(found.index))
+    assert ([], line("a")) == (found.errors, json.loads(data[offset : offset + length]))
+
+
+def test_empty_lines_are_bounded() -> None:
+    [error] = asyncio.run(validate(chunks(b"\n" * 1001, [1]), RULES)).errors
+    assert "too_many_tasks" == error.code
+    assert "empty_file" == asyncio.run(validate(chunks(b"\n" * 1000, [1]), RULES)).errors[0].code
 
 
 def test_a_file_keeps_100_errors_and_a_long_line_is_one() -> None:

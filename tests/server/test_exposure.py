@@ -113,6 +113,19 @@ def test_a_secret_that_others_can_read_or_write_is_named(
     assert [] == warnings(environ, ADMIN__KEY__FILE=str(secret))
 
 
+@pytest.mark.parametrize(("mode", "words"), [(0o755, "read"), (0o711, "read"), (0o770, "write")])
+def test_a_storage_directory_that_others_can_read_or_write_is_named(
+    environ: dict[str, str], tmp_path: Path, mode: int, words: str
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    folder.chmod(mode)
+    (told,) = warnings(environ, STORAGE__URL=folder.as_uri())
+    assert f"storage.url: other users may {words} {folder} (mode {mode:04o}); chmod 0750 {folder}" == told
+    folder.chmod(0o750)
+    assert [] == warnings(environ, STORAGE__URL=folder.as_uri())
+
+
 def test_a_configuration_that_others_can_write_is_named(environ: dict[str, str]) -> None:
     path = Path(environ["IMAGEGATE_CONFIG"])
     path.chmod(0o666)

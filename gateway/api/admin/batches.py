@@ -12,6 +12,7 @@ from gateway.api.batches import cancel_batch, describe_batch, list_page
 from gateway.api.bodies import json_response
 from gateway.domain.audit import Actor, AuditEvent
 from gateway.jobs.batches import TRANSITIONS, Batch, BatchStatus, BatchStore
+from gateway.tenants.store import no_tenant, read_fields
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -30,19 +31,26 @@ class BatchSection:
         }
 
     async def list_batches(self, request: Request, _: Actor) -> Response:
-        return await list_page(request, self.store, request.path_params["name"], _describe)
+        return await list_page(request, self.store, await self._tenant(request), _describe)
 
     async def get(self, request: Request, _: Actor) -> Response:
-        return json_response(_describe(await self.store.get(request.path_params["name"], request.path_params["id"])))
+        return json_response(_describe(await self.store.get(await self._tenant(request), request.path_params["id"])))
 
     async def cancel(self, request: Request, actor: Actor) -> Response:
         """Cancels a batch. The audit entry precedes the change, so that none is missing."""
-        name, batch_id = request.path_params["name"], request.path_params["id"]
+        name, batch_id = await self._tenant(request), request.path_params["id"]
         batch = await self.store.get(name, batch_id)
         if BatchStatus.CANCELLING in TRANSITIONS[batch.status]:
             before, after = ({"id": batch_id, "status": one.value} for one in (batch.status, BatchStatus.CANCELLING))
             await self.audit(AuditEvent(actor, "batch.cancel", name, batch.key_id, before, after))
         return json_response(_describe(await cancel_batch(self.store, name, batch_id, time.time())))
+
+    async def _tenant(self, request: Request) -> str:
+        """Raises: GatewayError NOT_FOUND. Redis: one round trip."""
+        name: str = request.path_params["name"]
+        if not await read_fields(self.store.redis, name):
+            raise no_tenant(name)
+        return name
 
 
 def _describe(batch: Batch) -> dict[str, object]:

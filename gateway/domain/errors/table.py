@@ -61,7 +61,7 @@ class ErrorCode(Enum):
     INVALID_API_KEY = caller("invalid_api_key", 401, "Incorrect API key provided.")
     AUTHENTICATION_THROTTLED = limit(
         "authentication_throttled",
-        "Too many failed authentication attempts from this address. Please try again later.",
+        "Too many wrong keys or links from this address. Please try again later.",
         shows_detail=False,
     )
     REQUESTS_THROTTLED = limit("requests_throttled", "Too many requests with this key. Please try again in 1 s.")

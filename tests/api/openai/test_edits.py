@@ -204,6 +204,20 @@ def test_the_type_of_a_file_is_that_of_its_content(content: bytes, found: str) -
     assert (ErrorCode.INVALID_VALUE, "image", expected) == (error.error_code, error.param, error.message)
 
 
+def test_an_edit_of_a_batch_names_what_its_images_may_be() -> None:
+    def told(**values: Any) -> tuple[str | None, str]:
+        body = msgspec.json.encode({"prompt": "a sailor"} | values)
+        with pytest.raises(GatewayError) as refused:
+            parse_edit(body, CATALOG, Tenant("acme"), OpenAIOptions(), is_batch_line=True)
+        return refused.value.param, refused.value.message
+
+    assert "images" == told()[0]
+    assert "images" == told(images=["x"])[0]
+    assert "or the 'file_id' of an uploaded image." in told(images=["x"])[1]
+    assert "image" == refusal().param
+    assert "or a file of a form." in refusal(images=["x"]).message
+
+
 def test_an_empty_file_is_refused() -> None:
     assert "Invalid file 'image': it is empty." == refusal(head(content=b"")).message
 
