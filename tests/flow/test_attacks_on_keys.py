@@ -114,12 +114,12 @@ def test_a_tenants_key_shows_nothing_of_another_tenant_on_any_route(make_gateway
     ]
     gateway = make_gateway(models=models, metrics={"port": free_port()})
     gateway.admin("PATCH", "/tenants/acme", {"models": ["image-01"]})
-    bravos = new_key(gateway.url, "bravo", limits={"requests_per_minute": 7331})
+    bravos = new_key(gateway.url, "bravo", limits={"requests_per_minute": 733_109})
     (described,) = gateway.admin("GET", "/tenants/bravo/keys").json()["data"]
     body = {"model": "restricted-model", "prompt": "bravos-secret-prompt", "response_format": "url"}
     bought = Gateway(gateway.url, bravos).generate(**body, n=1)
     assert 200 == bought.status_code
-    planted = {"bravo", "7331", described["id"], bravos[-16:], bought.json()["data"][0]["url"]}
+    planted = {"bravo", "733109", described["id"], bravos[-16:], bought.json()["data"][0]["url"]}
     names = {
         "name": "bravo",
         "id": described["id"],

@@ -182,8 +182,8 @@ def ignores_hangups(pid: int) -> bool:
 @pytest.mark.slow
 def test_a_certificate_that_is_missing_is_named(configuration: Path) -> None:
     said = refused(configuration, SERVER__TLS__CERTIFICATE="/nowhere/tls.crt", SERVER__TLS__KEY="/nowhere/tls.key")
-    reason = "server.tls.certificate: /nowhere/tls.crt cannot be read (No such file or directory)"
-    assert f"imagegate: FILE: {reason}\n" == said
+    reason = "/nowhere/tls.crt cannot be read (No such file or directory)"
+    assert f"imagegate: IMAGEGATE_SERVER__TLS__CERTIFICATE: {reason}\n" == said
 
 
 @pytest.mark.slow
@@ -254,14 +254,14 @@ def test_a_command_says_when_the_admin_api_is_elsewhere(configuration: Path) -> 
 @pytest.mark.slow
 def test_two_listeners_on_one_port_are_refused(configuration: Path) -> None:
     said = refused(configuration, ADMIN__PORT="9464", METRICS__PORT="9464")
-    assert "imagegate: FILE: admin.port: 9464 is already metrics.port; choose another\n" == said
+    assert "imagegate: IMAGEGATE_ADMIN__PORT: 9464 is already metrics.port; choose another\n" == said
 
 
 @pytest.mark.parametrize("table", ["admin", "metrics"])
 def test_the_gateway_s_own_port_is_refused_for_another_listener(configuration: Path, table: str) -> None:
     said = refused(configuration, SERVER__PORT="9470", **{f"{table.upper()}__PORT": "9470"})
-    reason = f"{table}.port: 9470 is already server.port; choose another, or 0 to share it"
-    assert f"imagegate: FILE: {reason}\n" == said
+    reason = "9470 is already server.port; choose another, or 0 to share it"
+    assert f"imagegate: IMAGEGATE_{table.upper()}__PORT: {reason}\n" == said
 
 
 def test_metrics_are_told_until_the_last_request_is_done(
@@ -320,4 +320,4 @@ def test_what_a_client_forges_before_a_trusted_proxy_is_not_believed(configurati
 def test_a_network_that_is_none_is_named(configuration: Path) -> None:
     said = refused(configuration, SERVER__TRUSTED_PROXIES='["10.0.0.1/8"]')
     reason = "10.0.0.1/8 has host bits set; expected addresses or networks, as '10.0.0.0/8'"
-    assert f"imagegate: FILE: server.trusted_proxies: {reason}\n" == said
+    assert f"imagegate: IMAGEGATE_SERVER__TRUSTED_PROXIES: {reason}\n" == said
