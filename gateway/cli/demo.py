@@ -224,9 +224,9 @@ imagegate is ready.
   data        {Path(str(info["redis_url"]).removeprefix("unix://")).parent}
 
 {free if info["simulator_url"] else billed}
-Both keys are valid until the demo stops; the next run makes new ones, and pauses
-the batches of this run's. Its data is then deleted, unless it was started with
---keep DIR.
+Both keys are valid until the demo stops. The next run makes new ones, and the
+batches of this run's keys pause. Its data is then deleted, unless it was
+started with --keep DIR.
 
 Try it in another terminal. The response contains the image's URL:
 

@@ -164,6 +164,13 @@ class Metrics:
         self.batch_lines = self._counters("batch_lines_total", "Lines of batches that ended.", "result")
         self.batches_ended = self._counters("batches_ended_total", "Batches that ended.", "status")
         self.webhooks = self._counters("webhook_attempts_total", "Attempts to deliver an event.", "result")
+        for counter, values in (
+            (self.batch_lines, ("completed", "failed")),
+            (self.batches_ended, ("completed", "failed", "expired", "cancelled")),
+            (self.webhooks, ("delivered", "failed", "given_up")),
+        ):
+            for value in values:
+                counter.labels(value)  # rare: a rate needs the 0 before the first
         self.connections = self._gauge("connections", "Open connections of clients, including TLS handshakes.")
         self.connections_over_bound = self._counters(
             "connections_over_bound_total",

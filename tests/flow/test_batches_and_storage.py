@@ -257,7 +257,8 @@ def ended(client: openai.OpenAI, batch: Batch) -> int:
 
 
 def paused(client: openai.OpenAI, batch: Batch) -> str | None:
-    """Returns why a batch is paused."""
+    """Returns why a batch is paused. Reads of batches are limited to 20 a second."""
+    time.sleep(0.1)
     return client.batches.with_raw_response.retrieve(batch.id).headers.get("x-imagegate-batch-paused")
 
 

@@ -80,7 +80,7 @@ def test_a_database_that_is_not_there_is_refused_with_the_remedy(
 
 def test_check_says_what_may_be_wrong_with_an_address_where_nobody_answers(config: Path) -> None:
     done = run("check", "--config", str(config), IMAGEGATE_REDIS__URL=f"redis://127.0.0.1:{free_port()}/0")
-    check_refused(done, "redis.url", "does not respond", "check that it is running", "rediss://")
+    check_refused(done, "IMAGEGATE_REDIS__URL", "does not respond", "check that it is running", "rediss://")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_login_that_cannot_be_used_is_one_line(
 @each_command
 def test_a_url_that_cannot_be_used_is_one_line_with_the_forms(config: Path, command: tuple[str, ...], url: str) -> None:
     done = run(*command, "--config", str(config), IMAGEGATE_REDIS__URL=url)
-    check_refused(done, "redis.url", "redis+sentinel://", "redis+cluster://", "embedded")
+    check_refused(done, "IMAGEGATE_REDIS__URL", "redis+sentinel://", "redis+cluster://", "embedded")
     assert "hunter2" not in done.stderr
 
 
