@@ -31,7 +31,7 @@ class BodyLimits:
     timeout_s: float
     content_types: str = "'application/json'"
     progress_bytes: int = 0
-    """If set, `timeout_s` is the time in which so many bytes of a form must arrive, instead of all of it."""
+    """If set, a form may take `timeout_s` for each part of this size, instead of for all of it."""
 
 
 def context_of(connection: HTTPConnection) -> RequestContext:

@@ -211,7 +211,6 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
 def _render_instructions(info: Mapping[str, str | None], settings: Settings) -> str:
     metrics = url_of(settings.metrics.host, settings.metrics.port) if settings.metrics.port else info["admin_url"]
     upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
-    free, billed = "Its images are drawn locally and cost nothing.", "Every image is billed to your key."
     return f"""
 imagegate is ready.
 
@@ -223,7 +222,7 @@ imagegate is ready.
   upstream    {upstreams}
   data        {Path(str(info["redis_url"]).removeprefix("unix://")).parent}
 
-{free if info["simulator_url"] else billed}
+{"Its images are drawn locally and cost nothing." if info["simulator_url"] else "Every image is billed to your key."}
 Both keys are valid until the demo stops. The next run makes new ones, and the
 batches of this run's keys pause. Its data is then deleted, unless it was
 started with --keep DIR.

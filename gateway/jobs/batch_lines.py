@@ -1,8 +1,7 @@
 """Runs one line of a batch: an ordinary request of its tenant, whose pictures are stored.
 
 Invariant: a line is bought once. Its order has the line as its identity (metering/lua/repeats.lua), so that two
-processes never buy it twice, and a process that died leaves an order that decides: free, running, or of an outcome that
-nobody knows.
+processes never buy it twice. If a process dies, the state of its order decides: free, running, or of unknown outcome.
 """
 
 import asyncio
@@ -98,7 +97,7 @@ class LineEnd:
     delay_s: float = 0.0
     failures_max: int = 0
     pause_s: float = 0.0
-    """No other line of the batch begins for so long; longer if the line failed since its images were lost."""
+    """Pause before the next line of the batch begins; longer if images of this one were lost."""
     pause_reason: str = ""
 
 
@@ -129,7 +128,7 @@ class LineRunner:
         """Runs a claimed line.
 
         A result is stored and recorded before it is settled. So a process that dies leaves either a line that ended, or
-        an unknown outcome, and never images that are known to be charged and that nobody has.
+        an unknown outcome, and never images that are charged and lost.
         """
         batch, number = claimed.batch, claimed.number
         account, line = ByteAccount(self._budget, batch.tenant), None

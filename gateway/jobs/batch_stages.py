@@ -227,7 +227,7 @@ class BatchStages:
             if error.error_code is not ErrorCode.NOT_FOUND:
                 raise
             _LOG.error("batch_input_lost", tenant=batch.tenant, batch=batch.id, lines=len(starts))
-            return  # without their custom IDs, lines are nobody's; they are counted
+            return  # a client cannot match lines without their custom IDs; the counts include them
         async for offset, _, text in read_lines(content, self._line_max_bytes[batch.endpoint]):
             if (number := starts.get(offset, 0)) and text is not None:
                 custom_id = msgspec.json.decode(text, type=BatchRequest).custom_id

@@ -20,9 +20,9 @@ _RECORDS: Final = ("files", "file_expiries", "file_keys")
 """Redis keys of a tenant, see lua/add_file.lua."""
 _ID: Final = re.compile(r"file-[0-9a-f]{32}", re.ASCII)
 _LISTED_BYTES: Final = 4096
-"""Of a record and its copies while a list is made: its name has at most 255 characters."""
+"""Memory of one record and its copies while a list is rendered. A file name has at most 255 characters."""
 _POSITION_S: Final = 3600
-"""Clients delete files while they page through them: a page may begin after one that was deleted so long ago."""
+"""Retention of a deleted file's position, because clients delete files while they page through them."""
 
 
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

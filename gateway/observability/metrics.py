@@ -143,6 +143,7 @@ class Metrics:
         )
         self._series = SeriesCap(dropped, directory)
         self._define_requests()
+        self._define_batches()
         self._define_upstream()
         self._define_storage()
         self._define_process()
@@ -161,16 +162,6 @@ class Metrics:
             "Requests that got the outcome of an order which they repeat, and bought nothing.",
             "reason",
         )
-        self.batch_lines = self._counters("batch_lines_total", "Lines of batches that ended.", "result")
-        self.batches_ended = self._counters("batches_ended_total", "Batches that ended.", "status")
-        self.webhooks = self._counters("webhook_attempts_total", "Attempts to deliver an event.", "result")
-        for counter, values in (
-            (self.batch_lines, ("completed", "failed")),
-            (self.batches_ended, ("completed", "failed", "expired", "cancelled")),
-            (self.webhooks, ("delivered", "failed", "given_up")),
-        ):
-            for value in values:
-                counter.labels(value)  # rare: a rate needs the 0 before the first
         self.connections = self._gauge("connections", "Open connections of clients, including TLS handshakes.")
         self.connections_over_bound = self._counters(
             "connections_over_bound_total",
@@ -194,6 +185,18 @@ class Metrics:
         self.pending_settlements = self._gauge(
             "pending_settlements", "Ended requests that are not settled in Redis yet."
         )
+
+    def _define_batches(self) -> None:
+        self.batch_lines = self._counters("batch_lines_total", "Lines of batches that ended.", "result")
+        self.batches_ended = self._counters("batches_ended_total", "Batches that ended.", "status")
+        self.webhooks = self._counters("webhook_attempts_total", "Attempts to deliver an event.", "result")
+        for counter, values in (
+            (self.batch_lines, ("completed", "failed")),
+            (self.batches_ended, ("completed", "failed", "expired", "cancelled")),
+            (self.webhooks, ("delivered", "failed", "given_up")),
+        ):
+            for value in values:
+                counter.labels(value)  # rare: a rate needs the 0 before the first
 
     def _define_upstream(self) -> None:
         self.overhead_seconds = self._histogram(
