@@ -223,9 +223,9 @@ imagegate is ready.
   data        {Path(str(info["redis_url"]).removeprefix("unix://")).parent}
 
 {"Its images are drawn locally and cost nothing." if info["simulator_url"] else "Every image is billed to your key."}
-Both keys are valid until the demo stops. The next run makes new ones, and the
-batches of this run's keys pause. Its data is then deleted, unless it was
-started with --keep DIR.
+Both keys are valid until the demo stops. It then deletes its data. With
+--keep DIR it keeps the data, but the next run makes new keys, and batches that
+were created with the old ones pause.
 
 Try it in another terminal. The response contains the image's URL:
 
