@@ -152,7 +152,7 @@ def _validation_error(message: str) -> GatewayError:
     if named := _FIELD.fullmatch(problem):
         param, problem = f"{place}.{named[1]}".lstrip(".")[:_SHOWN_MAX_CHARS], problem[: 2 * _SHOWN_MAX_CHARS]
     elif "regex" in problem or "Expected `str" in problem:
-        expected = _WORDS.get(place.rpartition(".")[2].partition("[0")[0])
+        expected = _WORDS.get(re.sub(r"\[\d+\]\Z", "", place.rpartition(".")[2]))
         problem = f"Expected {expected}" if expected else problem
     return GatewayError(ErrorCode.INVALID_VALUE, f"{place or 'The body'}: {problem}.", param=param)
 
