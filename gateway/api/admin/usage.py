@@ -23,7 +23,8 @@ from gateway.api.refusals import refused_value, wrong_value
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
 from gateway.domain.usage import MEASURES, Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
-from gateway.metering.ledger import READINGS_MAX, Ledger, Place, Reading
+from gateway.metering.ledger import Ledger
+from gateway.metering.record_places import READINGS_MAX, Place, Reading
 from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
 
