@@ -149,6 +149,7 @@ def test_the_lines_of_a_batch_need_room_in_the_storage(place: Place) -> None:
 
 def test_a_line_without_room_in_the_storage_is_not_bought(place: Place) -> None:
     client = place.client("tight", storage_bytes=100_000)
+    client.images.generate(prompt="measured")
     batch = begin(client, [line(str(number), f"tight {number}") for number in range(4)])
     wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is paused")
     assert 0 == place.prompts("tight ")
@@ -237,6 +238,15 @@ def test_a_forecast_counts_the_concurrency_and_the_batches_before(place: Place) 
         client.batches.cancel(batch.id)
     assert forecasts[0] >= 2 * left / 2
     assert forecasts[1] >= 2 * (left + 8) / 2
+
+
+def test_a_forecast_before_the_first_call_of_its_kind_is_left_out(place: Place) -> None:
+    client = place.client("first", storage_bytes=100_000)
+    batch = begin(client, [line("a", n=4)])
+    wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is in progress")
+    response = client.batches.with_raw_response.retrieve(batch.id)
+    assert response.headers.get("x-imagegate-batch-eta-s") is None
+    client.batches.cancel(batch.id)
 
 
 def test_a_forecast_that_fails_is_left_out(place: Place) -> None:
