@@ -16,7 +16,7 @@ import pytest
 import redis
 from openai.types import Batch
 
-from tests.support.batching import ENDPOINT, begin, line, read, sdk, upload, wait
+from tests.support.batching import ENDPOINT, begin, line, read, upload, wait
 from tests.support.harness import (
     REDIS_BINARIES,
     Gateway,
@@ -31,6 +31,7 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.loading import wait_until_settled
+from tests.support.sdks import sdk
 
 
 @dataclass(frozen=True)
