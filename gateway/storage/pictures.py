@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import pybase64
 
-from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.errors import GatewayError
 from gateway.domain.images import Base64Image, Format
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.observability.metrics import Metrics
@@ -205,11 +205,7 @@ class PictureStore:
 
     async def _decode(self, encoded: memoryview, memory: ByteAccount) -> bytes:
         """Returns the bytes of a picture, as soon as there is memory for them. Raises: GatewayError MEMORY_FULL."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await memory.wait_for(len(encoded) * 3 // 4)
-        except TimeoutError:
-            raise GatewayError(ErrorCode.MEMORY_FULL) from None
+        await memory.wait_within(len(encoded) * 3 // 4, self._timeout_s)
         return await asyncio.to_thread(pybase64.b64decode, encoded, validate=True)
 
 

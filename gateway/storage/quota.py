@@ -33,14 +33,19 @@ class StorageQuota:
         self._take = load_script(redis, "storage/take_room")
         self._give_back = load_script(redis, "storage/give_back")
 
-    async def take(self, tenant: str, size_bytes: int, keep_s: int | None = None, expires_s: int = 0) -> int:
+    async def take(
+        self, tenant: str, size_bytes: int, keep_s: int | None = None, expires_s: int = 0, holder: str = ""
+    ) -> int:
         """Counts bytes before they are stored. A later call for the same object passes its `expires_s`.
+
+        `holder`: the kind of the tenant's hash that remembers them, so that a repeated call counts nothing.
 
         Returns: when they expire, in Unix seconds: the first full hour after `keep_s`, or after the tenant's time.
         Raises: GatewayError STORAGE_QUOTA_EXHAUSTED, or STORAGE_UNAVAILABLE during an erasure, and nothing is counted.
         Redis: one round trip, lua/take_room.lua.
         """
-        keys = [record(self._redis, tenant, kind) for kind in ("tenant", "stored", "erasing")]
+        kinds = ("tenant", "stored", "erasing", *([holder] if holder else []))
+        keys = [record(self._redis, tenant, kind) for kind in kinds]
         terms = self._terms
         args = [size_bytes, keep_s or 0, terms.keep_hours, terms.max_bytes, expires_s // HOUR_S]
         hour, max_bytes = cast("list[int]", await self._take(keys, [*args]))
@@ -53,9 +58,13 @@ class StorageQuota:
             raise GatewayError(ErrorCode.STORAGE_QUOTA_EXHAUSTED, message)
         return hour * HOUR_S
 
-    async def give_back(self, tenant: str, size_bytes: int, expires_s: int) -> None:
-        """Takes back bytes that were deleted, or not stored. Redis: one round trip, lua/give_back.lua."""
-        await self._give_back([record(self._redis, tenant, "stored")], [expires_s // HOUR_S, size_bytes])
+    async def give_back(self, tenant: str, size_bytes: int, expires_s: int, holder: str = "") -> None:
+        """Takes back bytes that were deleted, or not stored; those of a holder once.
+
+        Redis: one round trip, lua/give_back.lua.
+        """
+        keys = [record(self._redis, tenant, kind) for kind in ("stored", *([holder] if holder else []))]
+        await self._give_back(keys, [expires_s // HOUR_S, size_bytes])
 
     async def stored_bytes(self, tenant: str, now_s: float) -> int:
         """Returns the bytes that a tenant stores. Redis: one round trip."""

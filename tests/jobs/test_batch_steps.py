@@ -14,7 +14,7 @@ import pytest
 
 from gateway.domain.tenants import ApiKey, Principal, Tenant
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
-from gateway.jobs.batch_stages import BatchStages
+from gateway.jobs.batch_stages import LINE_STORED_BYTES, BatchStages
 from gateway.jobs.batches import Batch, BatchLimits, BatchStatus, BatchStore, new_batch_id
 from gateway.jobs.files import Files
 from gateway.redis import Client, execute
@@ -158,6 +158,35 @@ async def test_a_line_behind_a_byte_order_mark_that_never_ran_is_in_the_error_fi
         objects = await gateway.files.objects.get(file.objects[0])
         found = [json.loads(text) for text in b"".join([chunk async for chunk in objects]).splitlines()]
     assert ["a", "b"] == [entry["custom_id"] for entry in found]
+
+
+async def test_the_lines_of_a_batch_are_counted_once_however_often_its_file_is_validated(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """A process that dies, or Redis that fails, between two commands of the step repeats it."""
+    async with connected(redis_url) as redis:
+        gateway = Gateway(redis, tmp_path)
+        batch, process = await gateway.create(), gateway.process(known)
+        before = await gateway.quota.stored_bytes("acme", time.time())
+        for _ in range(3):
+            assert await take(process, batch)
+        counted = await gateway.quota.stored_bytes("acme", time.time()) - before
+    assert LINE_STORED_BYTES == counted
+
+
+async def test_a_batch_that_is_cancelled_while_its_file_is_validated_leaves_nothing_that_counts(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with connected(redis_url) as redis:
+        gateway = Gateway(redis, tmp_path)
+        batch, process = await gateway.create(), gateway.process(known)
+        before = await gateway.quota.stored_bytes("acme", time.time())
+        assert await gateway.store.advance(batch, BatchStatus.CANCELLING, time.time())
+        for _ in range(2):  # processes that began before the cancellation
+            await process.validate(batch)
+        counted = await gateway.quota.stored_bytes("acme", time.time()) - before
+        [index] = gateway.store.keys("acme", f"batch:{batch.id}:index")
+        assert (0, 0) == (counted, await execute(redis, redis.exists(index), int))
 
 
 def known(name: str | None, _: Tenant) -> str | None:
