@@ -14,7 +14,7 @@ from gateway.jobs.uploads import PART_BYTES, Upload, part_name
 from gateway.metering.reservations import redis_keys
 from gateway.redis import Client, execute, load_script
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject, UnsatisfiableRangeError
-from gateway.storage.quota import StorageQuota
+from gateway.storage.quota import HOUR_S, STORED, StorageQuota
 
 _RECORDS: Final = ("files", "file_expiries", "file_keys")
 """Redis keys of a tenant, see lua/add_file.lua."""
@@ -108,7 +108,7 @@ class Files:
         self._clock = clock
         self._new_id = new_id
         self._add_file = load_script(redis, "jobs/add_file")
-        self._remove_file = load_script(redis, "jobs/remove_file")
+        self._remove_file = load_script(redis, "jobs/remove_file", STORED)
 
     def begin_upload(self, tenant: str, memory: ByteAccount, *, is_hashed: bool = False) -> Upload:
         return Upload(
@@ -222,11 +222,10 @@ class Files:
             await deleter.add(record)
         else:
             await self.objects.delete(_parts(record))
-        names = (*_RECORDS, f"deleted_file:{record.id}")
+        names = (*_RECORDS, f"deleted_file:{record.id}", "stored")
         keys = redis_keys(self._redis.prefix, record.tenant, *names)
-        is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S])
-        if is_removed and record.stored_until:
-            await self._quota.give_back(record.tenant, record.bytes, record.stored_until)
+        counted = (record.stored_until // HOUR_S, record.bytes if record.stored_until else 0)
+        is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S, *counted])
         if is_removed and deleter:
             await deleter.begin(record)
 

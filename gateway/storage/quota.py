@@ -12,6 +12,8 @@ from gateway.redis import Client, execute, load_script
 from gateway.tenants.records import record
 
 HOUR_S: Final = 3600
+STORED: Final = ("storage/stored",)
+"""What stands before the scripts that take stored bytes back."""
 ERASURE_TTL_S: Final = 31 * 24 * 3600
 """No object is kept for longer."""
 
@@ -31,7 +33,7 @@ class StorageQuota:
         self._redis = redis
         self._terms = terms
         self._take = load_script(redis, "storage/take_room")
-        self._give_back = load_script(redis, "storage/give_back")
+        self._give_back = load_script(redis, "storage/give_back", STORED)
 
     async def take(
         self, tenant: str, size_bytes: int, keep_s: int | None = None, expires_s: int = 0, holder: str = ""

@@ -14,7 +14,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.jobs.files import FileRecord, Files
 from gateway.jobs.uploads import PART_BYTES
-from gateway.redis import LeaderLock
+from gateway.redis import Client, LeaderLock, execute
 from gateway.storage.location import StorageLocation
 from gateway.storage.objects import UnsatisfiableRangeError
 from gateway.storage.quota import StorageQuota, StorageTerms
@@ -175,6 +175,24 @@ async def test_a_renderer_that_fails_at_once_fails_the_call(redis_url: str, tmp_
 
 
 @pytest.mark.slow
+async def test_a_file_and_its_bytes_go_in_one_command(redis_url: str, tmp_path: Path) -> None:
+    """So no crash is between them, after which a file that is gone would count for 30 days."""
+
+    async def scripts_run(client: Client) -> int:
+        stats = await execute(client, client.info("commandstats"), dict[str, dict[str, int]])
+        return stats["cmdstat_evalsha"]["calls"]
+
+    async with opened(redis_url, tmp_path) as desk, connected(redis_url) as client:
+        quota, record = StorageQuota(client, StorageTerms(24, 2**40)), await desk.upload(b"x" * 9)
+        await desk.files.delete(await desk.upload())  # Redis has the script
+        assert 9 == await quota.stored_bytes("acme", 0)
+        before = await scripts_run(client)
+        await desk.files.delete(record)
+        assert (1, 0) == (await scripts_run(client) - before, await quota.stored_bytes("acme", 0))
+        await desk.files.delete(record)
+        assert 0 == await quota.stored_bytes("acme", 0)
+
+
 async def test_a_file_in_a_bucket_is_stored_in_parts_read_and_deleted(redis_url: str, tmp_path: Path) -> None:
     with storing.s3_server(tmp_path / "log") as url:
         async with opened(redis_url, tmp_path, location=storing.in_bucket(url, "own/prefix")) as desk:
