@@ -4,11 +4,12 @@ Invariant: what expires is no longer counted, also if the process that stored it
 nothing is stored for it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.redis import Client, execute, load_script
+from gateway.redis import Client, Value, execute, load_script
 from gateway.tenants.records import record
 
 HOUR_S: Final = 3600
@@ -34,6 +35,7 @@ class StorageQuota:
         self._terms = terms
         self._take = load_script(redis, "storage/take_room")
         self._give_back = load_script(redis, "storage/give_back", STORED)
+        self._begin_deletion = load_script(redis, "storage/begin_deletion", STORED)
 
     async def take(
         self, tenant: str, size_bytes: int, keep_s: int | None = None, expires_s: int = 0, holder: str = ""
@@ -67,6 +69,22 @@ class StorageQuota:
         """
         keys = [record(self._redis, tenant, kind) for kind in ("stored", *([holder] if holder else []))]
         await self._give_back(keys, [expires_s // HOUR_S, size_bytes])
+
+    async def begin_deletion(self, tenant: str, pictures: Iterable[tuple[str, int, int]]) -> None:
+        """Takes back the bytes of pictures before they are deleted, however often that is repeated.
+
+        `pictures`: ID, bytes and expiry in Unix seconds. Redis: one round trip, lua/begin_deletion.lua.
+        """
+        keys = [record(self._redis, tenant, kind) for kind in ("stored", "deleting")]
+        args: list[Value] = [ERASURE_TTL_S]
+        for picture_id, size_bytes, expires_s in pictures:
+            args += [picture_id, expires_s // HOUR_S, size_bytes]
+        await self._begin_deletion(keys, args)
+
+    async def end_deletion(self, tenant: str, picture_ids: Iterable[str]) -> None:
+        """Forgets pictures that are deleted. Redis: one round trip."""
+        name = record(self._redis, tenant, "deleting")
+        await execute(self._redis, self._redis.srem(name, *picture_ids), int)
 
     async def stored_bytes(self, tenant: str, now_s: float) -> int:
         """Returns the bytes that a tenant stores. Redis: one round trip."""
