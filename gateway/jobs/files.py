@@ -147,6 +147,13 @@ class Files:
             await upload.discard()
         return added
 
+    async def check_room(self, tenant: str) -> None:
+        """Raises: GatewayError REQUEST_EXCEEDS_LIMIT if a tenant has `max_files` files. Redis: one round trip."""
+        [name] = redis_keys(self._redis.prefix, tenant, "file_expiries")
+        count = await execute(self._redis, self._redis.zcount(name, f"({int(self._clock())}", "+inf"), int)
+        if count >= self._max_files:
+            raise _too_many(self._max_files)
+
     async def add_rendered(
         self,
         file_id: str,
@@ -160,7 +167,7 @@ class Files:
     ) -> FileRecord:
         """Makes a file whose content is rendered by `renderers[source.partition(":")[0]]`. Idempotent by its ID.
 
-        It is made however many files the tenant has: its caller bounds them.
+        It is made however many files the tenant has: see `check_room`.
         """
         record = FileRecord(
             id=file_id,
@@ -275,10 +282,7 @@ class Files:
         if state == "reused":
             raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
         if state == "full":
-            raise GatewayError(
-                ErrorCode.REQUEST_EXCEEDS_LIMIT,
-                f"The tenant has {max_files} files, which is the limit. Delete files that are no longer needed.",
-            )
+            raise _too_many(max_files)
         return _decode(known[0]) if known else record
 
     async def _position(self, tenant: str, file_id: str) -> tuple[int, str]:
@@ -294,6 +298,11 @@ class Files:
 
 def no_file(file_id: str, param: str = "id") -> GatewayError:
     return GatewayError(ErrorCode.NOT_FOUND, f"No such File object: {file_id[:64]}", param=param)
+
+
+def _too_many(max_files: int) -> GatewayError:
+    text = f"The tenant has {max_files} files, which is the limit. Delete files that are no longer needed."
+    return GatewayError(ErrorCode.REQUEST_EXCEEDS_LIMIT, text)
 
 
 def _decode(text: object) -> FileRecord:
