@@ -12,7 +12,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount
 from gateway.jobs.uploads import PART_BYTES, Upload, part_name
 from gateway.metering.reservations import redis_keys
-from gateway.redis import Client, execute, load_script
+from gateway.redis import Client, Value, execute, load_script
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject, UnsatisfiableRangeError
 from gateway.storage.quota import HOUR_S, STORED, StorageQuota
 
@@ -107,7 +107,7 @@ class Files:
         self._max_files = max_files
         self._clock = clock
         self._new_id = new_id
-        self._add_file = load_script(redis, "jobs/add_file")
+        self._add_file = load_script(redis, "jobs/add_file", STORED)
         self._remove_file = load_script(redis, "jobs/remove_file", STORED)
 
     def begin_upload(self, tenant: str, memory: ByteAccount, *, is_hashed: bool = False) -> Upload:
@@ -124,7 +124,9 @@ class Files:
         Raises: GatewayError REQUEST_EXCEEDS_LIMIT, IDEMPOTENCY_KEY_REUSED, and those of `Upload.finish`; discard the
         upload then.
         """
-        stored_until, now_s = await upload.finish(keep_s), self._clock()
+        now_s = self._clock()
+        stored_until = -(-(int(now_s) + keep_s) // HOUR_S) * HOUR_S
+        await upload.finish(stored_until)
         key, fingerprint = identity
         record = FileRecord(
             id=upload.file_id,
@@ -138,7 +140,7 @@ class Files:
             key=key,
         )
         try:
-            added = await self._add(record, self._max_files, fingerprint)
+            added = await self._add(record, self._max_files, fingerprint, upload.unfinished_s)
         except GatewayError as error:
             if error.error_code is ErrorCode.REDIS_UNAVAILABLE:
                 upload.keep()  # the record may have been added
@@ -274,10 +276,13 @@ class Files:
             async for chunk in part:
                 yield chunk
 
-    async def _add(self, record: FileRecord, max_files: int = 2**53, fingerprint: str = "") -> FileRecord:
-        keys = redis_keys(self._redis.prefix, record.tenant, *_RECORDS)
-        text = msgspec.json.encode(record)
-        reply = await self._add_file(keys, [record.id, text, record.expires_at, max_files, record.key, fingerprint])
+    async def _add(
+        self, record: FileRecord, max_files: int = 2**53, fingerprint: str = "", unfinished_s: int = 0
+    ) -> FileRecord:
+        keys = redis_keys(self._redis.prefix, record.tenant, *_RECORDS, "stored")
+        text, hours = msgspec.json.encode(record), (unfinished_s // HOUR_S, record.stored_until // HOUR_S)
+        args: list[Value] = [record.id, text, record.expires_at, max_files, record.key, fingerprint]
+        reply = await self._add_file(keys, [*args, record.bytes if unfinished_s else 0, *hours])
         state, *known = cast("list[str]", reply)
         if state == "reused":
             raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)

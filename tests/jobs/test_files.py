@@ -100,6 +100,21 @@ async def test_parts_of_an_upload_whose_process_died_are_reaped_within_hours(red
         assert [] == desk.objects()
 
 
+async def test_an_upload_counts_for_hours_until_its_file_counts(redis_url: str, tmp_path: Path) -> None:
+    """A process may be killed at the end of an upload: no file that could be deleted would count for 30 days."""
+    async with opened(redis_url, tmp_path) as desk, connected(redis_url) as client:
+        quota, month_s = StorageQuota(client, StorageTerms(24, 2**40)), 30 * 24 * HOUR_S
+        upload = desk.files.begin_upload("acme", ByteAccount())
+        await upload.append(bytearray(PART_BYTES + 5))
+        await upload.finish(int(desk.now_s) + month_s)  # and no more: the process is killed
+        kept = await desk.upload(b"x" * 9, month_s)
+        counted = [await quota.stored_bytes("acme", desk.now_s + hours * HOUR_S) for hours in (0, 7)]
+        assert [PART_BYTES + 5 + 9, 9] == counted
+        assert await execute(client, client.ttl("ig3:{acme}:stored"), int) > month_s - 60
+        await desk.files.delete(kept)
+        assert 0 == await quota.stored_bytes("acme", desk.now_s + 7 * HOUR_S)
+
+
 async def test_expired_records_make_room_for_new_ones(redis_url: str, tmp_path: Path) -> None:
     async with opened(redis_url, tmp_path, max_files=3) as desk:
         made = {(await desk.upload()).id}
