@@ -12,9 +12,9 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount
 from gateway.jobs.uploads import PART_BYTES, Upload, part_name
 from gateway.metering.reservations import redis_keys
-from gateway.redis import Client, execute, load_script
+from gateway.redis import Client, Value, execute, load_script
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject, UnsatisfiableRangeError
-from gateway.storage.quota import StorageQuota
+from gateway.storage.quota import HOUR_S, STORED, StorageQuota
 
 _RECORDS: Final = ("files", "file_expiries", "file_keys")
 """Redis keys of a tenant, see lua/add_file.lua."""
@@ -107,8 +107,8 @@ class Files:
         self._max_files = max_files
         self._clock = clock
         self._new_id = new_id
-        self._add_file = load_script(redis, "jobs/add_file")
-        self._remove_file = load_script(redis, "jobs/remove_file")
+        self._add_file = load_script(redis, "jobs/add_file", STORED)
+        self._remove_file = load_script(redis, "jobs/remove_file", STORED)
 
     def begin_upload(self, tenant: str, memory: ByteAccount, *, is_hashed: bool = False) -> Upload:
         return Upload(
@@ -124,7 +124,9 @@ class Files:
         Raises: GatewayError REQUEST_EXCEEDS_LIMIT, IDEMPOTENCY_KEY_REUSED, and those of `Upload.finish`; discard the
         upload then.
         """
-        stored_until, now_s = await upload.finish(keep_s), self._clock()
+        now_s = self._clock()
+        stored_until = -(-(int(now_s) + keep_s) // HOUR_S) * HOUR_S
+        await upload.finish(stored_until)
         key, fingerprint = identity
         record = FileRecord(
             id=upload.file_id,
@@ -138,7 +140,7 @@ class Files:
             key=key,
         )
         try:
-            added = await self._add(record, self._max_files, fingerprint)
+            added = await self._add(record, self._max_files, fingerprint, upload.unfinished_s)
         except GatewayError as error:
             if error.error_code is ErrorCode.REDIS_UNAVAILABLE:
                 upload.keep()  # the record may have been added
@@ -146,6 +148,13 @@ class Files:
         if added.id != record.id:
             await upload.discard()
         return added
+
+    async def check_room(self, tenant: str) -> None:
+        """Raises: GatewayError REQUEST_EXCEEDS_LIMIT if a tenant has `max_files` files. Redis: one round trip."""
+        [name] = redis_keys(self._redis.prefix, tenant, "file_expiries")
+        count = await execute(self._redis, self._redis.zcount(name, f"({int(self._clock())}", "+inf"), int)
+        if count >= self._max_files:
+            raise _too_many(self._max_files)
 
     async def add_rendered(
         self,
@@ -160,7 +169,7 @@ class Files:
     ) -> FileRecord:
         """Makes a file whose content is rendered by `renderers[source.partition(":")[0]]`. Idempotent by its ID.
 
-        It is made however many files the tenant has: its caller bounds them.
+        It is made however many files the tenant has: see `check_room`.
         """
         record = FileRecord(
             id=file_id,
@@ -222,11 +231,10 @@ class Files:
             await deleter.add(record)
         else:
             await self.objects.delete(_parts(record))
-        names = (*_RECORDS, f"deleted_file:{record.id}")
+        names = (*_RECORDS, f"deleted_file:{record.id}", "stored")
         keys = redis_keys(self._redis.prefix, record.tenant, *names)
-        is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S])
-        if is_removed and record.stored_until:
-            await self._quota.give_back(record.tenant, record.bytes, record.stored_until)
+        counted = (record.stored_until // HOUR_S, record.bytes if record.stored_until else 0)
+        is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S, *counted])
         if is_removed and deleter:
             await deleter.begin(record)
 
@@ -268,18 +276,18 @@ class Files:
             async for chunk in part:
                 yield chunk
 
-    async def _add(self, record: FileRecord, max_files: int = 2**53, fingerprint: str = "") -> FileRecord:
-        keys = redis_keys(self._redis.prefix, record.tenant, *_RECORDS)
-        text = msgspec.json.encode(record)
-        reply = await self._add_file(keys, [record.id, text, record.expires_at, max_files, record.key, fingerprint])
+    async def _add(
+        self, record: FileRecord, max_files: int = 2**53, fingerprint: str = "", unfinished_s: int = 0
+    ) -> FileRecord:
+        keys = redis_keys(self._redis.prefix, record.tenant, *_RECORDS, "stored")
+        text, hours = msgspec.json.encode(record), (unfinished_s // HOUR_S, record.stored_until // HOUR_S)
+        args: list[Value] = [record.id, text, record.expires_at, max_files, record.key, fingerprint]
+        reply = await self._add_file(keys, [*args, record.bytes if unfinished_s else 0, *hours])
         state, *known = cast("list[str]", reply)
         if state == "reused":
             raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
         if state == "full":
-            raise GatewayError(
-                ErrorCode.REQUEST_EXCEEDS_LIMIT,
-                f"The tenant has {max_files} files, which is the limit. Delete files that are no longer needed.",
-            )
+            raise _too_many(max_files)
         return _decode(known[0]) if known else record
 
     async def _position(self, tenant: str, file_id: str) -> tuple[int, str]:
@@ -295,6 +303,11 @@ class Files:
 
 def no_file(file_id: str, param: str = "id") -> GatewayError:
     return GatewayError(ErrorCode.NOT_FOUND, f"No such File object: {file_id[:64]}", param=param)
+
+
+def _too_many(max_files: int) -> GatewayError:
+    text = f"The tenant has {max_files} files, which is the limit. Delete files that are no longer needed."
+    return GatewayError(ErrorCode.REQUEST_EXCEEDS_LIMIT, text)
 
 
 def _decode(text: object) -> FileRecord:
