@@ -15,7 +15,8 @@ import msgspec
 
 from gateway.domain.images import Format
 from gateway.jobs.batch_input import read_lines
-from gateway.jobs.files import FileRecord, no_file
+from gateway.jobs.file_records import FileRecord
+from gateway.jobs.files import no_file
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage
 from gateway.storage.pictures import EXTENSIONS, PictureName, PictureStore, StoredPicture, object_name, tag_of
 

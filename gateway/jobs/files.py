@@ -3,14 +3,15 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Final, Protocol, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, cast
 
 import msgspec
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount
-from gateway.jobs.uploads import PART_BYTES, Upload, part_name
+from gateway.jobs.file_records import ContentDeleter, ContentRenderer, FileRecord, decode, decode_all, parts_of
+from gateway.jobs.uploads import PART_BYTES, Upload
 from gateway.metering.reservations import redis_keys
 from gateway.redis import Client, Value, execute, load_script
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject, UnsatisfiableRangeError
@@ -23,64 +24,6 @@ _LISTED_BYTES: Final = 4096
 """Memory of one record and its copies while a list is rendered. A file name has at most 255 characters."""
 _POSITION_S: Final = 3600
 """Retention of a deleted file's position, because clients delete files while they page through them."""
-
-
-class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A file. It never changes."""
-
-    id: str
-    """`file-` and 32 hexadecimal digits."""
-    tenant: str
-    bytes: int
-    created_ms: int
-    """Unix milliseconds."""
-    expires_at: int
-    """Unix seconds."""
-    filename: str
-    purpose: str
-    stored_until: int = 0
-    """The time in the names of its parts, Unix seconds."""
-    source: str = ""
-    """If the content is rendered: the kind of its renderer, a colon, and what that needs."""
-    objects: tuple[str, ...] = ()
-    """What it is rendered from, and is deleted with it."""
-    key: str = ""
-    """Keyed hash of the Idempotency-Key of the upload."""
-
-    @property
-    def created_at(self) -> int:
-        """Unix seconds."""
-        return self.created_ms // 1000
-
-    @property
-    def etag(self) -> str:
-        """A strong entity tag: the content of an ID never changes."""
-        return f'"{self.id}"'
-
-    @property
-    def position(self) -> tuple[int, str]:
-        """Where it stands in a list."""
-        return self.created_ms, self.id
-
-
-class ContentRenderer(Protocol):
-    """Renders the content of a file while it is read."""
-
-    def __call__(self, record: FileRecord, start: int, end: int, /) -> AsyncIterator[bytes]:
-        """Yields exactly the bytes from `start` to before `end` of `record.bytes`, the same ones at each call.
-
-        Raises: GatewayError STORAGE_UNAVAILABLE, REDIS_UNAVAILABLE, at the first chunk if possible.
-        """
-
-
-class ContentDeleter(Protocol):
-    """Deletes the content of a rendered file, with what else was stored for it."""
-
-    async def add(self, record: FileRecord, /) -> None:
-        """Remembers what is to be deleted. Raises: GatewayError REDIS_UNAVAILABLE."""
-
-    async def begin(self, record: FileRecord, /) -> None:
-        """Begins after the file's record is removed. Never raises: what is left is deleted later."""
 
 
 class Files:
@@ -190,7 +133,7 @@ class Files:
             raise no_file(file_id, param)
         [name] = redis_keys(self._redis.prefix, tenant, "files")
         text = await execute(self._redis, self._redis.hget(name, file_id), object)
-        record = _decode(text) if text else None
+        record = decode(text) if text else None
         if record is None or record.expires_at <= self._clock():
             raise no_file(file_id, param)
         return record
@@ -214,7 +157,7 @@ class Files:
         [name] = redis_keys(self._redis.prefix, tenant, "files")
         take(_LISTED_BYTES * await execute(self._redis, self._redis.hlen(name), int))
         texts = await execute(self._redis, self._redis.hgetall(name), dict[str, str])
-        now_s, records = self._clock(), await asyncio.to_thread(_decode_all, texts)
+        now_s, records = self._clock(), await asyncio.to_thread(decode_all, texts)
         found = [
             record for record in records.values() if record.expires_at > now_s and purpose in {None, record.purpose}
         ]
@@ -230,7 +173,7 @@ class Files:
         if deleter:
             await deleter.add(record)
         else:
-            await self.objects.delete(_parts(record))
+            await self.objects.delete(parts_of(record))
         names = (*_RECORDS, f"deleted_file:{record.id}", "stored")
         keys = redis_keys(self._redis.prefix, record.tenant, *names)
         counted = (record.stored_until // HOUR_S, record.bytes if record.stored_until else 0)
@@ -266,7 +209,7 @@ class Files:
         return StoredObject(size, record.etag, start, end, read_on())
 
     async def _read(self, record: FileRecord, start: int, end: int) -> AsyncIterator[bytes]:
-        names = _parts(record)
+        names = parts_of(record)
         for index in range(start // PART_BYTES, -(-end // PART_BYTES)):
             offset = index * PART_BYTES
             try:
@@ -288,7 +231,7 @@ class Files:
             raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
         if state == "full":
             raise _too_many(max_files)
-        return _decode(known[0]) if known else record
+        return decode(known[0]) if known else record
 
     async def _position(self, tenant: str, file_id: str) -> tuple[int, str]:
         """Returns the position of a file that was deleted lately. Raises: GatewayError NOT_FOUND."""
@@ -308,19 +251,3 @@ def no_file(file_id: str, param: str = "id") -> GatewayError:
 def _too_many(max_files: int) -> GatewayError:
     text = f"The tenant has {max_files} files, which is the limit. Delete files that are no longer needed."
     return GatewayError(ErrorCode.REQUEST_EXCEEDS_LIMIT, text)
-
-
-def _decode(text: object) -> FileRecord:
-    return msgspec.json.decode(str(text), type=FileRecord)
-
-
-def _decode_all(texts: Mapping[str, str]) -> Mapping[str, FileRecord]:
-    return {file_id: _decode(text) for file_id, text in texts.items()}
-
-
-def _parts(record: FileRecord) -> Sequence[str]:
-    """Returns the names of the objects that make up a content, or that it is rendered from."""
-    if record.source:
-        return record.objects
-    file_id, count = record.id.removeprefix("file-"), -(-record.bytes // PART_BYTES)
-    return [part_name(record.tenant, file_id, record.stored_until, index) for index in range(count)]

@@ -10,7 +10,7 @@ from gateway.domain.images import Format
 from gateway.generation.memory_budget import ByteBudget
 from gateway.jobs.batch_output import refer, render_line, render_unsent
 from gateway.jobs.deleted_outputs import DeletedOutputs
-from gateway.jobs.files import FileRecord
+from gateway.jobs.file_records import FileRecord
 from gateway.observability.metrics import Metrics
 from gateway.redis import execute
 from gateway.storage.pictures import PictureName, PictureStore, StoredPicture

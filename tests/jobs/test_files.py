@@ -12,7 +12,8 @@ import pytest
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
-from gateway.jobs.files import FileRecord, Files
+from gateway.jobs.file_records import FileRecord
+from gateway.jobs.files import Files
 from gateway.jobs.uploads import PART_BYTES
 from gateway.redis import Client, LeaderLock, execute
 from gateway.storage.location import StorageLocation
