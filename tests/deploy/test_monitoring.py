@@ -147,7 +147,7 @@ def test_the_adapter_serves_the_metric_that_the_autoscaler_asks_for() -> None:
     (rule,) = read_yaml(DEPLOY / "prometheus/adapter.yml")["rules"]["external"]
     (asked,) = [
         metric["external"]["metric"]["name"]
-        for metric in read_yaml(DEPLOY / "kubernetes/hpa.yaml")["spec"]["metrics"]
+        for metric in read_yaml(DEPLOY / "kubernetes/autoscaling/hpa.yaml")["spec"]["metrics"]
         if metric["type"] == "External"
     ]
     assert asked == rule["seriesQuery"]
