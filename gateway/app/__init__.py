@@ -32,6 +32,7 @@ from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.api.stored_files import StoredFileRoutes
 from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
+from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
 from gateway.app.reload import ReloadTargets
 from gateway.app.storage import build_storage
@@ -79,6 +80,8 @@ class _Core:
         certificates = ssl.create_default_context()
         direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
         self.transports = (direct, public)
+        upstreams = lambda: self.scheduling.members.upstreams  # noqa: E731
+        self.events = build_events(config, redis, upstreams, direct, public, metrics)
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
@@ -113,12 +116,14 @@ def create_app(
     admission, upstreams = core.metering.admission, lambda: members.upstreams
     storage = core.storage
     erase = storage.erase if storage else None
-    admin = backends.build_admin(config, core.redis, admission, upstreams, core.catalog, limits, pool, erase)
+    admin = backends.build_admin(
+        config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
+    )
     health, samplers = _build_operations(core)
     targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
-    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, *reloading, *reaping)
+    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, core.events.sender.run, *reloading, *reaping)
     images = _build_images(core, admin)
     pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
     links = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)
@@ -187,7 +192,7 @@ def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchPar
         return None
     batches = build_batches(
         *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.upstreams.usual_s),
-        *(core.links, core.transports[0], core.budget, core.metrics),
+        *(core.links, core.events.outbox, core.budget, core.metrics),
     )
     core.gauges.count_batches = batches.worker.count_open
     return batches

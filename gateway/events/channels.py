@@ -7,7 +7,6 @@ from typing import Final, Protocol
 
 import msgspec
 
-from gateway.domain.errors import GatewayError
 from gateway.events import texts
 from gateway.events.addresses import MAIL, AddressRules
 from gateway.events.deliveries import Delivery
@@ -15,7 +14,8 @@ from gateway.events.endpoints import Channel, Endpoint
 from gateway.events.signing import sign
 
 BODY_MAX_BYTES: Final = 20_000
-_TOP: Final = 3
+SPENDERS: Final = 3
+"""API keys that an e-mail names."""
 _BATCH: Final = "batch."
 
 
@@ -87,7 +87,7 @@ class Channels:
             return NotSent("there is no mail server; set [alerts.smtp] host")
         spenders: Sequence[tuple[str, str]] = ()
         if event.tenant and event.type.startswith(("quota.", "budget.")):
-            spenders = (await self.spenders(event.tenant))[:_TOP]
+            spenders = await self.spenders(event.tenant)
         message = EmailMessage()
         message["From"], message["To"] = self.mail_from, endpoint.url.removeprefix(MAIL)
         message["Subject"] = f"[imagegate] {texts.subject(event)}"

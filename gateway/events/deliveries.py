@@ -12,8 +12,8 @@ Redis keys, `ig3:{events:}:NAME`. ENDPOINT is an endpoint's ID:
 | deliveries:ENDPOINT | hash | 30 days | delivery ID -> JSON |
 | disabled:ENDPOINT | string | 30 days, created ones none | JSON: since when no delivery is made, and why |
 
-An event is queued for all its endpoints in one step, and only once: its ID is in `known`. A delivery stays pending until
-a result of it is stored, so one that a killed process was sending is sent again, with the same ID.
+An event is queued for all its endpoints in one step, and only once: its ID is in `known`. A delivery stays pending
+until its result is stored, so one that a killed process was sending is sent again, with the same ID.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class _Queued(msgspec.Struct, frozen=True):
     is_new: bool
-    dropped: list[str] | dict[str, str] = []  # noqa: RUF012 - msgspec copies it; Lua encodes an empty list as an object
+    dropped: list[str] | dict[str, str] = []
 
 
 def delivery_id(event_id: str, endpoint: str) -> str:

@@ -16,7 +16,7 @@ from gateway.domain.accounts import make_secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.events.deliveries import KEPT_S, events_record
-from gateway.events.endpoints import ADDRESS_PREFIX, Channel, Endpoint, tenant_endpoint, wants
+from gateway.events.endpoints import ADDRESS_PREFIX, ADDRESSES_MAX, ALERTS, Channel, Endpoint, tenant_endpoint, wants
 from gateway.events.signing import new_secret
 from gateway.redis import Client, execute, load_script
 from gateway.scheduler.encryption import DecryptionError, SecretBox
@@ -85,20 +85,19 @@ class EndpointStore:
         return [*self._declared.values(), *sorted(created, key=lambda one: (one.created_at, one.id))]
 
     async def matching(self, kind: str, tenant: str, targets: Iterable[str]) -> list[tuple[str, str]]:
-        """Returns the IDs of the endpoints that get an event of a tenant ("" for none), and the addresses of `targets`.
+        """Returns the IDs of the endpoints that get an event of a tenant ("" for none), with the address of `targets`.
 
-        `targets` is the tenant's `alert_to`: addresses, or names of declared endpoints.
+        `targets` are the addresses of the tenant's `alert_to`; of the other endpoints the address is "".
         """
-        targets = tuple(dict.fromkeys(targets))
         created = {name: _record(text) for name, text in (await self._texts()).items()}
         known: dict[str, Endpoint | _Record] = {**self._declared, **created}
         found = [
-            (name, "")
-            for name, one in known.items()
-            if (one.tenant in {"", tenant} or name in targets) and wants(one.event_types, kind)
+            (name, "") for name, one in known.items() if one.tenant in {"", tenant} and wants(one.event_types, kind)
         ]
-        named = ((tenant_endpoint(target, tenant), target) for target in targets if target not in known)
-        return found + [(one.id, target) for one, target in named if wants(one.event_types, kind)]
+        if wants(ALERTS, kind):
+            addresses = tuple(dict.fromkeys(targets))[:ADDRESSES_MAX]
+            found += [(tenant_endpoint(target, tenant).id, target) for target in addresses]
+        return found
 
     async def get(self, name: str) -> Endpoint:
         """Raises: GatewayError NOT_FOUND."""
@@ -172,9 +171,7 @@ class EndpointStore:
     def _disabled(self, reason: str) -> str:
         return msgspec.json.encode(Disabled(int(self._clock()), reason)).decode()
 
-    async def _replace(
-        self, name: str, action: str, change: Callable[[Endpoint], Endpoint], actor: Actor
-    ) -> Endpoint:
+    async def _replace(self, name: str, action: str, change: Callable[[Endpoint], Endpoint], actor: Actor) -> Endpoint:
         self._refuse_declared(name)
         text = await self._text(name)
         before = self._read(name, text)
@@ -212,7 +209,8 @@ class EndpointStore:
     def _render(self, endpoint: Endpoint) -> str:
         if self._box is None:
             raise GatewayError(
-                ErrorCode.CONFLICT, "Webhooks cannot be created: set [pool] encryption_keys, which encrypt their secrets."
+                ErrorCode.CONFLICT,
+                "Webhooks cannot be created: set [pool] encryption_keys, which encrypt their secrets.",
             )
         secrets = (secret.plaintext if secret else "" for secret in (endpoint.secret, endpoint.old_secret))
         sealed = msgspec.json.encode(_Sealed(endpoint.url, *secrets)).decode()
@@ -230,12 +228,13 @@ class EndpointStore:
 
     def _read(self, name: str, text: str) -> Endpoint:
         record, problem, inner = _record(text), "", _Sealed("")
-        try:
-            if self._box is None:
-                raise DecryptionError("its secrets are encrypted, and [pool] encryption_keys is not set")
-            inner = msgspec.json.decode(self._box.open(record.sealed, _owner(name)), type=_Sealed)
-        except DecryptionError as error:
-            problem = str(error)
+        if self._box is None:
+            problem = "its secrets are encrypted, and [pool] encryption_keys is not set"
+        else:
+            try:
+                inner = msgspec.json.decode(self._box.open(record.sealed, _owner(name)), type=_Sealed)
+            except DecryptionError as error:
+                problem = str(error)
         secret, old = (make_secret(value) if value else None for value in (inner.secret, inner.old_secret))
         return Endpoint(
             *(name, inner.url, record.channel, record.event_types, record.name, record.tenant, secret, old),

@@ -15,6 +15,8 @@ ALERTS: Final = ("quota.*", "budget.*", "limits.changed", "key.*")
 """What the addresses of a tenant's `alert_to` get."""
 ADDRESS_PREFIX: Final = "to_"
 """Of the IDs of such addresses."""
+ADDRESSES_MAX: Final = 20
+"""Addresses of a tenant's `alert_to` that get events."""
 _ID_BYTES: Final = 12
 
 

@@ -8,15 +8,15 @@ event is decided once, and a process that is killed between two steps loses none
 A stream without an owner in `ig3:events_announced` is found by a sweep.
 """
 
-import hashlib
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import structlog
 
+from gateway.domain.events import EventType, event_id
 from gateway.events.deliveries import Delivery
 from gateway.redis import Client, execute
 from gateway.tenants.audit import pool_owner
@@ -26,7 +26,7 @@ from gateway.tenants.store import batched
 _LOG = structlog.get_logger("imagegate.events")
 LENGTH_MAX: Final = 10_000
 """About as many entries a stream holds; the oldest are dropped."""
-PAGE: Final = 100
+_PAGE: Final = 100
 _OWNERS_MAX: Final = 100
 _ANNOUNCED_MAX: Final = 100_000
 _ANNOUNCED_S: Final = 7 * 86_400
@@ -59,11 +59,18 @@ class Outbox:
         pipeline.expire(self._announced, _ANNOUNCED_S)
         await execute(self._redis, pipeline.execute(), object)
 
-    async def append(self, kind: str, data: dict[str, object], tenant: str = PLATFORM, *, id_: str = "") -> None:
-        """Appends an event that no script decides. Redis: one round trip, two for a tenant's."""
-        fields = {"type": kind, "at_ms": round(time.time() * 1000), "data": msgspec.json.encode(data)}
-        entry = fields | ({"id": id_} if id_ else {})
-        adding = self._redis.xadd(self.stream(tenant), entry, maxlen=LENGTH_MAX, approximate=True)  # type: ignore[arg-type]
+    async def append(
+        self, kind: EventType, data: Mapping[str, object], tenant: str = PLATFORM, *, at_s: float = 0, name: str = ""
+    ) -> None:
+        """Appends an event that no script decides. One that is appended twice with the same `name` is sent once.
+
+        Redis: one round trip, two for a tenant's.
+        """
+        stream, at_ms = self.stream(tenant), round(1000 * (at_s or time.time()))
+        entry: dict[str, str | int] = {"type": kind.value, "at_ms": at_ms, "data": msgspec.json.encode(data).decode()}
+        if name:
+            entry["id"] = event_id(stream, name)
+        adding = self._redis.xadd(stream, entry, maxlen=LENGTH_MAX, approximate=True)  # type: ignore[arg-type]
         await execute(self._redis, adding, object)
         if tenant:
             await self.notify(tenant)
@@ -92,13 +99,15 @@ class Outbox:
 
     async def read(self, owner: str) -> list[Entry]:
         """Returns the oldest events of a stream, at most a page. Redis: one round trip."""
-        reading = self._redis.xrange(self.stream(owner), count=PAGE)
+        reading = self._redis.xrange(self.stream(owner), count=_PAGE)
         entries = await execute(self._redis, reading, list[tuple[str, dict[str, str]]])
         return [(name, self._event(owner, name, fields)) for name, fields in entries]
 
     async def delete(self, owner: str, names: Sequence[str]) -> None:
-        """Deletes entries that are queued. Redis: one round trip."""
+        """Deletes queued entries, and announces a tenant that may have more. Redis: at most two round trips."""
         await execute(self._redis, self._redis.xdel(self.stream(owner), *names), object)
+        if len(names) == _PAGE and _is_tenant(owner):
+            await self.notify(owner)
 
     async def count(self) -> int:
         """Returns the number of entries of all announced streams. Redis: two round trips."""
@@ -118,7 +127,10 @@ class Outbox:
         if not _TYPE.fullmatch(kind):
             _LOG.error("event_invalid", stream=self.stream(owner), entry=name)
             return None
-        hashed = hashlib.blake2b(f"{self.stream(owner)} {given or name}".encode(), digest_size=16).hexdigest()
-        event_id = given if _ID.fullmatch(given) else f"evt_{hashed}"
-        tenant = "" if owner == PLATFORM or owner.startswith(pool_owner("")) else owner
-        return Delivery(id="", event_id=event_id, type=kind, at_ms=at_ms, data=data, tenant=tenant)
+        unique = given if _ID.fullmatch(given) else event_id(self.stream(owner), given or name)
+        tenant = owner if _is_tenant(owner) else ""
+        return Delivery(id="", event_id=unique, type=kind, at_ms=at_ms, data=data, tenant=tenant)
+
+
+def _is_tenant(owner: str) -> bool:
+    return owner != PLATFORM and not owner.startswith(pool_owner(""))

@@ -15,11 +15,12 @@ import msgspec
 import structlog
 
 from gateway.domain.errors import GatewayError
+from gateway.domain.events import EventType
 from gateway.events.channels import Attempt, Channels
 from gateway.events.deliveries import Delivery, DeliveryStore, delivery_id
 from gateway.events.endpoint_store import EndpointStore
 from gateway.events.endpoints import Endpoint, tenant_endpoint
-from gateway.events.outbox import PAGE, Outbox
+from gateway.events.outbox import Outbox
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client, LeaderLock
 from gateway.tenants.records import read_tenant
@@ -87,8 +88,6 @@ class EventSender:
                     await self._queue(event)
             if entries:
                 await self._outbox.delete(owner, [name for name, _ in entries])
-            if len(entries) == PAGE:
-                await self._outbox.notify_owner(owner)
 
     async def _queue(self, event: Delivery) -> None:
         """Queues one event for the endpoints that get it, if it is new."""
@@ -173,7 +172,7 @@ class EventSender:
         if await self._endpoints.disable(endpoint.id, reason):
             _LOG.error("event_endpoint_disabled", endpoint=endpoint.id, channel=endpoint.channel.value, reason=reason)
             data = {"endpoint": endpoint.id, "name": endpoint.name, "tenant": endpoint.tenant or None, "reason": reason}
-            await self._outbox.append("webhook.disabled", data)
+            await self._outbox.append(EventType.WEBHOOK_DISABLED, data)
 
     async def _has_accepted(self, name: str, failed: Delivery) -> bool:
         """Returns whether the endpoint has accepted another delivery since the event happened."""
@@ -186,12 +185,14 @@ class EventSender:
             return tenant_endpoint(delivery.target, delivery.tenant)
         return await self._endpoints.find(name)
 
-    async def send_test(self, endpoint: Endpoint, kind: str) -> Attempt:
+    async def send_test(self, endpoint: Endpoint, kind: EventType) -> Attempt:
         """Sends an event of a type with the values of an example, once. Raises: GatewayError REDIS_UNAVAILABLE."""
         now_ms = round(time.time() * 1000)
         event_id = f"evt_test_{now_ms}"
-        data: dict[str, object] = {"id": "batch_test"} if kind.startswith("batch.") else {"tenant": "test", "test": True}
-        event = Delivery(id="", event_id=event_id, type=kind, at_ms=now_ms, data=data)
+        data: dict[str, object] = (
+            {"id": "batch_test"} if kind.value.startswith("batch.") else {"tenant": "test", "test": True}
+        )
+        event = Delivery(id="", event_id=event_id, type=kind.value, at_ms=now_ms, data=data)
         return await self._channels.send(endpoint, event)
 
     def _count(self, endpoint: Endpoint | None, result: str) -> None:

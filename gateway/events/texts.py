@@ -30,7 +30,18 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "batch.cancelled": "Batch {id} of {tenant} was cancelled",
     "webhook.disabled": "Webhook {endpoint} was disabled: {reason}",
 }
-_DETAILS: Final = ("used", "limit", "asked", "projected", "before", "after", "window", "resets_at", "expires_at", "label")
+_DETAILS: Final = (
+    "used",
+    "limit",
+    "asked",
+    "projected",
+    "before",
+    "after",
+    "window",
+    "resets_at",
+    "expires_at",
+    "label",
+)
 _NAMES: Final = {"resets_at": "resets", "expires_at": "expires"}
 _MONEY: Final = frozenset({"used", "limit", "asked", "projected"})
 _SHOWN_MAX_CHARS: Final = 300
