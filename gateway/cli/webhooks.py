@@ -19,7 +19,7 @@ Events = Annotated[
 def create(
     api: AdminApi,
     name: Annotated[str, typer.Argument(help="What the webhook is for.")],
-    url: Annotated[str, typer.Argument(help="An https:// URL, or mailto: and an address.")],
+    to: Annotated[str, typer.Argument(metavar="URL", help="An https:// URL, or mailto: and an address.")],
     event: Events = None,
     tenant: Annotated[str | None, typer.Option(help="Send only the events of this tenant.")] = None,
     slack: Annotated[
@@ -27,7 +27,7 @@ def create(
     ] = False,
 ) -> None:
     """Create a webhook and show its secret once. Default: all events of all tenants."""
-    body: Document = {"name": name, "url": url, "event_types": event or ["*"], "tenant": tenant}
+    body: Document = {"name": name, "url": to, "event_types": event or ["*"], "tenant": tenant}
     api.show(api.ask("POST", "webhooks", body=body | ({"channel": "slack"} if slack else {})), _print_secret)
 
 
@@ -48,12 +48,12 @@ def update(
     api: AdminApi,
     webhook: WebhookId,
     name: Annotated[str | None, typer.Option(help="What the webhook is for.")] = None,
-    url: Annotated[str | None, typer.Option("--to", metavar="URL", help="Where it sends to.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="URL", help="Where it sends to.")] = None,
     event: Events = None,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable it.")] = None,
 ) -> None:
     """Change a webhook. Omitted options stay unchanged."""
-    given = {"name": name, "url": url, "event_types": event or None, "enabled": enable}
+    given = {"name": name, "url": to, "event_types": event or None, "enabled": enable}
     change: Document = {field: value for field, value in given.items() if value is not None}
     if not change:
         raise typer.BadParameter("nothing to change; set --name, --to, --event, --enable or --disable")
