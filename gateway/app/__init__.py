@@ -294,7 +294,7 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
         for access, breaker in storage.objects.breakers.items():
             sampled[metrics.storage_breaker_open.labels(access)] = partial(getattr, breaker, "is_open")
     process = ProcessCollector(metrics, sampled, time.monotonic)
-    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, core.gauges)
+    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, core.gauges, core.events.count)
     redis_health = (partial(write_refusal, redis), lambda: preflight.problems)
     routes = HealthRoutes(scrape, core.ports, core.drain, scheduler, *redis_health, time.monotonic)
     return routes, (preflight.run, process.run, return_freed_memory)
