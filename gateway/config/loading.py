@@ -224,7 +224,7 @@ def _step_type(kind: object, step: str, place: str) -> object:
     """Returns the type of a setting inside another one. Raises: SettingsError for an unknown name, naming `place`."""
     kind, known = _plain_type(kind), ""
     if isinstance(kind, type) and issubclass(kind, Table):
-        types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
         if step in types:
             return types[step]
         known = _nearest(step, types)
