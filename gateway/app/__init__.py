@@ -40,6 +40,7 @@ from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.domain.images import Format
+from gateway.events.outbox import Outbox
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
@@ -75,13 +76,13 @@ class _Core:
         self.catalog.take_over(config.catalog)  # a reload changes it
         # Several gateways may share one directory: each replays the files of its own Redis.
         self.journal = Journal(config.journal_dir, backends.redis_id(config), remedy=config.journal_problem)
+        self.outbox = Outbox(redis, lambda: self.scheduling.members.upstreams)
         self.scheduling = backends.build_scheduler(config, redis, metrics, self.journal)
         self.metering = backends.build_metering(config, redis, metrics, self.journal)
         certificates = ssl.create_default_context()
         direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
         self.transports = (direct, public)
-        upstreams = lambda: self.scheduling.members.upstreams  # noqa: E731
-        self.events = build_events(config, redis, upstreams, direct, public, metrics)
+        self.events = build_events(config, redis, self.outbox, direct, public, metrics)
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
@@ -111,10 +112,9 @@ def create_app(
     settings = config.settings
     telemetry, starts, closes = build_telemetry(settings)
     core = _Core(config, metrics_directory)
-    members, limits = core.scheduling.members, core.body_limits
+    members, limits, storage = core.scheduling.members, core.body_limits, core.storage
     pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
-    storage = core.storage
     erase = storage.erase if storage else None
     admin = backends.build_admin(
         config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
@@ -192,7 +192,7 @@ def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchPar
         return None
     batches = build_batches(
         *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.upstreams.usual_s),
-        *(core.links, core.events.outbox, core.budget, core.metrics),
+        *(core.links, core.outbox, core.budget, core.metrics),
     )
     core.gauges.count_batches = batches.worker.count_open
     return batches

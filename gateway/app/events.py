@@ -4,7 +4,7 @@ import heapq
 import random
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.config.resolve import Config
 from gateway.domain.billing import usd
+from gateway.domain.errors import GatewayError
 from gateway.domain.usage import GroupBy, UsageFilter, UsageReport
 from gateway.events.channels import SPENDERS, Channels
 from gateway.events.deliveries import DeliveryStore
@@ -46,14 +47,14 @@ class EventParts:
 def build_events(
     config: Config,
     redis: Client,
-    upstreams: Callable[[], Collection[str]],
+    outbox: Outbox,
     direct: AiohttpTransport,
     public: AiohttpTransport,
     metrics: Metrics,
 ) -> EventParts:
-    """`upstreams` returns the names of the configured upstreams; `public` connects to public addresses only."""
+    """`direct` connects to origins that the configuration names, `public` to public addresses only."""
     alerts, keep_s = config.alerts, config.settings.audit.retention_days * _DAY_S
-    outbox, deliveries = Outbox(redis, upstreams), DeliveryStore(redis)
+    deliveries = DeliveryStore(redis)
     endpoints = EndpointStore(redis, config.secret_box, alerts.endpoints, time.time, keep_s)
     mail = alerts.mail
     channels = Channels(
@@ -69,7 +70,10 @@ async def _spenders(redis: Client, tenant: str) -> Sequence[tuple[str, str]]:
     """Returns the API keys of a tenant that spent most this month (UTC), with the amounts."""
     today = datetime.now(UTC).date()
     report = UsageReport((GroupBy.KEY,), _KEYS_MAX)
-    await Ledger(redis).fill(report, UsageFilter(today.replace(day=1), today, tenant))
+    try:
+        await Ledger(redis).fill(report, UsageFilter(today.replace(day=1), today, tenant))
+    except GatewayError:  # the tenant was deleted, or Redis is unavailable: the alert matters more than this list
+        return []
     spent = [(totals.usd_micros, key) for (key,), totals in report.rows() if totals.usd_micros]
     found = []
     for micros, key in heapq.nlargest(SPENDERS, spent):

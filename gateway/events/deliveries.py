@@ -17,13 +17,15 @@ until its result is stored, so one that a killed process was sending is sent aga
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+import structlog
 
 from gateway.redis import Client, execute, load_script
 
+_LOG = structlog.get_logger("imagegate.events")
 KEPT_S: Final = 30 * 86_400
 _KNOWN_S: Final = 3 * 86_400
 _KNOWN_MAX: Final = 100_000
@@ -72,7 +74,7 @@ class DeliveryStore:
     def __init__(self, redis: Client) -> None:
         self._redis = redis
         self._queue = load_script(redis, "events/queue")
-        self._move = load_script(redis, "events/move")
+        self._move, self._due = load_script(redis, "events/move"), load_script(redis, "events/due")
 
     def _key(self, *names: str) -> str:
         return events_record(self._redis.prefix, ":".join(names))
@@ -97,24 +99,24 @@ class DeliveryStore:
         return list(queued.dropped) if queued.is_new else None
 
     async def due(self) -> list[str]:
-        """Returns endpoints that have due deliveries. Redis: one round trip; the clock is the server's."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.zrange(self._key("due"), 0, _DUE_MAX - 1, withscores=True)
-        now, found = await execute(self._redis, pipeline.execute(), list[list[tuple[str, float]]])
-        return [endpoint for endpoint, due_ms in found if due_ms <= _ms(now)]
+        """Returns endpoints that have due deliveries. Redis: one round trip, lua/due.lua."""
+        return list(map(str, await self._find_due(["due"], {"count": _DUE_MAX})))
 
     async def next_due(self, endpoint: str) -> Delivery | None:
-        """Returns the delivery of an endpoint that is due first. Redis: two round trips."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.hget(self._key("holds"), endpoint)
-        pipeline.zrange(self._key("pending", endpoint), 0, 0, withscores=True)
-        now, held, found = await execute(self._redis, pipeline.execute(), list[list[tuple[str, float]]])
-        now_ms = _ms(now)
-        if not found or found[0][1] > now_ms or float(str(held or 0)) > now_ms:
-            return None
-        return await self.find(endpoint, found[0][0])
+        """Returns the delivery of an endpoint that is due first. Redis: one round trip, lua/due.lua."""
+        names = [f"pending:{endpoint}", "holds", f"deliveries:{endpoint}"]
+        while found := await self._find_due(names, {"endpoint": endpoint}):
+            try:
+                return msgspec.json.decode(str(found[1]), type=Delivery)
+            except msgspec.DecodeError:
+                _LOG.error("event_invalid", stream=self._key(names[0]), entry=str(found[0]))
+                await self._run_move(endpoint, str(found[0]), "", PENDING, None, 0)
+        return None
+
+    async def _find_due(self, names: Sequence[str], args: Mapping[str, object]) -> list[object]:
+        found = await self._due([self._key(name) for name in names], [msgspec.msgpack.encode(args)])
+        assert isinstance(found, list)
+        return found
 
     async def find(self, endpoint: str, wanted: str) -> Delivery | None:
         text = await execute(self._redis, self._redis.hget(self._key("deliveries", endpoint), wanted), object)
@@ -125,20 +127,22 @@ class DeliveryStore:
 
         Returns: False if it is no longer pending. Redis: one round trip, lua/move.lua.
         """
-        return await self._moved(endpoint, delivery, "pending", delay_s, hold_s)
+        return await self._run_move(endpoint, delivery.id, _json(delivery), PENDING, delay_s, hold_s)
 
     async def replay(self, endpoint: str, delivery: Delivery) -> bool:
         """Makes an ended delivery due, with the same event ID. Returns: False if it has not ended."""
         again = msgspec.structs.replace(delivery, result=PENDING, attempts=0)
-        return await self._moved(endpoint, again, "ended", 0, 0)
+        return await self._run_move(endpoint, again.id, _json(again), "ended", 0, 0)
 
-    async def _moved(self, endpoint: str, delivery: Delivery, come: str, delay_s: float | None, hold_s: float) -> bool:
+    async def _run_move(
+        self, endpoint: str, name: str, text: str, come: str, delay_s: float | None, hold_s: float
+    ) -> bool:
         keys = [self._key("due"), self._key("holds")]
         keys += [self._key(kind, endpoint) for kind in ("pending", "deliveries", "ended")]
         args = {
             "endpoint": endpoint,
-            "id": delivery.id,
-            "text": _json(delivery),
+            "id": name,
+            "text": text,
             "from": come,
             "delay_ms": -1 if delay_s is None else round(delay_s * 1000),
             "hold_ms": round(hold_s * 1000),
@@ -179,12 +183,6 @@ class DeliveryStore:
 def events_record(prefix: str, name: str) -> str:
     """Returns a Redis key of the endpoints. No tenant has the name of this hash tag."""
     return f"{prefix}:{{events:}}:{name}"
-
-
-def _ms(time: object) -> float:
-    """Converts the reply of TIME."""
-    assert isinstance(time, list | tuple)
-    return int(time[0]) * 1000 + int(time[1]) / 1000
 
 
 def _json(delivery: Delivery) -> str:

@@ -27,12 +27,15 @@ _LOG = structlog.get_logger("imagegate.events")
 LENGTH_MAX: Final = 10_000
 """About as many entries a stream holds; the oldest are dropped."""
 _PAGE: Final = 100
-_OWNERS_MAX: Final = 100
+_OWNERS_MAX: Final = 20
+"""Tenants whose streams are read in a round."""
 _ANNOUNCED_MAX: Final = 100_000
 _ANNOUNCED_S: Final = 7 * 86_400
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
 """Without the '.' that separates it in what is signed."""
 _TYPE: Final = re.compile(r"[a-z0-9_]{1,50}(\.[a-z0-9_]{1,50}){0,4}", re.ASCII)
+_AT_MAX_MS: Final = 10**14
+"""The year 5138."""
 PLATFORM: Final = ""
 """The owner of the gateway's own stream; others are a tenant's name or "pool:UPSTREAM"."""
 
@@ -121,10 +124,10 @@ class Outbox:
         """Reads an entry. One that is no event is logged."""
         try:
             data = msgspec.json.decode(fields["data"], type=dict[str, object])
-            kind, at_ms, given = fields["type"], int(float(fields["at_ms"])), fields.get("id", "")
+            kind, at_ms, given = fields["type"], int(fields["at_ms"].partition(".")[0]), fields.get("id", "")
         except (KeyError, ValueError, msgspec.MsgspecError):
-            kind = ""
-        if not _TYPE.fullmatch(kind):
+            kind, at_ms = "", 0
+        if not _TYPE.fullmatch(kind) or not 0 < at_ms < _AT_MAX_MS:
             _LOG.error("event_invalid", stream=self.stream(owner), entry=name)
             return None
         unique = given if _ID.fullmatch(given) else event_id(self.stream(owner), given or name)

@@ -63,18 +63,29 @@ class EventSender:
         self._channels, self._metrics, self._lock, self._random = channels, metrics, lock, random
         self._busy: set[str] = set()
         self._swept_s = -math.inf
+        self._is_leader = False
 
     async def run(self) -> None:
         """Queues and delivers while this process holds the lock; runs until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._elect())
             while True:
                 try:
-                    if await self._lock.acquire() or await self._lock.renew():
+                    if self._is_leader:
                         await self.queue_events()
                         await self.start_due(group)
                 except GatewayError as error:
                     _LOG.debug("event_round_failed", detail=str(error))
                 await asyncio.sleep(TICK_S)
+
+    async def _elect(self) -> None:
+        """Acquires or renews the lock, however long a round lasts; runs until cancelled."""
+        while True:
+            try:
+                self._is_leader = await self._lock.acquire() or await self._lock.renew()
+            except GatewayError:
+                self._is_leader = False  # Redis is unavailable
+            await asyncio.sleep(TICK_S)
 
     async def queue_events(self) -> None:
         """Queues the events of all streams that have some. Raises: GatewayError REDIS_UNAVAILABLE."""

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
 
-from gateway.domain.billing import usd
+import msgspec
+
 from gateway.events.deliveries import Delivery
 
 _SENTENCES: Final[Mapping[str, str]] = {
@@ -44,6 +45,7 @@ _DETAILS: Final = (
 )
 _NAMES: Final = {"resets_at": "resets", "expires_at": "expires"}
 _MONEY: Final = frozenset({"used", "limit", "asked", "projected"})
+_AT_MAX_S: Final = 10**11
 _SHOWN_MAX_CHARS: Final = 300
 _SUBJECT_MAX_CHARS: Final = 200
 
@@ -58,7 +60,7 @@ class _Blanks(dict[str, str]):
 def subject(event: Delivery) -> str:
     """Returns one sentence without its full stop."""
     key_id, tenant = event.data.get("key_id"), event.tenant or event.data.get("tenant") or "?"
-    shown = _Blanks({name: _show(name, value, event.data) for name, value in event.data.items()})
+    shown = _Blanks({name: _show(name, value) for name, value in event.data.items()})
     shown["tenant"] = _clean(str(tenant))
     shown["who"] = f"API key {shown['key_id']} of {shown['tenant']}" if key_id else shown["tenant"]
     return _SENTENCES.get(event.type, f"{event.type} {{tenant}}").format_map(shown)[:_SUBJECT_MAX_CHARS]
@@ -70,7 +72,7 @@ def body(event: Delivery, spenders: Sequence[tuple[str, str]], console_url: str 
     if event.tenant:
         lines.append(f"tenant: {event.tenant}")
     lines += [
-        f"{_NAMES.get(name, name)}: {_show(name, event.data[name], event.data)}"
+        f"{_NAMES.get(name, name)}: {_show(name, event.data[name])}"
         for name in _DETAILS
         if event.data.get(name) is not None
     ]
@@ -90,15 +92,13 @@ def mail_date(unix_s: float) -> str:
     return format_datetime(datetime.fromtimestamp(unix_s, UTC))
 
 
-def _show(name: str, value: object, data: Mapping[str, object]) -> str:
-    """Shows a value. Integers of quotas in US dollars are micro-dollars, and moments are Unix seconds."""
-    of_money = "usd" in str(data.get("quota") or data.get("budget") or ("usd" if "upstream" in data else ""))
-    if isinstance(value, int) and not isinstance(value, bool):
-        if name in _MONEY and of_money:
-            return f"{usd(value)} USD"
-        if name.endswith("_at"):
-            return moment(value)
-    return _clean(value if isinstance(value, str) else str(value))
+def _show(name: str, value: object) -> str:
+    """Shows a value. Amounts of US dollars are decimal strings, and moments are Unix seconds."""
+    if name in _MONEY and isinstance(value, str):
+        return f"{_clean(value)} USD"
+    if name.endswith("_at") and isinstance(value, int) and 0 < value < _AT_MAX_S:
+        return moment(value)
+    return _clean(value if isinstance(value, str) else msgspec.json.encode(value).decode())
 
 
 def _clean(text: str) -> str:

@@ -5,6 +5,7 @@ Invariant: every worker exposes the sum over all workers of its gateway.
 
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Final, Generic, Literal, TypeVar
 
@@ -199,13 +200,10 @@ class Metrics:
 
     def _define_events(self) -> None:
         self.event_deliveries = self._counters(
-            "event_deliveries_total",
-            "Attempts to deliver an event to an endpoint, and deliveries that were given up or dropped.",
-            *("channel", "result"),
+            "event_deliveries_total", "Attempts to deliver an event, by result.", "channel", "result"
         )
-        for channel in ("webhook", "slack", "email"):
-            for result in ("delivered", "failed", "given_up", "dropped"):
-                self.event_deliveries.labels(channel, result)  # rare: a rate needs the 0 before the first
+        for labels in product(("webhook", "slack", "email"), ("delivered", "failed", "given_up", "dropped")):
+            self.event_deliveries.labels(*labels)  # rare: a rate needs the 0 before the first
 
     def _define_upstream(self) -> None:
         self.overhead_seconds = self._histogram(

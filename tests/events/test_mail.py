@@ -84,8 +84,8 @@ async def test_an_alert_says_what_is_used_by_whom_and_when_it_resets(redis_url: 
                 "tenant": "acme",
                 "quota": "usd_per_month",
                 "percent": 80,
-                "used": 40_000_000,
-                "limit": 50_000_000,
+                "used": "40.00",
+                "limit": "50.00",
                 "window": "2026-11",
                 "resets_at": 1_796_083_200,
             }

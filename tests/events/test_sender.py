@@ -69,14 +69,15 @@ async def test_events_arrive_in_their_order_signed_and_once_from_two_processes(
     assert sorted(stored) == sorted(receiver.types)
 
 
-async def test_the_order_of_events_is_kept(redis: Client, transport: AiohttpTransport) -> None:
+async def test_the_order_of_events_is_kept(each_redis: str, transport: AiohttpTransport) -> None:
     with receiving() as receiver:
-        one = sending(redis, transport, [declared("ops", receiver.url)])
-        for percent in (50, 80, 100, 120):
-            await one.outbox.append(EventType.QUOTA_THRESHOLD, {"percent": percent}, "acme")
-        await one.sender.queue_events()
-        await one.sender.deliver_due("ops")
-        assert [50, 80, 100, 120] == [json.loads(body)["data"]["percent"] for _, body in receiver.received]
+        async with connected(each_redis) as redis:
+            one = sending(redis, transport, [declared("ops", receiver.url)])
+            for percent in (50, 80, 100, 120):
+                await one.outbox.append(EventType.QUOTA_THRESHOLD, {"percent": percent}, "acme")
+            await one.sender.queue_events()
+            await one.sender.deliver_due("ops")
+            assert [50, 80, 100, 120] == [json.loads(body)["data"]["percent"] for _, body in receiver.received]
 
 
 async def test_an_event_that_was_queued_is_never_queued_again(redis: Client, transport: AiohttpTransport) -> None:
@@ -384,3 +385,35 @@ async def test_a_name_that_resolves_to_this_machine_the_second_time_is_not_reach
         assert [] == looked_up
         assert [] == receiver.received
     assert "has no public address" in errors[1]
+
+
+async def test_a_delivery_that_cannot_be_read_blocks_no_other(redis: Client, transport: AiohttpTransport) -> None:
+    with receiving() as receiver:
+        one = sending(redis, transport, [declared("ops", receiver.url)])
+        await one.decide("a", "b", "c")
+        await one.sender.queue_events()
+        first = await one.deliveries.next_due("ops")
+        assert first is not None
+        stored = "ig3:{events:}:deliveries:ops"
+        await execute(redis, redis.hset(stored, first.id, "{"), int)
+        await one.sender.deliver_due("ops")
+        assert (2, 0) == (len(receiver.received), await one.deliveries.count_pending())
+        assert 2 == await execute(redis, redis.hlen(stored), int)
+
+
+async def test_one_process_delivers_at_a_time(redis: Client, transport: AiohttpTransport) -> None:
+    with receiving() as receiver:
+        processes = [
+            sending(redis, transport, [declared("ops", receiver.url)], own_id=name) for name in ("a", "b", "c")
+        ]
+        await processes[0].decide(*(str(number) for number in range(30)))
+        tasks = [asyncio.create_task(one.sender.run()) for one in processes]
+        for _ in range(1000):
+            if len(receiver.received) >= 30:
+                break
+            await asyncio.sleep(0.02)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert 30 == len(receiver.received) == len(set(receiver.types))
+        assert [0, 0, 30] == sorted(one.count("delivered") or 0 for one in processes)
