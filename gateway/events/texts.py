@@ -19,8 +19,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "key.expiring": "API key {key_id} of {tenant} expires in {days} days",
     "key.rotated": "API key {key_id} of {tenant} was rotated",
     "key.revoked": "API key {key_id} of {tenant} was revoked",
-    "pool.account_spent": "Account {upstream}/{account} has no balance or no quota left",
-    "pool.key_quarantined": "Key {upstream}/{account}/{key} is quarantined: the provider rejects it",
+    "pool.account_spent": "Account {upstream}/{account} has no balance or no quota left: {error_code}",
+    "pool.key_quarantined": "{whose} is quarantined: {error_code}",
     "pool.no_capacity": "Upstream {upstream} has no account with capacity",
     "upstream.spend_threshold_crossed": "Account {upstream}/{account} has spent its cap of {day}",
     "config.reload_refused": "A changed configuration was refused: {message}",
@@ -43,6 +43,7 @@ _DETAILS: Final = (
     "expires_at",
     "label",
 )
+_PLACE: Final = ("upstream", "account", "key")
 _NAMES: Final = {"resets_at": "resets", "expires_at": "expires"}
 _MONEY: Final = frozenset({"used", "limit", "asked", "projected"})
 _AT_MAX_S: Final = 10**11
@@ -62,6 +63,9 @@ def subject(event: Delivery) -> str:
     key_id, tenant = event.data.get("key_id"), event.tenant or event.data.get("tenant") or "?"
     shown = _Blanks({name: _show(name, value) for name, value in event.data.items()})
     shown["tenant"] = _clean(str(tenant))
+    shown["whose"] = (
+        f"{'Key' if 'key' in shown else 'Account'} {'/'.join(shown[one] for one in _PLACE if one in shown)}"
+    )
     shown["who"] = f"API key {shown['key_id']} of {shown['tenant']}" if key_id else shown["tenant"]
     return _SENTENCES.get(event.type, f"{event.type} {{tenant}}").format_map(shown)[:_SUBJECT_MAX_CHARS]
 
