@@ -85,7 +85,7 @@ class EventSender:
                 self._is_leader = await self._lock.acquire() or await self._lock.renew()
             except GatewayError:
                 self._is_leader = False  # Redis is unavailable
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(LEADER_S / 5)
 
     async def queue_events(self) -> None:
         """Queues the events of all streams that have some. Raises: GatewayError REDIS_UNAVAILABLE."""

@@ -184,8 +184,13 @@ def command(url: str, *arguments: str) -> str:
 
 
 def test_the_command_line_prints_what_became_of_a_change(gateway: Gateway, server: Server) -> None:
-    with paused(server.pid):
-        assert "may have been made" in command(gateway.url, "tenant", "create", "other")
+    def is_unconfirmed() -> bool:
+        """False if background calls opened the breaker before the command was sent."""
+        wait_until(lambda: is_ready(gateway), "Redis answers the gateway")
+        with paused(server.pid):
+            return "may have been made" in command(gateway.url, "tenant", "create", "other")
+
+    wait_until(is_unconfirmed, "a change is sent to the paused server")
     server.process.kill()
     server.process.wait()
     wait_until(lambda: asked(gateway, *CHANGES[0]).status_code == 503, "the paused server's connections are gone")
