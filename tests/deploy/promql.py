@@ -11,7 +11,7 @@ from gateway.api.pool_gauges import SCRAPED
 from gateway.domain.billing import RequestOutcome
 from gateway.domain.errors import ErrorCode, KeyState, Origin
 
-OF_PROMETHEUS = {"job", "instance"}
+OF_PROMETHEUS = {"job", "instance", "namespace", "cluster"}
 """Labels that every series gets when it is scraped."""
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
 LABELS_OF: Mapping[str, set[str]] = {
@@ -47,10 +47,10 @@ def problems_of(query: str, recorded: set[str]) -> list[str]:
 
 
 def selectors_of(tree: Expr) -> list[VectorSelector]:
-    return [node for node in _nodes(tree) if isinstance(node, VectorSelector)]
+    return [node for node in nodes_of(tree) if isinstance(node, VectorSelector)]
 
 
-def _nodes(tree: Expr) -> list[Expr]:
+def nodes_of(tree: Expr) -> list[Expr]:
     found: list[Expr] = []
     promql_parser.walk(tree, found.append)
     return found
@@ -61,7 +61,7 @@ def _problems(tree: Expr, known: Mapping[str, set[str]]) -> Iterator[str]:
     if unknown:
         yield f"there is no metric {unknown}"
         return
-    for node in _nodes(tree):
+    for node in nodes_of(tree):
         if isinstance(node, VectorSelector):
             for matcher in node.matchers.matchers:
                 yield from _matcher_problems(str(node.name), matcher, known[str(node.name)])

@@ -11,10 +11,12 @@ from gateway.cli import app
 from gateway.config import Settings
 from gateway.domain.errors import ERROR_SPECS, Origin
 from tests.deploy.files import DEPLOY, ROOT, read_yaml, run_tool
-from tests.deploy.promql import LABELS_OF, problems_of, selectors_of
-from tests.support.monitoring import PANELS, RULES, VARIABLES, queries
+from tests.deploy.promql import LABELS_OF, OF_PROMETHEUS, nodes_of, problems_of, selectors_of
+from tests.support.monitoring import PANELS, RULES, VARIABLES, offered, queries, targets
 
 RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
+ENVIRONMENT = ("cluster", "namespace", "job")
+"""Labels that the scrape gives to every series of a gateway."""
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 
 
@@ -42,11 +44,34 @@ def test_every_query_of_the_dashboard_asks_for_metrics_labels_and_values_that_ex
 
 
 def test_every_variable_of_the_dashboard_is_a_label_that_exists() -> None:
+    for query, label in offered().values():
+        assert [] == problems_of(query, set(RECORDED))
+        (selector,) = selectors_of(promql_parser.parse(query))
+        assert label in LABELS_OF[str(selector.name)] | OF_PROMETHEUS
+
+
+def environment_of(selector: promql_parser.VectorSelector) -> dict[str, str]:
+    return {one.name: one.value for one in selector.matchers.matchers if one.name in ENVIRONMENT}
+
+
+def test_every_panel_shows_one_environment() -> None:
+    """A healthy staging must not hide a production that fails."""
     for variable in VARIABLES:
-        if variable["type"] == "query":
-            found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
-            assert found
-            assert found[2] in LABELS_OF[found[1]]
+        if variable["name"] in ENVIRONMENT:
+            assert not variable.get("includeAll")
+            assert not variable.get("multi")
+    asked = [target["expr"].replace("$__rate_interval", "5m").replace("$__range", "3h") for target in targets()]
+    for query in asked:
+        for selector in selectors_of(promql_parser.parse(query)):
+            assert {name: f"${name}" for name in ENVIRONMENT} == environment_of(selector), query
+
+
+def test_every_rule_keeps_environments_apart() -> None:
+    for rule in RULES:
+        for node in nodes_of(promql_parser.parse(rule["expr"])):
+            if isinstance(node, promql_parser.AggregateExpr):
+                assert node.modifier, rule
+                assert set(ENVIRONMENT) <= set(node.modifier.labels), rule
 
 
 def test_no_two_panels_of_the_dashboard_overlap_or_share_an_id() -> None:
