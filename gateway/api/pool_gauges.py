@@ -52,6 +52,12 @@ SCRAPED: Final = tuple(
         ),
         ("event_outbox_length", (), "Events that are not queued for their endpoints yet."),
         ("event_deliveries_pending", (), "Deliveries of events that were not accepted yet."),
+        ("config_refused", (), "Whether the configuration's file was refused and an earlier one is in force: 1 or 0."),
+        (
+            "certificate_expiry_timestamp_seconds",
+            (),
+            "Unix time at which the certificate in the file of `[server.tls]` expires; 0 without TLS.",
+        ),
         ("redis_up", (), "Whether Redis responds: 1 or 0."),
         ("redis_memory_used_bytes", (), "Memory that Redis uses; of a cluster, its fullest server."),
         (
@@ -64,6 +70,15 @@ SCRAPED: Final = tuple(
 )
 _Sample = tuple[str, tuple[str, ...], float]
 """Name, label values and value."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnState:
+    """What a process knows of its files."""
+
+    is_config_refused: bool = False
+    certificate_end_s: float = 0.0
+    """0 without TLS."""
 
 
 @dataclass(eq=False)
@@ -82,6 +97,7 @@ class PoolGauges:
     """None without a storage."""
     events: tuple[int, int] | None = None
     """Length of the outbox, and pending deliveries."""
+    own_state: Callable[[], OwnState] = OwnState
 
     def render(self) -> bytes:
         """Renders lines that both text formats have in common."""
@@ -95,6 +111,9 @@ class PoolGauges:
 
     def _samples(self) -> Iterator[_Sample]:
         yield "build_info", (self.version,), 1
+        own = self.own_state()
+        yield "config_refused", (), own.is_config_refused
+        yield "certificate_expiry_timestamp_seconds", (), own.certificate_end_s
         yield "redis_up", (), self.statuses is not None
         if self.statuses is None:
             return

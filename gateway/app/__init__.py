@@ -120,7 +120,8 @@ def create_app(
         config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
     )
     health, samplers = _build_operations(core)
-    targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
+    declared = (members.declare, core.upstreams.configure, admin.provisioner.reload)
+    targets = ReloadTargets(core.catalog, *declared, partial(setattr, core.gauges, "own_state"))
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
     tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, core.events.sender.run, *reloading, *reaping)

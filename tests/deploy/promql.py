@@ -36,14 +36,20 @@ VALUES_OF: Mapping[str, set[str]] = {
 _WORDS = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")
 
 
-def problems_of(query: str, recorded: set[str]) -> list[str]:
-    """Unknown metrics, labels and values, and scraped gauges that are added up. `recorded` are the rules' own names."""
+def problems_of(query: str, recorded: Mapping[str, set[str]]) -> list[str]:
+    """Unknown metrics, labels and values, and scraped gauges that are added up. `recorded` are the labels of rules."""
     try:
         tree = promql_parser.parse(query)
     except ValueError as error:
         return [f"{query}: {error}"]
-    known = {**LABELS_OF, **{name: set() for name in recorded}}
+    known = {**LABELS_OF, **recorded}
     return [f"{query}: {problem}" for problem in _problems(tree, known)]
+
+
+def labels_of(query: str) -> set[str]:
+    """What an aggregation keeps."""
+    kept = [node.modifier for node in nodes_of(promql_parser.parse(query)) if isinstance(node, AggregateExpr)]
+    return {label for modifier in kept if modifier for label in modifier.labels}
 
 
 def selectors_of(tree: Expr) -> list[VectorSelector]:
