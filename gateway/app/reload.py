@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.api.pool_gauges import OwnState
 from gateway.config.resolve import Config
 from gateway.domain.accounts import Pool
 from gateway.domain.catalog import Catalog
@@ -26,8 +25,8 @@ class ReloadTargets:
     declare_accounts: Callable[[Sequence[Pool]], Awaitable[None]]
     configure_upstreams: Callable[[UpstreamSet], None]
     declare_tenants: Callable[[Sequence[ProvisionedTenant]], Awaitable[None]]
-    report_state: Callable[[Callable[[], OwnState]], None] = lambda _: None
-    """Lets the metrics say what the reloading process knows of itself."""
+    note_reload: Callable[[str], Awaitable[None]]
+    """Takes the reason for which a changed configuration was refused; empty if it was accepted."""
 
     async def apply(self, config: Config) -> None:
         """Applies upstreams before the models that use them, and models before the tenants that may use them.

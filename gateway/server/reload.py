@@ -2,21 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
-from gateway.api.pool_gauges import OwnState
 from gateway.app.reload import RELOADED, ReloadTargets
 from gateway.config import Settings, SettingsError, config_path, load, locate
 from gateway.config.resolve import Config, resolve
 from gateway.domain.errors import GatewayError
 from gateway.generation.upstreams import UpstreamSet
 from gateway.server.file_watcher import FileWatcher
-from gateway.server.tls import certificate_end
 
 _LOG = structlog.get_logger("imagegate.reload")
 _POLL_S: Final = 0.5
@@ -39,26 +35,8 @@ class ConfigReloader:
         self._settings = settings
         self._watcher = watcher
         self._is_requested = False
-        self._refused = False
-        self._mark: Path | None = None
-        self._certificate_end_s = 0.0
-
-    def share(self, directory: Path) -> None:
-        """Tells the other processes of this gateway, in a directory of theirs, whether the file is refused."""
-        self._mark = directory / "config_refused"
-
-    def own_state(self) -> OwnState:
-        """What this process knows of itself. Reads files."""
-        if tls := self._settings.server.tls:
-            with suppress(SettingsError):  # while the files are replaced
-                self._certificate_end_s = certificate_end(tls).timestamp()
-        return OwnState(self._mark.exists() if self._mark else self._refused, self._certificate_end_s)
-
-    def _note(self, *, is_refused: bool) -> None:
-        self._refused = is_refused
-        if self._mark:
-            with suppress(OSError):
-                self._mark.touch() if is_refused else self._mark.unlink(missing_ok=True)
+        self.refusal = ""
+        """Why the latest change was refused; empty if it was not."""
 
     def request_reload(self, *_signal: object) -> None:
         """Lets the next poll read the configuration even if the file is unchanged: the secrets may have changed."""
@@ -70,31 +48,35 @@ class ConfigReloader:
         if not has_changed and not self._is_requested:
             return None
         self._is_requested = False
-        self._note(is_refused=False)
         if self._watcher:
             self._watcher.mark_read()
         path = config_path(self._config, self._environ)
         try:
             settings = load(self._config, self._environ)
             try:
-                return resolve(settings, self._environ)
+                resolved = resolve(settings, self._environ)
             except SettingsError as error:
                 raise locate(str(error), self._environ, path) from error
         except SettingsError as error:
-            remedy = "correct it; it is read again when it changes, and at SIGHUP"
-            _LOG.error("config_reload_rejected", detail=str(error), hint=remedy)
-            self._note(is_refused=True)
+            self.refusal, remedy = str(error), "correct it; it is read again when it changes, and at SIGHUP"
+            if self._watcher:
+                _LOG.error("config_reload_rejected", detail=str(error), hint=remedy)
             return None
+        self.refusal = ""
+        return resolved
 
     async def run(self, running: ReloadTargets) -> None:
         """Puts every valid configuration in force; runs until it is cancelled."""
         pending: Config | None = None
-        running.report_state(self.own_state)
+        noted = ""
         while True:
             await asyncio.sleep(_POLL_S if self._watcher else _WORKER_POLL_S)
             is_logged = pending is not None
             if self._watcher or self._is_requested:
                 pending = await asyncio.to_thread(self.poll) or pending
+            if noted != self.refusal:
+                noted = self.refusal
+                await running.note_reload(noted)
             if pending is None:
                 continue
             try:

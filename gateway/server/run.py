@@ -72,9 +72,7 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
             server = Server(options)
             run_until_stopped(server, listeners, {signal.SIGINT: server.stop, signal.SIGTERM: server.stop})
             return
-        directory = stack.enter_context(shared_directory())
-        reloader.share(directory)
-        create = partial(create_worker, config, directory)
+        create = partial(create_worker, config, stack.enter_context(shared_directory()))
         options.app, options.workers, options.factory = partial(create, settings), workers, True
         WorkerSupervisor(options, listeners, reloader, lambda current: partial(create, current)).run()
 
@@ -97,7 +95,6 @@ def create_worker(config: str | None, metrics_directory: Path, settings: Setting
         raise SystemExit(1)
     configure_logging(settings.logs.format, settings.logs.level)
     reloader = ConfigReloader(config, os.environ, settings)
-    reloader.share(metrics_directory)
     signal.signal(signal.SIGHUP, reloader.request_reload)
     try:
         return _create(resolve(settings, os.environ), reloader, metrics_directory)

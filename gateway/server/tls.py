@@ -17,16 +17,6 @@ _SOON_DAYS: Final = 14
 """Renewal usually happens 30 days before expiry: with less than this left it has failed."""
 
 
-def certificate_end(tls: Tls) -> datetime:
-    """Returns when the certificate of the files expires. Raises: SettingsError."""
-    from cryptography import x509  # noqa: PLC0415 - memory that only TLS needs
-
-    try:
-        return x509.load_pem_x509_certificate(Path(tls.certificate).read_bytes()).not_valid_after_utc
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"server.tls.certificate: {tls.certificate} is not a PEM certificate") from error
-
-
 class Certificate:
     """Two PEM files. Open connections keep the certificate that they began with."""
 
@@ -87,7 +77,12 @@ class Certificate:
 
     def expires_at(self) -> datetime:
         """Raises: SettingsError."""
-        return certificate_end(self._tls)
+        from cryptography import x509  # noqa: PLC0415 - memory that only TLS needs
+
+        try:
+            return x509.load_pem_x509_certificate(Path(self._tls.certificate).read_bytes()).not_valid_after_utc
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"server.tls.certificate: {self._tls.certificate} is not a PEM certificate") from error
 
     def expiry_warning(self) -> str:
         """Empty unless the certificate has expired or expires soon. Raises: SettingsError."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
 from structlog.testing import capture_logs
 
 from gateway.app.reload import ReloadTargets
@@ -25,7 +24,6 @@ from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.server.file_watcher import FileWatcher
 from gateway.server.reload import ConfigReloader
-from tests.support.certificates import certify
 from tests.support.harness import Simulator, new_key, simulating, wait_until
 from tests.support.processes import start_gateway, write_configuration
 
@@ -159,37 +157,6 @@ def test_a_wrong_file_is_refused_whole_and_told_once(file: Path, old: str, new: 
     assert "SIGHUP" in refused["hint"]
 
 
-def test_every_process_tells_of_a_refused_file_until_it_is_corrected(file: Path, tmp_path: Path) -> None:
-    reload, worker = reload_of(file), reload_of(file, watches=False)
-    for one in (reload, worker):
-        one.share(tmp_path)
-
-    def states() -> list[bool]:
-        return [one.own_state().is_config_refused for one in (reload, worker)]
-
-    assert [False, False] == states()
-    rewrite(file, "[[models]]", "[[models]")
-    assert [] == found_in(reload, 8)
-    assert [True, True] == states()
-    rewrite(file, "[[models]", "[[models]]")
-    assert 1 == len(found_in(reload, 8))
-    assert [False, False] == states()
-
-
-def test_the_end_of_the_certificate_is_that_of_its_file_and_stays_while_it_is_replaced(tmp_path: Path) -> None:
-    path = write_configuration(tmp_path, "redis://127.0.0.1:1", "http://127.0.0.1:2")
-    assert 0 == reload_of(path).own_state().certificate_end_s
-    made = certify(tmp_path)
-    tls = f"certificate = '{made.certificate}'\nkey = '{made.key}'"
-    path.write_text(f"{path.read_text()}\n[server.tls]\n{tls}\n")
-    reload = reload_of(path)
-    found = reload.own_state().certificate_end_s
-    certificate = x509.load_pem_x509_certificate(made.certificate.read_bytes())
-    assert certificate.not_valid_after_utc.timestamp() == found > time.time()
-    made.certificate.write_text("half a file")
-    assert found == reload.own_state().certificate_end_s
-
-
 def test_a_file_that_is_gone_is_told_once_and_read_when_it_is_back(file: Path) -> None:
     reload, text = reload_of(file), file.read_text()
     file.unlink()
@@ -236,10 +203,13 @@ async def test_what_redis_was_away_for_is_taken_over_later_and_told_once(file: P
     async def declare_tenants(_: object) -> None:
         is_done.set()
 
+    async def note(_: str) -> None:
+        raise AssertionError("nothing was refused")
+
     reload.request_reload()
     with capture_logs() as logged:
         keeping = asyncio.create_task(
-            reload.run(ReloadTargets(catalog, declare_accounts, lambda _: None, declare_tenants))
+            reload.run(ReloadTargets(catalog, declare_accounts, lambda _: None, declare_tenants, note))
         )
         async with asyncio.timeout(20):
             await is_done.wait()
