@@ -47,6 +47,7 @@ from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
+from gateway.observability.logging import count_dropped_lines
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
@@ -283,6 +284,7 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
     sampled = {
         metrics.pending_settlements: lambda: core.metering.admission.unsettled,
         metrics.held_bytes: lambda: core.budget.held_bytes,
+        metrics.log_lines_dropped: count_dropped_lines,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
     if storage := core.storage:
