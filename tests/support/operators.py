@@ -3,4 +3,4 @@
 from collections.abc import Callable
 
 Shows = Callable[[int, str, str], None]
-"""Adds a row to the table of tests/operators: the kind, the input as typed, and the message that the program printed."""
+"""Adds a row to the table of tests/operators: the kind, the input as typed, the message that was printed."""
