@@ -85,6 +85,7 @@ def add(
 
     A missing account is created, with MiniMax's published limits unless others are set. The secret is read from a
     variable, a file or standard input, and stored encrypted. The gateway then checks the key, for free.
+    The exit code is 1 if it does not work.
     """
     if secret_env and secret_file:
         raise typer.BadParameter("--secret-env and --secret-file cannot be used together")
@@ -94,7 +95,11 @@ def add(
     limits |= {"max_concurrency": max_concurrency, "weight": weight}
     body |= {name: value for name, value in limits.items() if value is not None}
     body["secret"] = _read_secret(secret_env, secret_file, target)
-    api.show(api.ask("POST", "pool", body=body), partial(_print_added, target))
+    response = api.ask("POST", "pool", body=body)
+    api.show(response, partial(_print_added, target))
+    probed = response.get("probe")
+    if isinstance(probed, dict) and not probed.get("works"):
+        raise typer.Exit(1)
 
 
 @admin_command(app, "remove")
