@@ -36,6 +36,12 @@ def _any_path(text: str) -> str:
     return text
 
 
+def _any_target(text: str) -> str:
+    if not re.fullmatch(f"{_PART}(/{_PART}){{0,2}}", text):
+        raise typer.BadParameter("expected UPSTREAM/ACCOUNT/KEY, UPSTREAM/ACCOUNT, or UPSTREAM")
+    return text
+
+
 KeyTarget = Annotated[
     str, typer.Argument(metavar="UPSTREAM/ACCOUNT/KEY", help="The key.", callback=_key_path, show_default=False)
 ]
@@ -43,6 +49,15 @@ AnyTarget = Annotated[
     str,
     typer.Argument(
         metavar="UPSTREAM/ACCOUNT[/KEY]", help="The key, or the whole account.", callback=_any_path, show_default=False
+    ),
+]
+EnabledTarget = Annotated[
+    str,
+    typer.Argument(
+        metavar="UPSTREAM[/ACCOUNT[/KEY]]",
+        help="The key, the whole account, or the upstream.",
+        callback=_any_target,
+        show_default=False,
     ),
 ]
 _Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="Limit of a new account.")]
@@ -113,8 +128,8 @@ def remove(api: AdminApi, target: KeyTarget) -> None:
 
 
 @admin_command(app, "enable")
-def enable(api: AdminApi, target: AnyTarget) -> None:
-    """Enable a key or an account."""
+def enable(api: AdminApi, target: EnabledTarget) -> None:
+    """Enable a key or an account, and end its cooldown. For an upstream: end its cooldown or close its breaker."""
     _hold(api, target, "ready")
 
 

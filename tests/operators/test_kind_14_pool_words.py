@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.support.commands import Ask, run
-from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, wait_until
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, Simulator, upstream, wait_until
 from tests.support.operators import Shows
 
 
@@ -54,3 +54,23 @@ def test_a_probe_of_a_disabled_account_says_that_it_is_disabled(ask: Ask, gatewa
     state = 'imagegate_upstream_state{upstream="sim",state="disabled"} 1'
     wait_until(lambda: state in httpx.get(f"{gateway.url}/metrics").text, "the metric says what pool list says")
     assert "disabled" in ask("list").stdout
+
+
+@pytest.mark.parametrize("way", ["enable", "probe"])
+def test_an_open_breaker_is_closed_by_hand_or_by_a_good_probe(
+    make_gateway: MakeGateway, simulator: Simulator, shows: Shows, way: str
+) -> None:
+    configured = upstream("sim", "minimax", simulator.url) | {"breaker_failures": 1, "breaker_open_s": 3600}
+    gateway = make_gateway(configured)
+    assert 200 != gateway.generate(prompt="x [http=502]").status_code
+    [pool] = gateway.admin("GET", "/pool").json()["data"]
+    assert "cooling" == pool["state"]
+    variables = {"IMAGEGATE_URL": gateway.url, "IMAGEGATE_ADMIN_KEY": ADMIN_KEY}
+    done = run("pool", way, "sim" if way == "enable" else "sim/main/main-1", **variables)
+    shows(12, f"pool {way} while the breaker is open", done.stdout)
+    assert 0 == done.returncode
+    [pool] = gateway.admin("GET", "/pool").json()["data"]
+    assert "half_open" == pool["state"]
+    assert 200 == gateway.generate(prompt="x").status_code
+    actions = [entry["action"] for entry in gateway.admin("GET", "/audit?upstream=sim").json()["data"]]
+    assert "pool.enable" in actions

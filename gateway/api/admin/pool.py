@@ -23,6 +23,7 @@ from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus, effective_health, worst_health
 
 _ACCOUNT: Final = "/pool/{upstream}/{account}"
+_UPSTREAM: Final = "/pool/{upstream}"
 _KEY: Final = "/pool/{upstream}/{account}/{key}"
 _LIMITS: Final = ("requests_per_minute", "images_per_minute", "max_concurrency", "weight")
 _M = TypeVar("_M", AccountStatus, KeyStatus)
@@ -48,6 +49,12 @@ class _StateUpdate(Schema):
     state: Literal["ready", "disabled", "draining"]
 
 
+class _Lift(Schema):
+    """Ends the cooldown of an upstream."""
+
+    state: Literal["ready"]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class PoolSection:
     """Routes that report capacity and state of upstreams, accounts and keys, and that add, remove and hold keys."""
@@ -60,6 +67,7 @@ class PoolSection:
     def handlers(self) -> Handlers:
         return {
             "/pool": {"GET": self.list_pool, "POST": self.add},
+            _UPSTREAM: {"PATCH": self.lift},
             _ACCOUNT: {"GET": self.get, "PATCH": self.hold},
             _KEY: {"GET": self.get, "PATCH": self.hold, "DELETE": self.remove},
             f"{_KEY}/probe": {"POST": self.probe},
@@ -86,6 +94,13 @@ class PoolSection:
         described = await self._describe_in_place(key.upstream, key.account, key.name)
         return json_response(described | {"probe": _describe_probe(check)}, 201)
 
+    async def lift(self, request: Request, actor: Actor) -> Response:
+        """Ends the cooldown of a whole upstream, as the circuit breaker's. Accounts and keys keep theirs."""
+        await read_document(request, self.limits, _Lift)
+        upstream = request.path_params["upstream"]
+        await self.roster.lift(upstream, actor)
+        return json_response(_describe_pool(await self._pool_status(upstream)))
+
     async def get(self, request: Request, _: Actor) -> Response:
         return json_response(_describe(await self._member(**request.path_params)))
 
@@ -107,6 +122,8 @@ class PoolSection:
         described = _describe_probe(check)
         await self.roster.note_probe(key, actor, {name: described[name] for name in ("works", "error_code")})
         await self._settle(key, check)
+        if check.error_code is None and (await self._pool_status(key.upstream)).state is KeyState.COOLING:
+            await self.roster.lift(key.upstream, actor)  # it can be reached
         return json_response(described | {"key": await self._describe_in_place(**request.path_params)})
 
     async def _settle(self, key: ProviderKey, check: KeyCheck) -> None:
