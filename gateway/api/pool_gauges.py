@@ -45,7 +45,7 @@ SCRAPED: Final = tuple(
         (
             "certificate_expiry_timestamp_seconds",
             (),
-            "Unix time at which the certificate in the file of `[server.tls]` expires, checked each hour; 0 without TLS.",
+            "Unix time at which the certificate in the file of `[server.tls]` expires; 0 without TLS.",
         ),
         ("redis_up", (), "Whether Redis responds: 1 or 0."),
         ("redis_memory_used_bytes", (), "Memory that Redis uses; of a cluster, its fullest server."),
