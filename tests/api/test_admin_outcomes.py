@@ -49,6 +49,7 @@ CHANGES: Final[tuple[tuple[str, str, dict[str, Any] | None], ...]] = (
     ("PATCH", "/pool/{upstream}/{account}/{key}", {"state": "disabled"}),
     ("DELETE", "/pool/{upstream}/{account}/{key}", None),
     ("POST", "/pool/{upstream}/{account}/{key}/probe", None),
+    ("POST", "/usage/closings", {"month": "2026-01"}),
 )
 """Every route that changes anything."""
 

@@ -222,7 +222,8 @@ async def test_a_close_stores_its_proof_once_and_is_audited(books: "redis.Redis"
             closing.total,
         )
         assert ("2026-07", "finance", 1, 1) == (closing.month, closing.closed_by, closing.tenants, closing.records)
-        [(_, entry)] = books.xrange("ig3:{acme}:audit")
+        entries: Any = books.xrange("ig3:{acme}:audit")
+        [(_, entry)] = entries
         assert ("usage.close", '{"month":"2026-07"}') == (entry["action"], entry["after"])
         with pytest.raises(GatewayError, match="is closed since 2026-08-02 by 'finance'"):
             await at.close()

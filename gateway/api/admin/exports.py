@@ -16,6 +16,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from gateway.api.admin import Handlers
 from gateway.api.admin.periods import parse_month
@@ -69,10 +70,27 @@ class _Spool:
             raise GatewayError(ErrorCode.MEMORY_FULL, f"a temporary file: {error.strerror}") from error
 
     async def blocks(self) -> AsyncIterator[bytes]:
-        with self.file:
-            self.file.seek(0)
-            while block := await asyncio.to_thread(self.file.read, _BLOCK_BYTES):
-                yield block
+        self.file.seek(0)
+        while block := await asyncio.to_thread(self.file.read, _BLOCK_BYTES):
+            yield block
+
+
+class _FileResponse(StreamingResponse):
+    """Sends a file, or the status alone if the client has it, and closes it."""
+
+    def __init__(self, spool: _Spool, known: str, name: str, media_type: str) -> None:
+        headers = {"etag": f'"{spool.digest.hexdigest()}"', LINES_HEADER: str(spool.lines)}
+        self._file = spool.file
+        if headers["etag"] in known:
+            super().__init__(iter(()), 304, headers)
+        else:
+            headers["content-length"] = str(spool.size_bytes)
+            headers["content-disposition"] = f'attachment; filename="{name}"'
+            super().__init__(spool.blocks(), 200, headers, media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,7 +130,10 @@ class ExportSection:
             "jsonl": self._records(selection),
         }[form]
         start = b"\xef\xbb\xbf" if has_bom == "true" and form != "jsonl" else b""
-        return _response(request, await self._render(lines, start), _file_name(form, selection, by), form)
+        spool = await self._render(lines, start)
+        kind = "application/jsonl" if form == "jsonl" else "text/csv; charset=utf-8; header=present"
+        known = request.headers.get("if-none-match", "")
+        return _FileResponse(spool, known, _file_name(form, selection, by), kind)
 
     async def list_closings(self, request: Request, _: Actor) -> Response:
         QueryFields(request).reject_unknown()
@@ -135,7 +156,10 @@ class ExportSection:
                         await spool.write(bytes(block))
                         block.clear()
                 await spool.write(bytes(block))
-        except TimeoutError:
+        except BaseException as error:
+            spool.file.close()
+            if not isinstance(error, TimeoutError):
+                raise
             why = f"the export takes more than {_RENDER_TIMEOUT_S:.0f} s. Select fewer days, or one tenant."
             raise refused_value("from", why) from None
         return spool
@@ -149,18 +173,6 @@ class ExportSection:
             if page.end is None:
                 return
             place = page.end
-
-
-def _response(request: Request, spool: _Spool, name: str, form: str) -> Response:
-    headers = {"etag": f'"{spool.digest.hexdigest()}"', LINES_HEADER: str(spool.lines)}
-    if headers["etag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    headers |= {
-        "content-length": str(spool.size_bytes),
-        "content-disposition": f'attachment; filename="{name}"',
-    }
-    kind = "application/jsonl" if form == "jsonl" else "text/csv; charset=utf-8; header=present"
-    return StreamingResponse(spool.blocks(), headers=headers, media_type=kind)
 
 
 def _file_name(form: str, selection: UsageFilter, by: tuple[GroupBy, ...]) -> str:
