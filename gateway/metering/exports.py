@@ -19,7 +19,6 @@ from gateway.metering.ledger_keys import read_record
 
 AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 """Columns of amounts, in order."""
-_ROWS_PER_PAGE: Final = 10_000
 _TRIES: Final = 5
 
 
@@ -37,6 +36,8 @@ class Exports:
     account: str
     """The installation, as FOCUS names it."""
     start_of: StartOf = midnight
+    rows_per_page: int = 10_000
+    """Rows of a report that are held at once. Each page reads the totals again."""
 
     async def csv(
         self, usage_filter: UsageFilter, by: tuple[GroupBy, ...], tag: TagFilter | None = None
@@ -45,7 +46,7 @@ class Exports:
         yield csv_line([*(group.value for group in by), *AMOUNTS])
         after: Group | None = None
         while True:
-            report = UsageReport(by, _ROWS_PER_PAGE, after, UsageTotals(), tag)
+            report = UsageReport(by, self.rows_per_page, after, UsageTotals(), tag)
             await self.ledger.fill(report, usage_filter)
             rows = report.rows()
             for group, amounts in rows:

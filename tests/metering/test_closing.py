@@ -24,7 +24,7 @@ from gateway.metering.verification import LedgerVerifier
 from gateway.tenants.transactions import TenantTransactions
 from tests.metering.desk import Desk
 from tests.support.admissions import connected
-from tests.support.bookkeeping import know
+from tests.support.bookkeeping import Settled, know, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -286,3 +286,18 @@ async def test_no_focus_export_is_made_of_records_that_prove_nothing(books: "red
     async with office(redis_url, desk) as at:
         with pytest.raises(GatewayError, match="tenant 'acme' on 2026-07-28: its records, which have the prices"):
             await at.text(JULY)
+
+
+@pytest.mark.parametrize("by", [(GroupBy.KEY,), (GroupBy.DAY, GroupBy.KEY), (GroupBy.TENANT, GroupBy.KEY)])
+async def test_every_row_of_a_report_is_in_its_csv_once_and_in_order(
+    books: "redis.Redis", redis_url: str, by: tuple[GroupBy, ...]
+) -> None:
+    days = (date(2026, 7, 27), date(2026, 7, 28))
+    settle(
+        books, [Settled(tenant=name, key=f"k{key}", day=day) for name in ("a", "b") for key in range(5) for day in days]
+    )
+    async with connected(redis_url) as client:
+        paged, whole = (Exports(Ledger(client), "x", rows_per_page=rows) for rows in (2, 1000))
+        texts = ["".join([line async for line in one.csv(JULY, by)]) for one in (paged, whole)]
+    assert texts[0] == texts[1]
+    assert (10 if by[1:] else 5) + 1 == texts[0].count("\r\n")
