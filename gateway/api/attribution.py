@@ -6,7 +6,6 @@ Tags of the tenant come before those of the API key, and these before those of t
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 import msgspec
@@ -61,8 +60,8 @@ class Attributor:
         """
         metadata = [(_METADATA, key, value) for key, value in generation.metadata.items()]
         own, user, ignored = self.check(caller, [*sent, *metadata])
-        tags = dict(sorted({**own, **dict(islice(_fixed(caller).items(), TAGS_MAX))}.items()))
-        if len(tags) > TAGS_MAX:
+        tags = dict(sorted({**own, **_fixed(caller)}.items()))
+        if own and len(tags) > TAGS_MAX:
             raise refused_value(
                 HEADER,
                 f"expected at most {TAGS_MAX} tags, with those of the tenant and the API key: {', '.join(tags)}.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 TAGS_MAX: Final = 8
-"""Limit on the tags of one request, with those of its tenant and API key."""
+"""Limit on the tags of a tenant, of an API key, and of a request that adds to both."""
 OTHER: Final = "_other"
 """Sums the values of a tenant day beyond the 1,000 that have sums of their own."""
 TAG_KEY: Final = re.compile(r"[a-z0-9_.-]{1,32}", re.ASCII)

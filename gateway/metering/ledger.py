@@ -68,8 +68,8 @@ class Ledger:
         """Fills a report with the sums that it needs.
 
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
-        Redis: one round trip, two per 100 tenants and two per 100 tenant days, four if they are split, and one per 100
-        tenants by cost centre or owner; reads no records.
+        Redis: one round trip, two per 100 tenants, one more per 100 by cost centre or owner, and two per 100 tenant
+        days, or four per 10 if they are split; reads no records.
         """
         days = await self._days(usage_filter)
         if report.needs_holders:

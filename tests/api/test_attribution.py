@@ -134,12 +134,17 @@ def test_unknown_tags_are_ignored_where_unknown_parameters_are(make_gateway: Mak
 def test_a_request_adds_to_the_tags_of_its_tenant_and_key_and_changes_none(tagging: Gateway) -> None:
     admin(tagging.url, "PATCH", "/tenants/acme", {"tags": {"team": "ads", "unit": "eu"}})
     made = admin(tagging.url, "POST", "/tenants/acme/keys", {"tags": {"team": "not-ads", "env": "prod"}}).json()
+    many = {"tags": {f"k{number}": "x" for number in range(8)}}
+    other = admin(tagging.url, "POST", "/tenants/acme/keys", many).json()["key"]
+    assert 200 == generate(Gateway(tagging.url, other)).status_code
+    assert {**many["tags"], "team": "ads", "unit": "eu"} == record(tagging)["tags"]
+    assert "at most 8 tags" in refusal(generate(Gateway(tagging.url, other), "env=prod"))[2]
     response = tagging.post(
         GENERATIONS, BODY, authorization=f"Bearer {made['key']}", **{HEADER: "env=dev,team=ads,feature=hero"}
     )
     assert (200, f"{HEADER}.env") == (response.status_code, response.headers["x-imagegate-ignored"])
     assert {"team": "ads", "unit": "eu", "env": "prod", "feature": "hero"} == record(tagging)["tags"]
-    assert [{"tag": "env=prod"}] == rows(tagging, "by=tag&tag=env")
+    assert [{"tag": ""}, {"tag": "env=prod"}] == rows(tagging, "by=tag&tag=env")
 
 
 def rows(gateway: Gateway, query: str) -> list[dict[str, Any]]:

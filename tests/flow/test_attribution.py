@@ -79,6 +79,14 @@ def test_usage_is_reported_by_all_that_requests_are_attributed_to(
     assert [(month, "sim", 3, 4, "0.014")] == usage(gateway, f"by=month,upstream&month={month}")
     assert [1, 2] == sorted(row[1] for row in usage(gateway, "by=user"))
     assert "0.007" == gateway.admin("GET", "/usage?by=day&tag=env=prod").json()["total"]["usd"]
+    pages = [gateway.admin("GET", "/usage?by=tag&tag=env&limit=1&last=2d").json()]
+    while cursor := pages[-1]["next_cursor"]:
+        other = gateway.admin("GET", f"/usage?tag=feature&cursor={cursor}")
+        assert "it belongs to a request with another 'tag'" in other.json()["error"]["message"]
+        pages.append(gateway.admin("GET", f"/usage?by=tag&tag=env&limit=1&last=2d&cursor={cursor}").json())
+    assert [["", "0.014"], ["env=dev", "0.014"], ["env=prod", "0.014"]] == [
+        [page["data"][0]["tag"], page["total"]["usd"]] for page in pages
+    ]
     check_books(gateway)
 
 
