@@ -69,8 +69,8 @@ def export(
     api = AdminApi(url, admin_key, json=True)
     with (
         _writing(output) as file,
-        progressing("exporting", things, prints=output is None) as progress,
         api.download("usage", "export", query=query) as response,
+        progressing("exporting", things, prints=output is None) as progress,
     ):
         lines = save(response, file, progress)
     print(f"{lines} {things}{f' in {output}' if output else ''}", file=sys.stderr)
