@@ -1,10 +1,12 @@
 """Month close: what was billed stays, what is settled late is a correction, and exports add up to the micro-dollar."""
 
+import asyncio
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -14,7 +16,7 @@ import redis
 
 from gateway.domain.attribution import Attribution
 from gateway.domain.audit import Actor
-from gateway.domain.errors import GatewayError
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.focus import FOCUS_COLUMNS
 from gateway.domain.usage import GroupBy, Reconciliation, UsageFilter, UsageReport
 from gateway.metering.closing import CLOSED_BY, Closing, MonthCloser
@@ -301,3 +303,45 @@ async def test_every_row_of_a_report_is_in_its_csv_once_and_in_order(
         texts = ["".join([line async for line in one.csv(JULY, by)]) for one in (paged, whole)]
     assert texts[0] == texts[1]
     assert (10 if by[1:] else 5) + 1 == texts[0].count("\r\n")
+
+
+async def test_of_two_closes_at_once_one_is_stored(books: "redis.Redis", redis_url: str) -> None:
+    desk = Desk(books, NOON_S)
+    buy(desk, "r1")
+    desk.clock.set(AUGUST_S)
+    async with office(redis_url, desk) as one, office(redis_url, desk) as other:
+        done = await asyncio.gather(one.close(), other.close(), return_exceptions=True)
+        closings = await one.closer.closings()
+    assert closings == [closing for closing in done if isinstance(closing, Closing)]
+    assert [ErrorCode.CONFLICT] == [error.error_code for error in done if isinstance(error, GatewayError)]
+    assert 1 == books.xlen("ig3:{acme}:audit")
+
+
+async def test_what_is_settled_during_a_close_is_billed_once_in_one_of_both_periods(
+    books: "redis.Redis", redis_url: str
+) -> None:
+    desk = Desk(books, NOON_S)
+    names = [f"r{number}" for number in range(40)]
+    for name in names:
+        buy(desk, name, "")
+    desk.clock.advance(120)
+    for name in names:
+        desk.expire(name)
+        books.persist(f"ig3:{{acme}}:reservation:{name}")
+    desk.clock.set(AUGUST_S)
+
+    def settle_all() -> None:
+        for name in names:
+            desk.settle(name, "u/a:1,0,0,0" if name.endswith("5") else "")
+
+    async with office(redis_url, desk) as at:
+        settling = asyncio.create_task(asyncio.to_thread(settle_all))
+        with suppress(GatewayError):  # they were settled during the comparison
+            await at.close()
+        await settling
+        if not (closings := await at.closer.closings()):
+            closings = [await at.close()]
+        assert 4 * 3500 == await at.total(BOTH)
+        assert [] == (await at.verifier.verify(BOTH))[0].differences
+        assert closings[0].focus_sha256 == hashlib.sha256((await at.text(JULY)).encode()).hexdigest()
+        assert micros(await at.rows(BOTH)) == 4 * 3500
