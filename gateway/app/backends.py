@@ -15,7 +15,7 @@ from gateway import __version__
 from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
-from gateway.api.admin.exports import ExportSection
+from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
@@ -273,7 +273,10 @@ def build_admin(
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
         usage,
-        ExportSection(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
+        ExportSection(
+            *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
+            ExportDisk(settings.server.max_spooled_bytes),
+        ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
     )

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from tests.support.bookkeeping import Settled, numbered, settle
-from tests.support.harness import ADMIN_KEY, Gateway
+from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway
 from tests.support.openapi import conform
 
 JULY: Final = "from=2026-07-01&to=2026-07-31"
@@ -102,6 +102,18 @@ def test_an_unknown_tenant_and_records_that_are_gone_are_refused(gateway: Gatewa
     status, told = refusal(export(gateway, f"{JULY}&format=focus"))
     assert 409 == status
     assert "tenant 'acme' on 2026-07-28: its records, which have the prices, are gone. Export CSV" in told
+
+
+def test_files_of_exports_have_a_limit_and_are_released(make_gateway: MakeGateway, books: "redis.Redis") -> None:
+    gateway = make_gateway(server={"max_spooled_bytes": 2000})
+    settle(books, numbered(Settled(), 8))
+    status, told = refusal(export(gateway, f"{JULY}&format=jsonl"))
+    expected = (
+        "with this file, exports exceed [server] max_spooled_bytes, 2000 bytes. Select fewer days, or one tenant."
+    )
+    assert (400, f"Invalid value for 'from': {expected}") == (status, told)
+    for _ in range(20):
+        assert 200 == export(gateway, f"{JULY}&by=model").status_code
 
 
 def close(gateway: Gateway, **body: object) -> httpx.Response:

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from tempfile import SpooledTemporaryFile
@@ -35,7 +36,6 @@ LINES_HEADER: Final = "x-imagegate-lines"
 _FORMATS: Final = ("csv", "jsonl", "focus")
 _IN_MEMORY_BYTES: Final = 1024 * 1024
 _BLOCK_BYTES: Final = 256 * 1024
-_FILE_MAX_BYTES: Final = 2 * 1024**3
 _CONCURRENCY: Final = 2
 """Exports that a process renders at once; the others wait."""
 _RENDER_TIMEOUT_S: Final = 600.0
@@ -48,26 +48,41 @@ class _CloseBody(Schema):
     dry_run: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class ExportDisk:
+    """The bytes of all export files of a process, until they are sent, and their limit."""
+
+    limit_bytes: int
+    held_bytes: int = 0
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class _Spool:
     """A file of an export, in memory or on disk."""
 
+    disk: ExportDisk
     file: SpooledTemporaryFile[bytes] = field(default_factory=partial(SpooledTemporaryFile, _IN_MEMORY_BYTES))
     size_bytes: int = 0
     lines: int = 0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     async def write(self, block: bytes) -> None:
-        """Raises: GatewayError INVALID_VALUE if the file is too large, MEMORY_FULL if the disk is."""
+        """Raises: GatewayError INVALID_VALUE beyond the limit of all export files, MEMORY_FULL if the disk is full."""
         self.size_bytes += len(block)
-        if self.size_bytes > _FILE_MAX_BYTES:
-            raise refused_value("from", "the export is larger than 2 GiB. Select fewer days, or one tenant.")
+        self.disk.held_bytes += len(block)
+        if self.disk.held_bytes > self.disk.limit_bytes:
+            why = f"with this file, exports exceed [server] max_spooled_bytes, {self.disk.limit_bytes} bytes."
+            raise refused_value("from", f"{why} Select fewer days, or one tenant.")
         self.lines += block.count(b"\n")
         self.digest.update(block)
         try:
             await asyncio.to_thread(self.file.write, block)
         except OSError as error:
             raise GatewayError(ErrorCode.MEMORY_FULL, f"a temporary file: {error.strerror}") from error
+
+    def close(self) -> None:
+        self.disk.held_bytes -= self.size_bytes
+        self.file.close()
 
     async def blocks(self) -> AsyncIterator[bytes]:
         self.file.seek(0)
@@ -80,7 +95,7 @@ class _FileResponse(StreamingResponse):
 
     def __init__(self, spool: _Spool, known: str, name: str, media_type: str) -> None:
         headers = {"etag": f'"{spool.digest.hexdigest()}"', LINES_HEADER: str(spool.lines)}
-        self._file = spool.file
+        self._spool = spool
         if headers["etag"] in known:
             super().__init__(iter(()), 304, headers)
         else:
@@ -89,7 +104,7 @@ class _FileResponse(StreamingResponse):
             super().__init__(spool.blocks(), 200, headers, media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._file:
+        with closing(self._spool):
             await super().__call__(scope, receive, send)
 
 
@@ -101,6 +116,7 @@ class ExportSection:
     exports: Exports
     closer: MonthCloser
     limits: BodyLimits
+    disk: ExportDisk
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_CONCURRENCY))
 
     def handlers(self) -> Handlers:
@@ -143,11 +159,11 @@ class ExportSection:
         QueryFields(request).reject_unknown()
         body = await read_document(request, self.limits, _CloseBody)
         first, _ = parse_month(body.month, self.usage.today())
-        closing = await self.closer.close(first, actor, is_dry_run=body.dry_run)
-        return json_response(asdict(closing), 200 if body.dry_run else 201)
+        closed = await self.closer.close(first, actor, is_dry_run=body.dry_run)
+        return json_response(asdict(closed), 200 if body.dry_run else 201)
 
     async def _render(self, lines: AsyncIterator[str], start: bytes) -> _Spool:
-        spool, block = _Spool(), bytearray(start)
+        spool, block = _Spool(self.disk), bytearray(start)
         try:
             async with asyncio.timeout(_RENDER_TIMEOUT_S), self.slots:
                 async for line in lines:
@@ -157,7 +173,7 @@ class ExportSection:
                         block.clear()
                 await spool.write(bytes(block))
         except BaseException as error:
-            spool.file.close()
+            spool.close()
             if not isinstance(error, TimeoutError):
                 raise
             why = f"the export takes more than {_RENDER_TIMEOUT_S:.0f} s. Select fewer days, or one tenant."
