@@ -19,10 +19,12 @@ from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
+from gateway.api.admin.webhooks import WebhookSection
 from gateway.api.attribution import ANY_KEY, Attributor
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
+from gateway.app.events import EventParts
 from gateway.app.storage import build_quota
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
@@ -255,6 +257,7 @@ def build_admin(
     limits: BodyLimits,
     pool: PoolSection,
     erase: Callable[[str], Awaitable[None]] | None,
+    events: EventParts,
 ) -> AdminParts:
     """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored."""
     settings, clock, monotonic = config.settings, time.time, time.monotonic
@@ -279,6 +282,10 @@ def build_admin(
         ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
+        WebhookSection(
+            *(events.endpoints, events.deliveries, events.sender, tenants, config.alerts.rules, limits),
+            has_mail=config.alerts.mail is not None,
+        ),
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
     buckets = Buckets(settings.admin.requests_per_second, monotonic)
