@@ -246,9 +246,11 @@ def test_a_month_is_closed_after_a_question_and_listed(ask: Ask, books: "redis.R
     assert 1 == ask("usage", "close", "2025-11").returncode  # no terminal answers
     assert "No month is closed.\n" == printed(ask("usage", "close", "--list"))
     shown = printed(ask("usage", "close", "2025-11", "--yes"))
-    assert ["month     2025-11", "requests  2"] == [
-        line for line in shown.splitlines() if line[:5] in {"month", "reque"}
-    ]
+    fields = dict(line.rsplit("  ", 1) for line in shown.splitlines())
+    assert ("2025-11", "2", "0.007") == tuple(
+        next(value for name, value in fields.items() if name.split()[0] == field)
+        for field in ("month", "requests", "usd")
+    )
     _, row = printed(ask("usage", "close", "--list")).splitlines()
     assert ["2025-11", "1", "2", "2", "0.007"] == [row.split()[0], *row.split()[-4:]]
     check_refused(ask("usage", "close", "2025-11", "--yes"), "2025-11 is closed since")
