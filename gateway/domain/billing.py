@@ -275,7 +275,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A tenant's current counters. Images and money include reservations."""
+    """A tenant's current counters. Images and money include reservations, less what was credited."""
 
     requests_last_minute: int
     images_last_minute: int
@@ -284,6 +284,9 @@ class Usage:
     images_this_month: int
     usd_micros_this_month: int
     open_requests: int  # admitted and not settled, including requests of dead processes
+    credited_images_today: int
+    credited_images_this_month: int
+    credited_usd_micros_this_month: int
 
 
 def usd(micros: int) -> str:

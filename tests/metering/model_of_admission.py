@@ -108,6 +108,8 @@ class World:
         self.reservations: dict[str, Ticket] = {}
         self.refused: list[Ticket] = []
         """Requests that were not admitted and count in their minute."""
+        self.exhausted: set[tuple[str, str]] = set()
+        """Windows and quotas that have refused a request which they would admit unused."""
         self.ends: dict[str, int] = {}
         self.days: set[str] = set()
         self.used_days()
@@ -157,6 +159,9 @@ class World:
                 for window in (f"{prefix}day:{day}", f"{prefix}month:{day[:6]}"):
                     found[window]["images"] += reservation.images
                     found[window]["usd_micros"] += reservation.images * reservation.price
+                    if not reservation.is_open:
+                        found[window]["charged_images"] += reservation.images
+                        found[window]["charged_usd_micros"] += reservation.images * reservation.price
                 if reservation.is_recent(scope, now_s):
                     found[f"{prefix}rate"][f"{second} images"] += reservation.images
                 for name in reservation.places:
@@ -167,6 +172,9 @@ class World:
                     found[name][field] += amount
         for name, second in self.recent_seconds():
             found[name][f"{second} requests"] += 1
+        for window, limit in self.exhausted:
+            found[window][f"exhausted:{limit}"] = 1
+        found["events"]["length"] = len(self.exhausted)
         return {name: {key: value for key, value in fields.items() if value} for name, fields in found.items()}
 
     def recent_seconds(self) -> Iterator[tuple[str, int]]:
@@ -181,7 +189,7 @@ class World:
         scopes = ("", *(f"key:{key}:" for key in KEYS))
         windows = [*(f"day:{day}" for day in self.days), *(f"month:{month}" for month in {d[:6] for d in self.days})]
         scoped = [scope + name for scope in scopes for name in ("open", "batch_open", "rate", *windows)]
-        return scoped + [f"{kind}:{day}" for kind in ("ledger", "sums", "batch_sums") for day in self.days]
+        return ["events", *scoped] + [f"{kind}:{day}" for kind in ("ledger", "sums", "batch_sums") for day in self.days]
 
     # What the scripts are to do, from docs/metering.md.
 
@@ -202,6 +210,11 @@ class World:
             if refusals:
                 self.refused.append(replace(new, images=0))
         if refusals:
+            for _, reply in refusals:
+                if reply["decision"] == "quota" and not reply["is_permanent"]:
+                    prefix = f"key:{key}:" if reply["scope"] == "key" else ""
+                    window = f"day:{new.day}" if reply["limit"].endswith("_day") else f"month:{new.day[:6]}"
+                    self.exhausted.add((prefix + window, reply["limit"]))
             top = max(refusals, key=lambda found: found[0])[0]
             return [reply for rank, reply in refusals if rank == top]
         self.reservations[reservation_id] = new

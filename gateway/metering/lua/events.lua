@@ -1,0 +1,68 @@
+-- Events about quotas, decided where their counters move. Stands before admit.lua and settle.lua; BASE is the tenant's
+-- "PREFIX:{NAME}:".
+--   BASE .. "events"  stream: type, at_ms (Unix ms) and data (JSON) of each event, about 10,000 at most; see domain/events.py
+--   BASE .. "day:YYYYMMDD", "month:YYYYMM", and those of the key, have also: charged_images and charged_usd_micros, without
+--          reservations; credited_images and credited_usd_micros, see credit.lua; alerted:QUOTA, the highest percentage
+--          that an event reported; exhausted:QUOTA, 1 after the first refusal
+-- TTL      of the stream none: the gateway deletes what it has sent
+-- Clock    of the caller
+local EVENTS_MAX = 10000
+local QUOTAS = {
+  {limit = 'images_per_day', period = 'day', measure = 'images', quota = 'images_per_day'},
+  {limit = 'images_per_month', period = 'month', measure = 'images', quota = 'images_per_month'},
+  {limit = 'usd_micros_per_month', period = 'month', measure = 'usd_micros', quota = 'usd_per_month'},
+  {limit = 'soft_usd_micros_per_month', period = 'month', measure = 'usd_micros', budget = 'soft_usd_per_month'},
+}
+
+local function append_event(base, type, now_ms, data)
+  redis.call('XADD', base .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*',
+    'type', type, 'at_ms', now_ms, 'data', cjson.encode(data))
+end
+
+-- Returns micro-dollars as decimal dollars, with two decimals or more.
+local function dollars(micros)
+  local sign, rest = micros < 0 and '-' or '', math.abs(micros)
+  local text = string.format('%d.%06d', math.floor(rest / 1000000), rest % 1000000)
+  return sign .. string.gsub(text, '0?0?0?0?$', '', 1)
+end
+
+-- Returns the data of an event about a quota. A window has name, period and ends_s.
+local function describe_quota(base, key_id, quota, window, used, limit)
+  local shown = quota.measure == 'usd_micros' and dollars or function(count) return count end
+  local digits = string.match(window.name, '%d+$')
+  return {
+    tenant = string.match(base, '{(.+)}'), key_id = key_id ~= '' and key_id or nil,
+    quota = quota.quota, budget = quota.budget, used = shown(used), limit = shown(limit),
+    window = (string.gsub(digits, '^(%d%d%d%d)(%d%d)', '%1-%2', 1):gsub('^(%d+%-%d%d)(%d%d)$', '%1-%2')),
+    resets_at = window.ends_s,
+  }
+end
+
+-- Returns the least amount that is `percent` of a limit, exactly: their product may exceed 2^53.
+local function share_of(limit, percent)
+  return math.floor(limit / 100) * percent + math.ceil(limit % 100 * percent / 100)
+end
+
+-- Appends an event for each of `percents`, ascending, of each quota of a window that its charges have reached and that no
+-- event in this window has reported. Returns true if there was any.
+local function cross_thresholds(base, key_id, window, limits, percents, now_ms)
+  local has_crossed = false
+  for _, quota in ipairs(QUOTAS) do
+    local limit = quota.period == window.period and limits[quota.limit] or 0
+    if limit > 0 then
+      local mark = 'alerted:' .. quota.limit
+      local found = redis.call('HMGET', window.name, 'charged_' .. quota.measure, 'credited_' .. quota.measure, mark)
+      local used, reached = (found[1] or 0) - (found[2] or 0), tonumber(found[3] or 0)
+      for _, percent in ipairs(percents) do
+        if percent > reached and used >= share_of(limit, percent) then
+          local data = describe_quota(base, key_id, quota, window, used, limit)
+          data.percent = percent
+          append_event(base, (quota.budget and 'budget' or 'quota') .. '.threshold_crossed', now_ms, data)
+          redis.call('HSET', window.name, mark, percent)
+          has_crossed = true
+        end
+      end
+    end
+  end
+  return has_crossed
+end
