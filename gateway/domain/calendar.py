@@ -41,6 +41,9 @@ class Calendar:
         return round(offset.total_seconds()) if offset else 0
 
 
+UTC_CALENDAR: Final = Calendar()
+
+
 @lru_cache(maxsize=8)
 def _offsets(calendar: Calendar, today: int) -> str:
     """`today` counts from the Unix epoch."""

@@ -63,6 +63,7 @@ class AdmissionDecision(msgspec.Struct, frozen=True):
     rates: Rates = Rates()
     used: Usage | None = None
     order: Order | None = None
+    has_events: bool = False
 
 
 def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayError:

@@ -16,14 +16,15 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:preflight | channel |  | preflight: pub/sub check |
 | ig3:provisioned_tenants | set | none | provisioning: names of the configured tenants |
 | ig3:provisioning_digest | string | none | provisioning: digest of the last applied configuration |
+| ig3:{NAME}:events | stream | none | admission, settlement, transactions: about 10,000 events at most |
 | ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
 | ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5-minute bucket -> reservations settled in it |
 | ig3:{NAME}:open | sorted set | 40 days idle | admission: unsettled reservations by expiry |
 | ig3:{NAME}:batch_open | sorted set | 40 days idle | admission: those of `open` that are lines of batches |
 | ig3:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
 | ig3:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
-| ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: charged and reserved amounts |
-| ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: charged and reserved amounts |
+| ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: charged and reserved amounts, credits, alerts |
+| ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: the same |
 | ig3:{NAME}:key:ID:open, ... |  | as the tenant's | admission: open, batch_open, rate, day and month, of one API key |
 | ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | settlement: one entry per settled request that was sent |
 | ig3:{NAME}:sums:YYYYMMDD | hash | none | settlement: "KEYID|MEASURE|MODEL" -> integer |
@@ -71,6 +72,7 @@ from typing import Final, TypeVar, cast
 
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis.call_guard import CallNotStartedError, translate_redis_errors
@@ -95,6 +97,7 @@ __all__ = [
     "subscribe",
     "translate_change_errors",
     "translate_redis_errors",
+    "watched",
 ]
 
 KEY_CHECK_LEADER: Final = "key_check_leader"
@@ -134,6 +137,21 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: st
         return reply
 
     return run_change if name in _CHANGES else run
+
+
+def watched(script: Script, on_break: Callable[[], None]) -> Script:
+    """Calls `on_break` when a connection breaks: Redis may have restarted. A late reply says nothing."""
+
+    async def run(keys: list[str], args: list[Value]) -> object:
+        try:
+            return await script(keys, args)
+        except GatewayError as error:
+            was_sent = not isinstance(error.__cause__, CallNotStartedError)
+            if isinstance(error.__cause__, RedisConnectionError) and was_sent:
+                on_break()
+            raise
+
+    return run
 
 
 def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:

@@ -75,6 +75,13 @@ class Ticket:
         return (("open", "batch_open") if self.batch else ("open",)) if self.is_open else ()
 
     @property
+    def amounts(self) -> Iterator[tuple[str, int]]:
+        """What it adds to its windows, by field."""
+        for prefix in ("",) if self.is_open else ("", "charged_"):
+            yield f"{prefix}images", self.images
+            yield f"{prefix}usd_micros", self.images * self.price
+
+    @property
     def sums(self) -> Iterator[tuple[tuple[str, str], int]]:
         """What it adds, by hash and field."""
         for name, amount in self.record.items():
@@ -157,19 +164,15 @@ class World:
             second, day = reservation.at_ms // 1000, reservation.day
             for scope, prefix in (("", ""), (reservation.key, f"key:{reservation.key}:")):
                 for window in (f"{prefix}day:{day}", f"{prefix}month:{day[:6]}"):
-                    found[window]["images"] += reservation.images
-                    found[window]["usd_micros"] += reservation.images * reservation.price
-                    if not reservation.is_open:
-                        found[window]["charged_images"] += reservation.images
-                        found[window]["charged_usd_micros"] += reservation.images * reservation.price
+                    for name, amount in reservation.amounts:
+                        found[window][name] += amount
                 if reservation.is_recent(scope, now_s):
                     found[f"{prefix}rate"][f"{second} images"] += reservation.images
                 for name in reservation.places:
                     found[prefix + name][reservation.id] = reservation.expires_ms
-            if not reservation.is_open:
-                found[f"ledger:{day}"]["length"] += reservation.is_recorded
-                for (name, field), amount in reservation.sums:
-                    found[name][field] += amount
+            found[f"ledger:{day}"]["length"] += reservation.is_recorded
+            for (name, field), amount in reservation.sums:
+                found[name][field] += amount
         for name, second in self.recent_seconds():
             found[name][f"{second} requests"] += 1
         for window, limit in self.exhausted:

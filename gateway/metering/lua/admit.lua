@@ -246,7 +246,7 @@ elseif refusal and identity and not order then
   remember_refusal(base, identity, reservation_id, now_ms)
 end
 
-local has_events = nil
+local has_events
 for _, one in ipairs(exhausted) do
   if redis.call('HSETNX', one.window, one.mark, 1) == 1 then
     append_event(base, 'quota.exhausted', now_ms, one.data)

@@ -53,16 +53,14 @@ local batch_sums = base .. 'batch_sums:' .. reservation.day
 
 -- Reads every key before the first write: an error (wrong key type, a migrating slot) would not roll back earlier writes,
 -- and the settlement is repeated.
-local tenant = redis.call('HMGET', base .. 'tenant', 'limits', 'alerts')
+local tenant = redis.call('HMGET', base .. 'tenant', 'limits', 'about')
 local key = redis.call('HGET', base .. 'keys', reservation.key_id)
-local limits = {tenant[1] and tenant[1] ~= '' and cjson.decode(tenant[1]) or {}, key and cjson.decode(key).limits or {}}
 local windows, rates = {}, {}
 for i, scope in ipairs(scopes) do
   for _, period in ipairs({'day', 'month'}) do
     local name = scope .. period .. ':' .. reservation[period]
     if redis.call('HLEN', name) > 0 then
-      local key_id, ends_s = i == 2 and reservation.key_id or '', tonumber(reservation[period .. '_ends_s'])
-      table.insert(windows, {name = name, period = period, ends_s = ends_s, key_id = key_id, limits = limits[i]})
+      table.insert(windows, {name = name, period = period, scope = i, ends_s = tonumber(reservation[period .. '_ends_s'])})
     end
   end
   if not reservation.batch_id then rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', reservation.second) end
@@ -106,7 +104,7 @@ if ended.charges_withheld then charged = charged + new.withheld end
 if ended.charges_unconfirmed then charged = charged + new.unconfirmed end
 new.usd_micros = cost_of(charged)
 
-local has_events = nil
+local has_events
 local function reply(status, usd_micros)
   return cjson.encode({status = status, outcome = ended.settlement, model = reservation.model, usd_micros = usd_micros,
     has_events = has_events})
@@ -122,7 +120,12 @@ end
 -- The difference between reserved and charged amounts, in every window that still exists.
 local images, usd_micros = charged - taken.images, new.usd_micros - taken.usd_micros
 local newly_charged = charged - number('settled:charged')
-local percents = cjson.decode(tenant[2] and tenant[2] ~= '' and tenant[2] or ARGV[3] or '[]')
+local limits, percents = {}, {}
+if newly_charged > 0 then
+  local function read(text) return text and text ~= '' and cjson.decode(text) or {} end
+  limits = {read(tenant[1]), read(key).limits or {}}
+  percents = read(tenant[2]).alert_percents or read(ARGV[3])
+end
 for _, window in ipairs(windows) do
   redis.call('HINCRBY', window.name, 'images', images)
   redis.call('HINCRBY', window.name, 'usd_micros', usd_micros)
@@ -130,8 +133,9 @@ for _, window in ipairs(windows) do
     redis.call('HINCRBY', window.name, 'charged_images', newly_charged)
     redis.call('HINCRBY', window.name, 'charged_usd_micros', new.usd_micros - number('settled:usd_micros'))
   end
-  if newly_charged > 0 then
-    has_events = cross_thresholds(base, window.key_id, window, window.limits, percents, now_ms) or has_events
+  if #percents > 0 then
+    local key_id = window.scope == 2 and reservation.key_id or ''
+    has_events = cross_thresholds(base, key_id, window, limits[window.scope], percents, now_ms) or has_events
   end
 end
 for name, rate in pairs(rates) do
