@@ -42,6 +42,7 @@ from gateway.metering.admission import Admission
 from gateway.metering.ledger import Ledger
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
+from gateway.metering.time_zone import find_zone_problems
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
@@ -79,14 +80,14 @@ def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
         raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
 
 
-async def find_problems(config: Config) -> list[str]:
-    """Lists why this Redis must not be used, each with its remedy.
+async def find_problems(config: Config, *, is_start: bool = False) -> list[str]:
+    """Lists why this Redis must not be used, each with its remedy. A start records the time zone of its data.
 
     Raises: SettingsError, GatewayError REDIS_UNAVAILABLE.
     """
     redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
     try:
-        return await inspect(redis)
+        return await inspect(redis) or await find_zone_problems(redis, config.calendar.name, is_recorded=is_start)
     finally:
         await redis.aclose()
 
@@ -94,11 +95,12 @@ async def find_problems(config: Config) -> list[str]:
 async def refuse_unfit(config: Config) -> None:
     """Raises: SettingsError if Redis responds and must not be used. An unavailable Redis may recover later."""
     try:
-        problems = await find_problems(config)
+        problems = await find_problems(config, is_start=True)
     except GatewayError:
         return
     if problems:
-        raise SettingsError(f"redis.url: {'; '.join(problems)}")
+        place = "" if problems[0].startswith("metering.") else "redis.url: "
+        raise SettingsError(f"{place}{'; '.join(problems)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,9 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
     channel, keyed_s = f"{redis.prefix}:jobs:{uuid.uuid4().hex[:12]}", 3600.0 * replays.key_retention_hours
     repeats = RepeatPolicy(channel, replays.unknown_outcome_s, keyed_s, replays.max_keys_per_tenant)
     terms = ReservationConfig(
-        config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats
+        *(config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats),
+        config.calendar,
+        tuple(sorted(set(config.settings.alerts.percent))),
     )
     admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
@@ -174,7 +178,7 @@ class SchedulerParts:
 
 
 def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> SchedulerParts:
-    scripts = Scripts(redis, metrics, time.time)
+    scripts = Scripts(redis, metrics, time.time, config.calendar)
     process, lease_s = uuid.uuid4().hex[:12], config.settings.requests.reservation_lease_s
     members = AccountRegistry(
         redis,
@@ -255,13 +259,13 @@ def build_admin(
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
-    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
+    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, verifier, clock),
+        UsageSection(ledger, verifier, clock, config.calendar),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
     )

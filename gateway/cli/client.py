@@ -38,10 +38,10 @@ _LIMITS: Final = {
     "requests_per_minute": "Requests in any 60 seconds",
     "images_per_minute": "Images in any 60 seconds",
     "concurrency": "Concurrent requests",
-    "images_per_day": "Images in a calendar day (UTC)",
-    "images_per_month": "Images in a calendar month (UTC)",
-    "usd_per_month": "US dollars in a calendar month (UTC), as 50.00",
-    "soft_usd_per_month": "US dollars in a calendar month (UTC) that warn and refuse nothing",
+    "images_per_day": "Images in a calendar day",
+    "images_per_month": "Images in a calendar month",
+    "usd_per_month": "US dollars in a calendar month, as 50.00",
+    "soft_usd_per_month": "US dollars in a calendar month that warn and refuse nothing",
 }
 _QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month", "soft_usd_per_month"})
 _MONEY: Final = frozenset({"usd_per_month", "soft_usd_per_month"})

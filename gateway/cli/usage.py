@@ -35,11 +35,12 @@ def _parse_by(text: str) -> str:
 _PURCHASES: Final = "purchases"
 """The measure of a difference within the records."""
 _DAY: Final = ["%Y-%m-%d"]
-_FIRST: Final = "The first day, UTC. Default: the first of the month."
+_FIRST: Final = "The first day, in [metering] time_zone. Default: the first of the month."
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Default: all.")]
 FromOption = Annotated[datetime | None, typer.Option("--from", formats=_DAY, metavar="DAY", help=_FIRST)]
 ToOption = Annotated[
-    datetime | None, typer.Option("--to", formats=_DAY, metavar="DAY", help="The last day, UTC. Default: today.")
+    datetime | None,
+    typer.Option("--to", formats=_DAY, metavar="DAY", help="The last day, in [metering] time_zone. Default: today."),
 ]
 ByOption = Annotated[
     str,
@@ -163,7 +164,7 @@ def _print_report(groups: Sequence[str], response: Document) -> None:
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
     names = [*groups, *amounts]
     decimals = max(_decimals(row) for row in [*rows(response), total])
-    print(printable(f"{response.get('from')} to {response.get('to')}, UTC"))
+    print(printable(f"{response.get('from')} to {response.get('to')}, {response.get('time_zone')}"))
     print_table(
         [name.upper() for name in names],
         [_cells(row, names, decimals) for row in rows(response)],

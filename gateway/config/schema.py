@@ -11,6 +11,7 @@ from gateway.config.upstreams import (
     LinkSource,
     Model,
     Name,
+    Percents,
     SecretSource,
     StorageBytes,
     Table,
@@ -155,6 +156,18 @@ class Billing(Table, frozen=True, kw_only=True):
     charge_unknown_outcomes: bool = True
 
 
+class Metering(Table, frozen=True, kw_only=True):
+    """The calendar of quotas and reports."""
+
+    time_zone: Annotated[str, Meta(min_length=1, max_length=100)] = "UTC"
+
+
+class Alerts(Table, frozen=True, kw_only=True):
+    """When tenants are told what they have used."""
+
+    percent: Percents = (50, 80, 100)
+
+
 class Ledger(Table, frozen=True, kw_only=True):
     """Retention of request records, and limits on one tenant's data in Redis. Sums do not expire."""
 
@@ -247,6 +260,8 @@ class Settings(Table, frozen=True, kw_only=True):
     files: Files = Files()
     pool: Pool = Pool()
     billing: Billing = Billing()
+    metering: Metering = Metering()
+    alerts: Alerts = Alerts()
     ledger: Ledger = Ledger()
     upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]
     models: Annotated[tuple[Model, ...], Meta(min_length=1)]

@@ -141,7 +141,7 @@ class Limits(Table, frozen=True, kw_only=True):
 
 
 class Quotas(Table, frozen=True, kw_only=True):
-    """Quotas per calendar day or month (UTC); the soft one is a budget, which warns and refuses nothing."""
+    """Quotas per calendar day or month, in [metering] time_zone. The soft one is a budget: it refuses nothing."""
 
     images_per_day: Limit | None = None
     images_per_month: Limit | None = None

@@ -1,6 +1,7 @@
 """Usage: the ledger's sums, grouped for a report, and its records.
 
-The ledger has a sheet per tenant and day (UTC, of admission): sums by API key and model, and one record per request.
+The ledger has a sheet per tenant and day of admission, in the configured time zone: sums by API key and model, and one
+record per request.
 """
 
 from collections.abc import Iterator, Mapping

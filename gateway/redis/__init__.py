@@ -12,6 +12,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:audit | stream | `[audit]` | transactions: one entry per admin change |
 | ig3:key:ID | string | until the key expires | api_keys: tenant that owns the key ID |
 | ig3:revoked | channel |  | transactions: cache invalidation; a key ID, or "@NAME" for a whole tenant |
+| ig3:time_zone | string | none | metering: IANA name of the zone of quotas and the ledger |
 | ig3:alive | string | 1 minute | preflight: write check |
 | ig3:preflight | channel |  | preflight: pub/sub check |
 | ig3:provisioned_tenants | set | none | provisioning: names of the configured tenants |

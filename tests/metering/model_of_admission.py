@@ -171,8 +171,8 @@ class World:
                 for name in reservation.places:
                     found[prefix + name][reservation.id] = reservation.expires_ms
             found[f"ledger:{day}"]["length"] += reservation.is_recorded
-            for (name, field), amount in reservation.sums:
-                found[name][field] += amount
+            for (name, measure), amount in reservation.sums:
+                found[name][measure] += amount
         for name, second in self.recent_seconds():
             found[name][f"{second} requests"] += 1
         for window, limit in self.exhausted:

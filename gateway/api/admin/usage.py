@@ -22,6 +22,7 @@ from gateway.api.bodies import json_response
 from gateway.api.refusals import refused_value, wrong_value
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.usage import MEASURES, Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import READINGS_MAX, Ledger, Place, Reading
 from gateway.metering.verification import LedgerVerifier
@@ -79,6 +80,7 @@ class UsageSection:
     ledger: Ledger
     verifier: LedgerVerifier
     clock: Callable[[], float]
+    calendar: Calendar = UTC_CALENDAR
 
     def handlers(self) -> Handlers:
         return {
@@ -103,7 +105,7 @@ class UsageSection:
             following = _ReportCursor(
                 selection.first, selection.last, selection.tenant, ",".join(columns), rows[-1][0], total
             )
-        return _page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
+        return self._page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -121,7 +123,7 @@ class UsageSection:
             following = _RecordsCursor(
                 selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
             )
-        return _page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
+        return self._page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -146,7 +148,13 @@ class UsageSection:
         following = (
             _VerifyCursor(selection.first, selection.last, selection.tenant, last.day, last.tenant) if last else None
         )
-        return _page(selection, counts | {"differences": differences}, following)
+        return self._page(selection, counts | {"differences": differences}, following)
+
+    def _page(self, selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
+        """Renders a page with its days, which may be defaults, and the cursor of the next page."""
+        cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
+        days = {"from": selection.first, "to": selection.last, "time_zone": self.calendar.name}
+        return json_response(days | body | {"next_cursor": cursor})
 
     def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
         """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
@@ -155,7 +163,7 @@ class UsageSection:
         """
         text, tenant, first, last = query.text("cursor"), query.text("tenant"), _day(query, "from"), _day(query, "to")
         if text is None:
-            last = last or datetime.fromtimestamp(self.clock(), UTC).date()
+            last = last or self.calendar.day(self.clock())
             first = first or last.replace(day=1)
             if first > last:
                 raise refused_value("from", f"it is after 'to' ({last}).")
@@ -204,12 +212,6 @@ def _day(query: QueryFields, name: str) -> date | None:
         if _DAY.fullmatch(text):
             return date.fromisoformat(text)
     raise refused_value(name, "expected a day, as 2026-01-31.")
-
-
-def _page(selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
-    """Renders a page with its days, which may be defaults, and the cursor of the next page."""
-    cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
-    return json_response({"from": selection.first, "to": selection.last} | body | {"next_cursor": cursor})
 
 
 def _amounts(amounts: UsageTotals) -> dict[str, object]:
