@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
+from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
@@ -39,6 +40,7 @@ from gateway.jobs.outcomes import Outcomes, StorageLimits
 from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
+from gateway.metering.credits import Credits
 from gateway.metering.ledger import Ledger
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
@@ -264,6 +266,7 @@ def build_admin(
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
+        CreditSection(Credits(redis, settings.audit.retention_days * _DAY_S, config.calendar), limits),
         AuditSection(Audit(redis), tenants, upstreams),
         UsageSection(ledger, verifier, clock, config.calendar),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),

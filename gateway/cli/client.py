@@ -204,14 +204,15 @@ def about_fields(document: Document) -> list[tuple[str, object]]:
 
 
 def limit_fields(document: Document) -> list[tuple[str, object]]:
-    """Returns names and values of limits and quotas, then their current usage."""
+    """Returns names and values of limits and quotas, then their current usage and credits."""
     lines: list[tuple[str, object]] = []
-    for part, prefix in (("limits", ""), ("quotas", ""), ("used", "used: ")):
+    for part, prefix in (("limits", ""), ("quotas", ""), ("used", "used: "), ("credited", "credited: ")):
         if part == "used" and not lines:
             lines = [("limits", "none")]
         values = document.get(part)
         for name, value in values.items() if isinstance(values, dict) else ():
-            lines.append((prefix + name.replace("_", " ").replace("usd", "US dollars"), str(value)))
+            if part != "credited" or value not in {0, "0.00"}:
+                lines.append((prefix + name.replace("_", " ").replace("usd", "US dollars"), str(value)))
     return lines
 
 

@@ -22,10 +22,12 @@ from gateway.redis.journal_file import Entry
 _LOG = structlog.get_logger("imagegate.admission")
 _SKEW_S: Final = 3600
 """Maximum skew between this machine's clock and the server's."""
+_EVENTS: Final = ("tenants/streams", "metering/events")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "admit": ("metering/windows", "metering/events", "metering/repeats"),
-        "settle": ("metering/events",),
+        "admit": ("metering/windows", *_EVENTS, "metering/repeats"),
+        "settle": _EVENTS,
+        "credit": ("metering/windows", *_EVENTS),
     }
 )
 """By script, the files that stand before it."""

@@ -19,6 +19,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:provisioning_digest | string | none | provisioning: digest of the last applied configuration |
 | ig3:{NAME}:events | stream | none | admission, settlement, transactions: about 10,000 events at most |
 | ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
+| ig3:{NAME}:credit:ID | hash | 40 days | credits: the credit that an admin gave under an ID |
 | ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5-minute bucket -> reservations settled in it |
 | ig3:{NAME}:open | sorted set | 40 days idle | admission: unsettled reservations by expiry |
 | ig3:{NAME}:batch_open | sorted set | 40 days idle | admission: those of `open` that are lines of batches |
@@ -113,7 +114,7 @@ _NOT_RUN: Final = (
     RedisClusterException,
 )
 """Errors raised before a command reached a server. After any other error the command may have run."""
-_CHANGES: Final = frozenset({"tenants/compare_and_set", "scheduler/members"})
+_CHANGES: Final = frozenset({"tenants/compare_and_set", "scheduler/members", "metering/credit"})
 """Scripts that apply admin changes; each admin change runs exactly one of them."""
 _MADE: Final[ContextVar[set[str] | None]] = ContextVar("made", default=None)
 """Those that ran in the admin change in progress."""

@@ -43,7 +43,7 @@ def events(server: "redis.Redis") -> list[tuple[str, dict[str, Any]]]:
 
 
 def percents(server: "redis.Redis") -> list[int]:
-    return [data["percent"] for _, data in events(server)]
+    return [data["percent"] for kind, data in events(server) if kind != "quota.exhausted"]
 
 
 def buy(desk: Desk, name: str, images: int, delivered: int | None = None) -> None:

@@ -249,7 +249,7 @@ end
 local has_events
 for _, one in ipairs(exhausted) do
   if redis.call('HSETNX', one.window, one.mark, 1) == 1 then
-    append_event(base, 'quota.exhausted', now_ms, one.data)
+    append_event(base .. 'events', 'quota.exhausted', now_ms, cjson.encode(one.data))
     has_events = true
   end
 end

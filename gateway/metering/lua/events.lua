@@ -1,23 +1,17 @@
--- Events about quotas, decided where their counters move. Stands before admit.lua and settle.lua; BASE is the tenant's
--- "PREFIX:{NAME}:".
---   BASE .. "events"  stream: type, at_ms (Unix ms) and data (JSON) of each event, about 10,000 at most; see domain/events.py
+-- Events about quotas, decided where their counters move. Stands before admit.lua, settle.lua and credit.lua, after
+-- tenants/lua/streams.lua; BASE is the tenant's "PREFIX:{NAME}:".
+--   BASE .. "events"  the tenant's events
 --   BASE .. "day:YYYYMMDD", "month:YYYYMM", and those of the key, have also: charged_images and charged_usd_micros, without
 --          reservations; credited_images and credited_usd_micros, see credit.lua; alerted:QUOTA, the highest percentage
 --          that an event reported; exhausted:QUOTA, 1 after the first refusal
--- TTL      of the stream none: the gateway deletes what it has sent
+-- TTL      that of the windows
 -- Clock    of the caller
-local EVENTS_MAX = 10000
 local QUOTAS = {
   {limit = 'images_per_day', period = 'day', measure = 'images', quota = 'images_per_day'},
   {limit = 'images_per_month', period = 'month', measure = 'images', quota = 'images_per_month'},
   {limit = 'usd_micros_per_month', period = 'month', measure = 'usd_micros', quota = 'usd_per_month'},
   {limit = 'soft_usd_micros_per_month', period = 'month', measure = 'usd_micros', budget = 'soft_usd_per_month'},
 }
-
-local function append_event(base, type, now_ms, data)
-  redis.call('XADD', base .. 'events', 'MAXLEN', '~', EVENTS_MAX, '*',
-    'type', type, 'at_ms', now_ms, 'data', cjson.encode(data))
-end
 
 -- Returns micro-dollars as decimal dollars, with two decimals or more.
 local function dollars(micros)
@@ -57,7 +51,8 @@ local function cross_thresholds(base, key_id, window, limits, percents, now_ms)
         if percent > reached and used >= share_of(limit, percent) then
           local data = describe_quota(base, key_id, quota, window, used, limit)
           data.percent = percent
-          append_event(base, (quota.budget and 'budget' or 'quota') .. '.threshold_crossed', now_ms, data)
+          local subject = quota.budget and 'budget' or 'quota'
+          append_event(base .. 'events', subject .. '.threshold_crossed', now_ms, cjson.encode(data))
           redis.call('HSET', window.name, mark, percent)
           has_crossed = true
         end
