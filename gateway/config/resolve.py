@@ -194,7 +194,9 @@ def _upstreams(settings: Settings, environ: Mapping[str, str]) -> UpstreamSet:
         hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
         endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts))
         accounts = tuple(_account(name, account, environ) for account in upstream.accounts)
-        pools.append(Pool(name, accounts, _fields_of(upstream, PoolConfig)))
+        caps = ((account.name, account.alert_usd_per_day) for account in upstream.accounts)
+        alerts = {account: usd_micros(cap) for account, cap in caps if cap is not None}
+        pools.append(Pool(name, accounts, _fields_of(upstream, PoolConfig), alerts))
         waits[name] = _fields_of(upstream, WaitConfig)
     return UpstreamSet(endpoints, tuple(pools), waits)
 

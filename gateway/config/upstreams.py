@@ -71,6 +71,7 @@ class Account(Table, frozen=True, kw_only=True):
     images_per_minute: Rate = 60
     max_concurrency: Rate = 10
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    alert_usd_per_day: Usd | None = None
     keys: Annotated[tuple[AccountKey, ...], Meta(min_length=1)]
 
 

@@ -29,7 +29,8 @@ All keys of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 | ailing | hash | 40 days idle | tenant -> consecutive failures; at most 1,000: see lua/health.lua |
 | meta | hash | 40 days idle | settings, virtual time, consecutive failures, calls of the last minute |
 | audit | stream | `[audit]` | one entry per admin change |
-| day:YYYYMMDD | hash | 40 days idle | "ACCOUNT\|images" and "ACCOUNT\|usd_micros" delivered |
+| day:YYYYMMDD | hash | 40 days idle | "ACCOUNT\|images" and "ACCOUNT\|usd_micros" delivered; "ACCOUNT\|alerted" |
+| events | stream | 40 days idle | events: about 10,000 at most |
 """
 
 from collections.abc import Callable, Mapping
@@ -56,6 +57,7 @@ _LEASES: Final = (*_INDEX, "scheduler/shares", "scheduler/leases")
 _QUEUE: Final = (*_LEASES, "scheduler/queue", "scheduler/dispatch")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     dict.fromkeys(("lease", "cancel", "heartbeat", "release", "members"), _QUEUE)
+    | {"release": ("tenants/streams", *_QUEUE)}
     | {"claim": _LEASES, "snapshot": _LEASES, "has_capacity": _INDEX}
 )
 """By script, the files that stand before it, in this order: the ones that it uses, as Redis runs them at every call."""

@@ -13,8 +13,8 @@ def change_events(act: AuditEvent) -> Iterator[tuple[EventType, JsonObject]]:
     """Yields the events of one change, without a secret: an audit entry holds none."""
     about = {"tenant": act.tenant} | ({"key_id": act.key_id} if act.key_id else {}) | {"by": act.actor.name}
     if event := _OF_KEYS.get(act.action):
-        state = act.after or act.before or {}
-        yield event, about | {name: state[name] for name in ("label", "old_secret_until") if name in state}
+        until = {"old_secret_until": act.after.get("old_secret_until")} if act.after else {}
+        yield event, about | {"label": (act.before or {}).get("label", "")} | until
     if act.before is None or act.after is None:
         return
     before, after = (_flat(state) for state in (act.before, act.after))

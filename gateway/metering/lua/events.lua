@@ -13,13 +13,6 @@ local QUOTAS = {
   {limit = 'soft_usd_micros_per_month', period = 'month', measure = 'usd_micros', budget = 'soft_usd_per_month'},
 }
 
--- Returns micro-dollars as decimal dollars, with two decimals or more.
-local function dollars(micros)
-  local sign, rest = micros < 0 and '-' or '', math.abs(micros)
-  local text = string.format('%d.%06d', math.floor(rest / 1000000), rest % 1000000)
-  return sign .. string.gsub(text, '0?0?0?0?$', '', 1)
-end
-
 -- Returns the data of an event about a quota. A window has name, period and ends_s.
 local function describe_quota(base, key_id, quota, window, used, limit)
   local shown = quota.measure == 'usd_micros' and dollars or function(count) return count end
