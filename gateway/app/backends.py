@@ -42,6 +42,7 @@ from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.credits import Credits
 from gateway.metering.ledger import Ledger
+from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
 from gateway.metering.time_zone import find_zone_problems
@@ -135,7 +136,8 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
     own_id = uuid.uuid4().hex
     reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
     transfers = Transfers(redis, lease_s, lambda: uuid.uuid4().hex)
-    background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
+    notices = Notices(redis, LeaderLock(redis, NOTICE_LEADER, own_id, ROUND_S), time.time, config.calendar)
+    background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run, notices.run)
     return MeteringParts(admission, transfers, background_tasks, repeats)
 
 

@@ -19,6 +19,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:provisioning_digest | string | none | provisioning: digest of the last applied configuration |
 | ig3:{NAME}:events | stream | none | admission, settlement, transactions: about 10,000 events at most |
 | ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
+| ig3:{NAME}:notice:NAME | string | 40 days | notices: the last forecast, and the last notice of a key |
 | ig3:{NAME}:credit:ID | hash | 40 days | credits: the credit that an admin gave under an ID |
 | ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5-minute bucket -> reservations settled in it |
 | ig3:{NAME}:open | sorted set | 40 days idle | admission: unsettled reservations by expiry |
@@ -56,6 +57,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:webhooks | sorted set | none | webhooks: events, by when they are sent; at most 10,000 |
 | ig3:webhook_leader | string | 1 minute | webhooks: process that sends events |
 | ig3:jobs:PROCESS | channel |  | jobs: IDs of orders whose outcome the process is to store |
+| ig3:notice_leader | string | 1 hour | notices: process that checks budgets and keys that expire |
 | ig3:recovery_leader | string | 3 rounds | recovery: process that settles expired reservations |
 | ig3:pool:PROCESS | channel |  | scheduler: IDs of waiting requests that got a lease |
 | ig3:key_check_leader | string | 1 round | key_checks: process that checks provider keys |
