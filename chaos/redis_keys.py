@@ -15,8 +15,8 @@ import redis
 from chaos.ledger_records import Counters
 
 _LASTING: Final = re.compile(
-    r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|key:[^:]+)"
-    r"|ig3:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit)"
+    r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|time_zone|key:[^:]+)"
+    r"|ig3:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit|events)"
     r"|ig3:\{pool:[^}]+\}:(added|held|audit)"
 )
 """Persistent keys, or trimmed ones (the audit log). All others must have a TTL."""
