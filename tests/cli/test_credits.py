@@ -26,23 +26,6 @@ def test_a_credit_frees_a_quota_and_the_bill_stays(ask: Ask, gateway: Gateway) -
     assert "reason: none -> outage" in audit
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--usd", "0"), "more than 0"),
-        (("--usd", "1,5"), 'usd: Expected a decimal string up to 999999999 with up to 6 decimals, as "50.00".'),
-        (("--usd", "-1"), "usd: Expected a decimal string"),
-        (("--images", "1", "--month", "2026-13"), "month: Expected a month, as 2026-01."),
-        (("--images", "1", "--month", "2020-01"), "has used nothing in it"),
-        (("--images", "1", "--month", "2999-01"), "has used nothing in it"),
-        (("--reset", "images_per_day", "--month", "2026-01"), "a quota of a day has none"),
-        (("--images", "1", "--id", "a b"), "id: Expected at most 64 characters"),
-    ],
-)
-def test_a_mistake_is_named(ask: Ask, options: tuple[str, ...], words: str) -> None:
-    check_refused(ask("tenant", "credit", "acme", "--reason", "outage", *options), words)
-
-
 @pytest.mark.parametrize("options", [("--images", "1", "--usd", "1"), ()])
 def test_one_kind_of_credit_is_needed(ask: Ask, options: tuple[str, ...]) -> None:
     done = ask("tenant", "credit", "acme", "--reason", "outage", *options)

@@ -20,26 +20,6 @@ def test_an_iana_name_is_a_zone(zone: str) -> None:
     assert zone == read_calendar(zone).name
 
 
-@pytest.mark.parametrize(
-    ("zone", "words"),
-    [
-        ("Europe/Berlim", "did you mean 'Europe/Berlin'?"),
-        ("europe/berlin", "'europe/berlin'"),
-        ("Europe", "there is no time zone 'Europe'"),
-        ("+02:00", 'expected an IANA name, as "Europe/Berlin"'),
-        ("../etc/passwd", "there is no time zone '../etc/passwd'"),
-        ("/etc/localtime", "there is no time zone '/etc/localtime'"),
-        ("a\0b", "there is no time zone"),
-        ("Mars/Olympus Mons", "there is no time zone"),
-    ],
-)
-def test_another_one_is_refused_by_name(zone: str, words: str) -> None:
-    with pytest.raises(SettingsError) as refused:
-        read_calendar(zone)
-    assert str(refused.value).startswith("metering.time_zone: ")
-    assert words in str(refused.value)
-
-
 @pytest.mark.anyio
 async def test_a_start_with_another_zone_than_that_of_the_data_is_refused(redis_url: str) -> None:
     await refuse_unfit(configured(redis_url, "Europe/Berlin"))

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.events import EventType
 from tests.metering.buyers import buy_from_processes
 from tests.metering.desk import BASE, Desk
 from tests.support.admissions import buy as buy_image
@@ -39,6 +40,7 @@ def desk(server: "redis.Redis") -> Desk:
 
 def events(server: "redis.Redis") -> list[tuple[str, dict[str, Any]]]:
     entries: Any = server.xrange(f"{BASE}events")
+    assert {fields["type"] for _, fields in entries} <= {event.value for event in EventType}
     return [(fields["type"], json.loads(fields["data"])) for _, fields in entries]
 
 
