@@ -13,6 +13,22 @@ from typing import Final
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A tenant's current counters. Images and money include reservations, less what was credited."""
+
+    requests_last_minute: int
+    images_last_minute: int
+    concurrency: int
+    images_today: int
+    images_this_month: int
+    usd_micros_this_month: int
+    open_requests: int  # admitted and not settled, including requests of dead processes
+    credited_images_today: int
+    credited_images_this_month: int
+    credited_usd_micros_this_month: int
+
+
 @dataclass(slots=True)
 class UsageTotals:
     """Counts of requests and images, and their cost."""

@@ -17,9 +17,10 @@ import msgspec
 import structlog
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import AdmissionRequest, Usage
+from gateway.domain.billing import AdmissionRequest
 from gateway.domain.errors import GatewayError
 from gateway.domain.tenants import Principal, Rates
+from gateway.domain.usage import Usage
 from gateway.metering.decisions import AdmissionDecision, gateway_error
 from gateway.metering.ledger import Ledger
 from gateway.metering.reservations import (
@@ -249,8 +250,7 @@ class Admission:
     async def _settle(self, reservation: Reservation) -> None:
         """Settles a reservation; idempotent. Raises: GatewayError REDIS_UNAVAILABLE."""
         outcome = ReservationOutcome.of(reservation, self._terms.rule)
-        keys = redis_keys(self._prefix, outcome.tenant, f"reservation:{reservation.id}", "open")
-        settled = await self._run_settle(keys, msgspec.json.encode(outcome))
+        settled = await self._run_settle(outcome.tenant, reservation.id, msgspec.json.encode(outcome))
         if self._unsettled.pop(reservation.id, None) is None:
             return  # already settled, by the request or the background task
         if self._journal.unconfirmed:
@@ -265,13 +265,13 @@ class Admission:
             self._recent.append(reservation)
         await self._announce(outcome.tenant, settled)
 
-    async def _run_settle(self, keys: list[str], outcome: bytes) -> Settled:
+    async def _run_settle(self, tenant: str, reservation_id: str, outcome: bytes) -> Settled:
+        keys = redis_keys(self._prefix, tenant, f"reservation:{reservation_id}", "open")
         return Settled.read(await self._charge(keys, [outcome, self._terms.ledger_days, self._percents]))
 
     async def _settle_other(self, tenant: str, reservation_id: str, outcome: bytes) -> Settled:
         """Settles a reservation of another process, which may be dead. Raises: GatewayError REDIS_UNAVAILABLE."""
-        keys = redis_keys(self._prefix, tenant, f"reservation:{reservation_id}", "open")
-        settled = await self._run_settle(keys, outcome)
+        settled = await self._run_settle(tenant, reservation_id, outcome)
         if settled.status != "repeated":  # a repeated one is already counted
             settled.count(tenant, self._metrics)
         await self._announce(tenant, settled)

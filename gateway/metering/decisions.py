@@ -5,9 +5,10 @@ from typing import Final
 
 import msgspec
 
-from gateway.domain.billing import Usage, usd
+from gateway.domain.billing import usd
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
+from gateway.domain.usage import Usage
 
 _WORDS: Final = {
     "requests_per_minute": "requests per minute",

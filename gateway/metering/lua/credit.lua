@@ -55,7 +55,7 @@ if credit.reset then
   for _, reset in ipairs(QUOTAS) do
     if reset.limit == credit.reset then
       local found = redis.call('HMGET', names[reset.period], 'charged_' .. reset.measure, 'credited_' .. reset.measure)
-      give(reset.period, reset.measure, (found[1] or 0) - (found[2] or 0))
+      give(reset.period, reset.measure, math.max(0, (found[1] or 0) - (found[2] or 0)))
       for _, quota in ipairs(QUOTAS) do
         if quota.period == reset.period and quota.measure == reset.measure then
           redis.call('HDEL', names[reset.period], 'alerted:' .. quota.limit, 'exhausted:' .. quota.limit)
