@@ -28,8 +28,8 @@ async def credited(admission: Admission) -> tuple[int, int, int]:
     return usage.images_today, usage.images_this_month, usage.usd_micros_this_month
 
 
-async def test_a_credit_frees_quota_and_changes_no_bill(redis_url: str) -> None:
-    async with connected(redis_url) as redis:
+async def test_a_credit_frees_quota_and_changes_no_bill(each_redis: str) -> None:
+    async with connected(each_redis) as redis:
         caller = await put_tenant(redis, limits={"images_per_day": 4, "images_per_month": 4})
         admission, credits_ = admitting(redis), Credits(redis, 1000)
         await buy(admission, caller, 4)
@@ -73,6 +73,16 @@ async def test_a_reset_gives_back_what_was_charged_and_reports_percentages_again
         with pytest.raises(GatewayError):
             await buy(admission, caller)
         assert [50, 100, 100, 50, 100, 100] == await events(redis)
+
+
+async def test_a_reset_takes_back_no_credit_that_exceeds_what_is_used(redis_url: str) -> None:
+    async with connected(redis_url) as redis:
+        caller = await put_tenant(redis)
+        admission, credits_ = admitting(redis), Credits(redis, 1000)
+        await buy(admission, caller, 2)
+        await credits_.give("acme", Credit(images=5), OPS, reason="outage")
+        await credits_.give("acme", Credit(reset="images_per_month"), OPS, reason="outage")
+        assert (-3, -3, 7000) == await credited(admission)
 
 
 async def test_a_repeated_id_gives_once_and_another_credit_under_it_is_refused(redis_url: str) -> None:
