@@ -102,8 +102,13 @@ async def refuse_unfit(config: Config) -> None:
     except GatewayError:
         return
     if problems:
-        place = "" if problems[0].startswith("metering.") else "redis.url: "
-        raise SettingsError(f"{place}{'; '.join(problems)}")
+        raise unfit(problems)
+
+
+def unfit(problems: list[str]) -> SettingsError:
+    """Returns the error for a Redis that must not be used. A problem names its own setting, or `redis.url` has it."""
+    place = "" if problems[0].startswith("metering.") else "redis.url: "
+    return SettingsError(f"{place}{'; '.join(problems)}")
 
 
 @dataclass(frozen=True, slots=True)
