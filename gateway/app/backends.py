@@ -19,11 +19,12 @@ from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
+from gateway.api.attribution import ANY_KEY, Attributor
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
 from gateway.app.storage import build_quota
-from gateway.config import SettingsError
+from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import GatewayError
@@ -240,6 +241,11 @@ def build_upstreams(
     )
 
 
+def build_attributor(settings: Settings, authenticator: Authenticator) -> Attributor:
+    terms, ignores_unknown = settings.attribution, settings.images.unknown_parameters == "ignore"
+    return Attributor(frozenset(terms.keys), terms.headers, ignores_unknown, terms.plain_user, authenticator.keyed_hash)
+
+
 @dataclass(frozen=True, slots=True)
 class AdminParts:
     """Authentication, the routes of the admin API and the provisioner of `[[tenants]]`."""
@@ -275,7 +281,9 @@ def build_admin(
         KeySection(keys, limits, clock),
         CreditSection(Credits(redis, settings.audit.retention_days * _DAY_S, config.calendar), limits),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, verifier, clock, config.calendar),
+        UsageSection(
+            ledger, verifier, clock, config.calendar, tuple(key for key in settings.attribution.keys if key != ANY_KEY)
+        ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
     )

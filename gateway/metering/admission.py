@@ -216,9 +216,8 @@ class Admission:
         keys += redis_keys(self._prefix, tenant, "open", f"{own}open", "rate", f"{own}rate")
         asked = (purchase.request_id, purchase.model, purchase.images, purchase.costs())
         bounds = (self._lease_ms, int(is_refused), terms.recent_max, terms.records_max)
-        described = (terms.repeats.describe(purchase.identity), msgspec.json.encode(purchase.batch))
-        offsets = terms.calendar.offsets(self._clock())
-        reply = await self._admit(keys, [reservation_id, key_id, *asked, *bounds, transfer_id, *described, offsets])
+        described = (transfer_id, *terms.describe(purchase, self._clock()))
+        reply = await self._admit(keys, [reservation_id, key_id, *asked, *bounds, *described])
         decision = msgspec.json.decode(str(reply), type=AdmissionDecision, strict=False)
         await self._announce(tenant, decision)
         return decision

@@ -15,6 +15,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
 from gateway.domain.usage import TenantDay
 from gateway.metering.ledger import Ledger
+from gateway.metering.ledger_keys import write_attribution
 from gateway.observability.metrics import Metrics
 from gateway.redis import Script
 from gateway.redis.journal_file import Entry
@@ -26,7 +27,7 @@ _EVENTS: Final = ("tenants/streams", "metering/events")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "admit": ("metering/windows", *_EVENTS, "metering/repeats"),
-        "settle": _EVENTS,
+        "settle": (*_EVENTS, "metering/split_sums"),
         "credit": ("metering/windows", *_EVENTS),
     }
 )
@@ -82,6 +83,11 @@ class ReservationConfig:
     """Of quotas and of the ledger's days."""
     alert_percents: tuple[int, ...] = ()
     """Of a quota, ascending: where an event is appended, unless the tenant has its own."""
+
+    def describe(self, purchase: AdmissionRequest, now_s: float) -> tuple[bytes, bytes, str, bytes]:
+        """Renders identity, batch line, offsets of the calendar and attribution for admit.lua."""
+        batch, attribution = msgspec.json.encode(purchase.batch), write_attribution(purchase.attribution)
+        return self.repeats.describe(purchase.identity), batch, self.calendar.offsets(now_s), attribution
 
 
 @dataclass(slots=True)

@@ -5,11 +5,14 @@ from typing import Any, Final
 
 import redis
 
+from gateway.domain.attribution import Attribution
 from gateway.domain.calendar import UTC_CALENDAR
+from gateway.metering.ledger_keys import write_attribution
 from gateway.metering.reservations import PARTS
 from tests.support.clocked import Clock, clocked_script
 
 BASE: Final = "ig3:{acme}:"
+NOBODY: Final = Attribution()
 
 
 class Desk:
@@ -35,19 +38,27 @@ class Desk:
     def limit_key(self, **limits: int) -> None:
         self.client.hset(f"{BASE}keys", "k1", json.dumps({"limits": limits}))
 
-    def admit(self, reservation: str, images: int = 1, identity: dict[str, Any] | None = None) -> dict[str, Any]:
-        args = [reservation, "k1", "rq", "m", images, f"0:{3500 * images}", 60_000, 0, "1000", "1000", ""]
+    def admit(
+        self,
+        reservation: str,
+        images: int = 1,
+        identity: dict[str, Any] | None = None,
+        attribution: Attribution = NOBODY,
+        cost: int | None = None,
+    ) -> dict[str, Any]:
+        price = 3500 * images if cost is None else cost
+        args = [reservation, "k1", "rq", "m", images, f"0:{price}", 60_000, 0, "1000", "1000", ""]
         args += [json.dumps(identity) if identity else "", "null", self.calendar.offsets(self.clock.now_s)]
+        args.append(write_attribution(attribution))
         found = self._run(
             "admit", ["tenant", "keys", self._name(reservation), *self._open(), "rate", "key:k1:rate"], args
         )
         assert isinstance(found, dict)
         return found
 
-    def send(self, reservation: str, images: int = 1) -> None:
-        assert 1 == self._run(
-            "mark_sent", [self._name(reservation), *self._open()], [reservation, "u/a", images, 60_000]
-        )
+    def send(self, reservation: str, images: int = 1, account: str = "u/a") -> None:
+        args = [reservation, account, images, 60_000]
+        assert 1 == self._run("mark_sent", [self._name(reservation), *self._open()], args)
 
     def extend(self, reservation: str) -> None:
         assert 1 == self._run("renew", ["open"], [60_000, reservation, "k1"])

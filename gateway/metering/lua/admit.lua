@@ -25,6 +25,7 @@
 -- ARGV[13] JSON: the line of a batch that the request is made for: batch_id, custom_id, claim (see
 --          jobs/lua/claim_lines.lua; not checked if ""); or null or absent
 -- ARGV[14] offsets of the time zone of days and months, see windows.lua; or "" or absent
+-- ARGV[15] JSON: what the request is attributed to, tags, user and summed, see split_sums.lua; or absent
 -- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "unclaimed" (the line is
 --          not to run, or not by this process), "rate", "quota" or
 --          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
@@ -238,6 +239,7 @@ if is_reserved then
     'cost', cost, 'second', now_s, 'admitted_ms', now_ms, 'day', calendar.day, 'month', calendar.month,
     'day_ends_s', calendar.day_ends_s, 'month_ends_s', calendar.month_ends_s)
   if line then redis.call('HSET', KEYS[3], 'batch_id', line.batch_id, 'custom_id', line.custom_id) end
+  for name, value in pairs(cjson.decode(ARGV[15] or '{}')) do redis.call('HSET', KEYS[3], name, value) end
   redis.call('EXPIRE', KEYS[3], OPEN_KEPT_S)
   if identity then remember_order(base, identity, reservation_id, now_ms) end
 elseif order and order.joined and not refusal then
