@@ -49,6 +49,7 @@ from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
+from gateway.metering.time_zone import find_zone_problems
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
@@ -119,7 +120,7 @@ def create_app(
     admin = backends.build_admin(
         config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
     )
-    health, samplers = _build_operations(core)
+    health, samplers = _build_operations(core, config.calendar.name)
     targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
@@ -281,10 +282,10 @@ def build_telemetry(settings: Settings) -> tuple[Telemetry, tuple[AsyncCallback,
     return build(sender.send), (sender.start,), (sender.close,)
 
 
-def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, ...]]:
+def _build_operations(core: _Core, zone: str) -> tuple[HealthRoutes, tuple[AsyncCallback, ...]]:
     """Returns the routes of operators, and the background tasks that sample what they report."""
     metrics, redis, scheduler = core.metrics, core.redis, core.scheduling.scheduler
-    preflight = PreflightMonitor(redis)
+    preflight = PreflightMonitor(redis, partial(find_zone_problems, redis, zone, is_recorded=True))
     sampled = {
         metrics.pending_settlements: lambda: core.metering.admission.unsettled,
         metrics.held_bytes: lambda: core.budget.held_bytes,

@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
+from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
@@ -42,9 +43,12 @@ from gateway.jobs.outcomes import Outcomes, StorageLimits
 from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
+from gateway.metering.credits import Credits
 from gateway.metering.ledger import Ledger
+from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
+from gateway.metering.time_zone import find_zone_problems
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
@@ -82,14 +86,14 @@ def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
         raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
 
 
-async def find_problems(config: Config) -> list[str]:
-    """Lists why this Redis must not be used, each with its remedy.
+async def find_problems(config: Config, *, is_start: bool = False) -> list[str]:
+    """Lists why this Redis must not be used, each with its remedy. A start records the time zone of its data.
 
     Raises: SettingsError, GatewayError REDIS_UNAVAILABLE.
     """
     redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
     try:
-        return await inspect(redis)
+        return await inspect(redis) or await find_zone_problems(redis, config.calendar.name, is_recorded=is_start)
     finally:
         await redis.aclose()
 
@@ -97,11 +101,17 @@ async def find_problems(config: Config) -> list[str]:
 async def refuse_unfit(config: Config) -> None:
     """Raises: SettingsError if Redis responds and must not be used. An unavailable Redis may recover later."""
     try:
-        problems = await find_problems(config)
+        problems = await find_problems(config, is_start=True)
     except GatewayError:
         return
     if problems:
-        raise SettingsError(f"redis.url: {'; '.join(problems)}")
+        raise unfit(problems)
+
+
+def unfit(problems: list[str]) -> SettingsError:
+    """Returns the error for a Redis that must not be used. A problem names its own setting, or `redis.url` has it."""
+    place = "" if problems[0].startswith("metering.") else "redis.url: "
+    return SettingsError(f"{place}{'; '.join(problems)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +134,9 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
     channel, keyed_s = f"{redis.prefix}:jobs:{uuid.uuid4().hex[:12]}", 3600.0 * replays.key_retention_hours
     repeats = RepeatPolicy(channel, replays.unknown_outcome_s, keyed_s, replays.max_keys_per_tenant)
     terms = ReservationConfig(
-        config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats
+        *(config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats),
+        config.calendar,
+        tuple(sorted(set(config.settings.alerts.percent))),
     )
     admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
@@ -132,7 +144,8 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
     own_id = uuid.uuid4().hex
     reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
     transfers = Transfers(redis, lease_s, lambda: uuid.uuid4().hex)
-    background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
+    notices = Notices(redis, LeaderLock(redis, NOTICE_LEADER, own_id, ROUND_S), time.time, config.calendar)
+    background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run, notices.run)
     return MeteringParts(admission, transfers, background_tasks, repeats)
 
 
@@ -177,7 +190,7 @@ class SchedulerParts:
 
 
 def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> SchedulerParts:
-    scripts = Scripts(redis, metrics, time.time)
+    scripts = Scripts(redis, metrics, time.time, config.calendar)
     process, lease_s = uuid.uuid4().hex[:12], config.settings.requests.reservation_lease_s
     members = AccountRegistry(
         redis,
@@ -264,13 +277,16 @@ def build_admin(
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
-    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
+    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
+        CreditSection(Credits(redis, settings.audit.retention_days * _DAY_S, config.calendar), limits),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, verifier, clock, tuple(key for key in settings.attribution.keys if key != ANY_KEY)),
+        UsageSection(
+            ledger, verifier, clock, config.calendar, tuple(key for key in settings.attribution.keys if key != ANY_KEY)
+        ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
         WebhookSection(

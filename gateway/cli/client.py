@@ -38,10 +38,10 @@ _LIMITS: Final = {
     "requests_per_minute": "Requests in any 60 seconds",
     "images_per_minute": "Images in any 60 seconds",
     "concurrency": "Concurrent requests",
-    "images_per_day": "Images in a calendar day (UTC)",
-    "images_per_month": "Images in a calendar month (UTC)",
-    "usd_per_month": "US dollars in a calendar month (UTC), as 50.00",
-    "soft_usd_per_month": "US dollars in a calendar month (UTC) that warn and refuse nothing",
+    "images_per_day": "Images in a calendar day",
+    "images_per_month": "Images in a calendar month",
+    "usd_per_month": "US dollars in a calendar month, as 50.00",
+    "soft_usd_per_month": "US dollars in a calendar month that warn and refuse nothing",
 }
 _QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month", "soft_usd_per_month"})
 _MONEY: Final = frozenset({"usd_per_month", "soft_usd_per_month"})
@@ -205,14 +205,15 @@ def about_fields(document: Document) -> list[tuple[str, object]]:
 
 
 def limit_fields(document: Document) -> list[tuple[str, object]]:
-    """Returns names and values of limits and quotas, then their current usage."""
+    """Returns names and values of limits and quotas, then their current usage and credits."""
     lines: list[tuple[str, object]] = []
-    for part, prefix in (("limits", ""), ("quotas", ""), ("used", "used: ")):
+    for part, prefix in (("limits", ""), ("quotas", ""), ("used", "used: "), ("credited", "credited: ")):
         if part == "used" and not lines:
             lines = [("limits", "none")]
         values = document.get(part)
         for name, value in values.items() if isinstance(values, dict) else ():
-            lines.append((prefix + name.replace("_", " ").replace("usd", "US dollars"), str(value)))
+            if part != "credited" or value not in {0, "0.00"}:
+                lines.append((prefix + name.replace("_", " ").replace("usd", "US dollars"), str(value)))
     return lines
 
 

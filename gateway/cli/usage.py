@@ -56,7 +56,7 @@ FromOption = Annotated[
         "--from",
         callback=_DAY,
         metavar="DAY",
-        help="The first day, UTC. Default: the first of the month.",
+        help="The first day, in [metering] time_zone. Default: the first of the month.",
     ),
 ]
 ToOption = Annotated[
@@ -65,7 +65,7 @@ ToOption = Annotated[
         "--to",
         callback=_DAY,
         metavar="DAY",
-        help="The last day, UTC. Default: today.",
+        help="The last day, in [metering] time_zone. Default: today.",
     ),
 ]
 MonthOption = Annotated[
@@ -222,7 +222,7 @@ def _print_report(groups: Sequence[str], response: Document) -> None:
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
     names = [*groups, *amounts]
     decimals = max(_decimals(row) for row in [*rows(response), total])
-    print(printable(f"{response.get('from')} to {response.get('to')}, UTC"))
+    print(printable(f"{response.get('from')} to {response.get('to')}, {response.get('time_zone')}"))
     print_table(
         [name.upper() for name in names],
         [_cells(row, names, decimals) for row in rows(response)],

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from gateway.config.secrets import read_secret
-from gateway.config.upstreams import HttpUrl, Name, SecretSource, SettingsError, Table
+from gateway.config.upstreams import HttpUrl, Name, Percents, SecretSource, SettingsError, Table
 from gateway.events.addresses import AddressRules, origin_of
 from gateway.events.endpoints import Channel, Endpoint, channel_of, unknown_pattern
 from gateway.events.mail import IMPLICIT_TLS_PORT, MailServer
@@ -54,8 +54,9 @@ class AlertEndpoint(Table, frozen=True, kw_only=True):
 
 
 class Alerts(Table, frozen=True, kw_only=True):
-    """Events that are sent to webhooks, Slack and by e-mail."""
+    """Events that are sent to webhooks, Slack and by e-mail, and the thresholds of quotas that emit them."""
 
+    percent: Percents = (50, 80, 100)
     console_url: HttpUrl | None = None
     allowed_ports: tuple[_Port, ...] = (443, 8443)
     trusted_origins: tuple[HttpUrl, ...] = ()

@@ -169,6 +169,12 @@ class Billing(Table, frozen=True, kw_only=True):
     charge_unknown_outcomes: bool = True
 
 
+class Metering(Table, frozen=True, kw_only=True):
+    """The calendar of quotas and reports."""
+
+    time_zone: Annotated[str, Meta(min_length=1, max_length=100)] = "UTC"
+
+
 class Attribution(Table, frozen=True, kw_only=True):
     """What requests may be attributed to besides tenant and API key."""
 
@@ -262,6 +268,7 @@ class Settings(Table, frozen=True, kw_only=True):
     files: Files = Files()
     pool: Pool = Pool()
     billing: Billing = Billing()
+    metering: Metering = Metering()
     ledger: Ledger = Ledger()
     attribution: Attribution = Attribution()
     upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]

@@ -31,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Quotas of a tenant or an API key per calendar day or month (UTC); None is unlimited.
+    """Quotas of a tenant or an API key per calendar day or month, in the configured time zone; None is unlimited.
 
     The soft one is a budget: it warns and refuses nothing.
     """

@@ -1,6 +1,7 @@
 """Usage: the ledger's sums, grouped for a report, and its records.
 
-The ledger has a sheet per tenant and day (UTC, of admission): sums by API key and model, and one record per request.
+The ledger has a sheet per tenant and day of admission, in the configured time zone: sums by API key and model, and one
+record per request.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,22 @@ from typing import Final
 
 from gateway.domain.attribution import TagFilter, tag_dimension
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A tenant's current counters. Images and money include reservations, less what was credited."""
+
+    requests_last_minute: int
+    images_last_minute: int
+    concurrency: int
+    images_today: int
+    images_this_month: int
+    usd_micros_this_month: int
+    open_requests: int  # admitted and not settled, including requests of dead processes
+    credited_images_today: int
+    credited_images_this_month: int
+    credited_usd_micros_this_month: int
 
 
 @dataclass(slots=True)

@@ -5,9 +5,10 @@ from typing import Final
 
 import msgspec
 
-from gateway.domain.billing import Usage, usd
+from gateway.domain.billing import usd
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
+from gateway.domain.usage import Usage
 
 _WORDS: Final = {
     "requests_per_minute": "requests per minute",
@@ -63,6 +64,7 @@ class AdmissionDecision(msgspec.Struct, frozen=True):
     rates: Rates = Rates()
     used: Usage | None = None
     order: Order | None = None
+    has_events: bool = False
 
 
 def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayError:

@@ -1,6 +1,7 @@
 """Optimistic transactions on a tenant or its keys: read, decide, and write with the audit entry."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
@@ -12,6 +13,7 @@ from gateway.domain.audit import AuditEvent
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import Client, Value, load_script
 from gateway.tenants.authentication import revocation_channel
+from gateway.tenants.change_events import change_events
 from gateway.tenants.records import record
 
 _ATTEMPTS_MAX: Final = 200
@@ -44,16 +46,24 @@ class ConflictError(Exception):
 class TenantTransactions:
     """Changes tenants and their keys. Nothing else does."""
 
-    def __init__(self, redis: Client, forget: Callable[[str], None], audit_keep_s: int) -> None:
+    def __init__(
+        self,
+        redis: Client,
+        forget: Callable[[str], None],
+        audit_keep_s: int,
+        notify: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        """`notify` is called with a tenant whose change has emitted events."""
         self._redis = redis
         self._forget = forget
+        self._notify = notify
         self._audit_keep_s = audit_keep_s
-        self._change = load_script(redis, "tenants/compare_and_set")
+        self._change = load_script(redis, "tenants/compare_and_set", ("tenants/streams",))
 
     async def make(
         self, act: AuditEvent, edits: Sequence[FieldUpdate], *, revoked_key: str = "", unless_revoked: str = ""
     ) -> None:
-        """Applies all updates, writes the audit entry and notifies every process, or does nothing.
+        """Applies all updates, writes the audit entry and events and notifies every process, or does nothing.
 
         `revoked_key` cannot be provisioned again; nothing happens if the key `unless_revoked` is among those. An event
         without an action is not audited.
@@ -64,14 +74,18 @@ class TenantTransactions:
         args: list[Value] = [revocation_channel(self._redis), message, self._audit_keep_s]
         args += [act.action, act.actor.name, act.actor.request_id, act.key_id]
         args += ["" if state is None else msgspec.json.encode(state).decode() for state in (act.before, act.after)]
-        args += [revoked_key, unless_revoked]
+        events = [(event.value, msgspec.json.encode(data).decode()) for event, data in change_events(act)]
+        args += [revoked_key, unless_revoked, msgspec.json.encode(events)]
         for edit in edits:
             args += [edit.part.value, edit.field]
             args += ["" if value is None else f"={value}" for value in (edit.before, edit.after)]
-        keys = [record(self._redis, act.tenant, kind) for kind in ("tenant", "keys", "revoked_keys", "audit")]
+        keys = [record(self._redis, act.tenant, kind) for kind in ("tenant", "keys", "revoked_keys", "audit", "events")]
         if not await self._change(keys, args):
             raise ConflictError
         self._forget(message)
+        if events and self._notify:
+            with suppress(GatewayError):  # the events are found without it, later
+                await self._notify(act.tenant)
 
 
 def retrying(change: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[object, object, _T]]:

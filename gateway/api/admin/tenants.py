@@ -122,6 +122,11 @@ class TenantSection:
             if self.storage:
                 used["stored_bytes"] = await self.storage.stored_bytes(tenant.name, self.clock())
             body["used"] = used
+            body["credited"] = {
+                "images_per_day": usage.credited_images_today,
+                "images_per_month": usage.credited_images_this_month,
+                "usd_per_month": usd(usage.credited_usd_micros_this_month),
+            }
         return json_response(body)
 
     async def change(self, request: Request, actor: Actor) -> Response:

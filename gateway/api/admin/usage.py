@@ -22,6 +22,7 @@ from gateway.api.refusals import excerpt, listed, refused_value, wrong_value
 from gateway.domain.attribution import TagFilter
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import (
     MEASURES,
@@ -93,6 +94,7 @@ class UsageSection:
     ledger: Ledger
     verifier: LedgerVerifier
     clock: Callable[[], float]
+    calendar: Calendar = UTC_CALENDAR
     tag_keys: tuple[str, ...] = ()
     """Of the tags that have sums."""
 
@@ -120,7 +122,7 @@ class UsageSection:
             sums, place = tuple(report.total.of(measure) for measure in MEASURES), (",".join(columns), rows[-1][0])
             of = (selection.first, selection.last, selection.tenant)
             following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
-        return _page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
+        return self._page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -138,7 +140,7 @@ class UsageSection:
             following = _RecordsCursor(
                 selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
             )
-        return _page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
+        return self._page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -164,7 +166,13 @@ class UsageSection:
         following = (
             _VerifyCursor(selection.first, selection.last, selection.tenant, last.day, last.tenant) if last else None
         )
-        return _page(selection, counts | {"differences": differences}, following)
+        return self._page(selection, counts | {"differences": differences}, following)
+
+    def _page(self, selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
+        """Renders a page with its days, which may be defaults, and the cursor of the next page."""
+        cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
+        days = {"from": selection.first, "to": selection.last, "time_zone": self.calendar.name}
+        return json_response(days | body | {"next_cursor": cursor})
 
     def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
         """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
@@ -172,7 +180,7 @@ class UsageSection:
         Raises: GatewayError INVALID_VALUE, also for a cursor that no response of this kind contained.
         """
         text, tenant, cursor = query.text("cursor"), query.text("tenant"), None
-        today = datetime.fromtimestamp(self.clock(), UTC).date()
+        today = self.calendar.day(self.clock())
         if text is not None:
             try:
                 padded = text + "=" * (-len(text) % 4)
@@ -243,12 +251,6 @@ def _parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, 
     if len(cursor.after) != len(by):
         raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.")
     return by
-
-
-def _page(selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
-    """Renders a page with its days, which may be defaults, and the cursor of the next page."""
-    cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
-    return json_response({"from": selection.first, "to": selection.last} | body | {"next_cursor": cursor})
 
 
 def _amounts(amounts: UsageTotals) -> dict[str, object]:
