@@ -52,12 +52,11 @@ from gateway.scheduler.status import PoolStatus
 _LOG = structlog.get_logger("imagegate.pool")
 _NAMES: Final = ("meta", "members", "loads", "health", "leases", "queue")
 """Some of them: the scripts name the others themselves, in the same slot."""
-_INDEX: Final = ("scheduler/prelude", "scheduler/health", "scheduler/accounts", "scheduler/serving")
+_INDEX: Final = ("tenants/streams", "scheduler/prelude", "scheduler/health", "scheduler/accounts", "scheduler/serving")
 _LEASES: Final = (*_INDEX, "scheduler/shares", "scheduler/leases")
 _QUEUE: Final = (*_LEASES, "scheduler/queue", "scheduler/dispatch")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     dict.fromkeys(("lease", "cancel", "heartbeat", "release", "members"), _QUEUE)
-    | {"release": ("tenants/streams", *_QUEUE)}
     | {"claim": _LEASES, "snapshot": _LEASES, "has_capacity": _INDEX}
 )
 """By script, the files that stand before it, in this order: the ones that it uses, as Redis runs them at every call."""
