@@ -79,7 +79,7 @@ class _Core:
         self.journal = Journal(config.journal_dir, backends.redis_id(config), remedy=config.journal_problem)
         self.outbox = Outbox(redis, lambda: self.scheduling.members.upstreams)
         self.scheduling = backends.build_scheduler(config, redis, metrics, self.journal)
-        self.metering = backends.build_metering(config, redis, metrics, self.journal)
+        self.metering = backends.build_metering(config, redis, metrics, self.journal, self.outbox.notify)
         certificates = ssl.create_default_context()
         direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
         self.transports = (direct, public)

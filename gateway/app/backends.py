@@ -124,8 +124,17 @@ class MeteringParts:
     repeats: RepeatPolicy
 
 
-def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> MeteringParts:
-    """Its background tasks settle what is unsettled, and the reservations of dead processes."""
+def build_metering(
+    config: Config,
+    redis: Client,
+    metrics: Metrics,
+    journal: Journal,
+    notify: Callable[[str], Awaitable[None]] | None = None,
+) -> MeteringParts:
+    """Its background tasks settle what is unsettled, and the reservations of dead processes.
+
+    `notify` announces that a tenant has events.
+    """
     lease_s, kept, replays = (
         config.settings.requests.reservation_lease_s,
         config.settings.ledger,
@@ -138,13 +147,13 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
         config.calendar,
         tuple(sorted(set(config.settings.alerts.percent))),
     )
-    admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time)
+    admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time, notify)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
     round_s = min(_RECOVERY_ROUND_S, lease_s / 2)
     own_id = uuid.uuid4().hex
     reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
     transfers = Transfers(redis, lease_s, lambda: uuid.uuid4().hex)
-    notices = Notices(redis, LeaderLock(redis, NOTICE_LEADER, own_id, ROUND_S), time.time, config.calendar)
+    notices = Notices(redis, LeaderLock(redis, NOTICE_LEADER, own_id, ROUND_S), time.time, config.calendar, notify)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run, notices.run)
     return MeteringParts(admission, transfers, background_tasks, repeats)
 
@@ -274,7 +283,8 @@ def build_admin(
     authenticator = Authenticator(
         redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
     )
-    transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
+    audit_keep_s = settings.audit.retention_days * _DAY_S
+    transactions = TenantTransactions(redis, authenticator.forget, audit_keep_s, events.outbox.notify)
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
@@ -282,7 +292,7 @@ def build_admin(
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
-        CreditSection(Credits(redis, settings.audit.retention_days * _DAY_S, config.calendar), limits),
+        CreditSection(Credits(redis, audit_keep_s, config.calendar), limits),
         AuditSection(Audit(redis), tenants, upstreams),
         UsageSection(
             ledger, verifier, clock, config.calendar, tuple(key for key in settings.attribution.keys if key != ANY_KEY)
