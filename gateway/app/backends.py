@@ -16,6 +16,7 @@ from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.credits import CreditSection
+from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
@@ -43,7 +44,9 @@ from gateway.jobs.outcomes import Outcomes, StorageLimits
 from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
+from gateway.metering.closing import MonthCloser
 from gateway.metering.credits import Credits
+from gateway.metering.exports import Exports
 from gateway.metering.ledger import Ledger
 from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
 from gateway.metering.recovery import ExpiredReservationReaper
@@ -289,13 +292,18 @@ def build_admin(
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
+    tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
+    usage = UsageSection(ledger, verifier, clock, config.calendar, tag_keys)
+    exports = Exports(ledger, settings.ledger.billing_account, config.calendar)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(
-            ledger, verifier, clock, config.calendar, tuple(key for key in settings.attribution.keys if key != ANY_KEY)
+        usage,
+        ExportSection(
+            *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
+            ExportDisk(settings.server.max_spooled_bytes),
         ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache, partial
 from typing import Final
 
@@ -25,8 +25,11 @@ class Calendar:
 
     def end_s(self, day: date) -> int:
         """Returns the Unix second at which a day ends: the first of later days."""
-        middle_s = round(datetime.combine(day, time(12), UTC).timestamp())
-        return _first_s(middle_s - _DAY_S, middle_s + 2 * _DAY_S, lambda moment_s: self.day(moment_s) > day)
+        return _end_s(self, day)
+
+    def start(self, day: date) -> datetime:
+        """Returns the moment at which a day begins, in UTC."""
+        return datetime.fromtimestamp(self.end_s(day - timedelta(days=1)), UTC)
 
     def offsets(self, moment_s: float) -> str:
         """Renders the offsets from UTC around a moment for windows.lua; empty for UTC.
@@ -42,6 +45,12 @@ class Calendar:
 
 
 UTC_CALENDAR: Final = Calendar()
+
+
+@lru_cache(maxsize=256)
+def _end_s(calendar: Calendar, day: date) -> int:
+    middle_s = round(datetime.combine(day, time(12), UTC).timestamp())
+    return _first_s(middle_s - _DAY_S, middle_s + 2 * _DAY_S, lambda moment_s: calendar.day(moment_s) > day)
 
 
 @lru_cache(maxsize=8)

@@ -69,12 +69,10 @@ class Admission:
         self._lease_ms = round(terms.lease_s * 1000)
         self._metrics, self._monotonic, self._new_id = metrics, monotonic, new_id
         self._journal, self._clock, self._notify = journal, clock, notify
-        self._percents = msgspec.json.encode(terms.alert_percents)
         self._lost = LostSettlements(Ledger(redis), terms.calendar)
         self._in_progress: dict[str, Reservation] = {}
         """In progress; this process renews their leases."""
-        self._unsettled: dict[str, Reservation] = {}
-        """Ended but unsettled: Redis did not reply, or the request was cancelled."""
+        self._unsettled: dict[str, Reservation] = {}  # ended: Redis did not reply, or the request was cancelled
         self._recent: deque[Reservation] = deque()
         """Settled recently, oldest first."""
         self._was_unavailable = False
@@ -266,7 +264,7 @@ class Admission:
 
     async def _run_settle(self, tenant: str, reservation_id: str, outcome: bytes) -> Settled:
         keys = redis_keys(self._prefix, tenant, f"reservation:{reservation_id}", "open")
-        return Settled.read(await self._charge(keys, [outcome, self._terms.ledger_days, self._percents]))
+        return Settled.read(await self._charge(keys, self._terms.settle_args(outcome, self._clock())))
 
     async def _settle_other(self, tenant: str, reservation_id: str, outcome: bytes) -> Settled:
         """Settles a reservation of another process, which may be dead. Raises: GatewayError REDIS_UNAVAILABLE."""

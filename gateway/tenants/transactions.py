@@ -27,6 +27,8 @@ class HashKind(Enum):
 
     TENANT = 1
     KEYS = 2
+    CLOSED = 6
+    """Closed months, see metering/closing.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class TenantTransactions:
         for edit in edits:
             args += [edit.part.value, edit.field]
             args += ["" if value is None else f"={value}" for value in (edit.before, edit.after)]
-        keys = [record(self._redis, act.tenant, kind) for kind in ("tenant", "keys", "revoked_keys", "audit", "events")]
+        kinds = ("tenant", "keys", "revoked_keys", "audit", "events", "closed")
+        keys = [record(self._redis, act.tenant, kind) for kind in kinds]
         if not await self._change(keys, args):
             raise ConflictError
         self._forget(message)

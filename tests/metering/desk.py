@@ -7,7 +7,7 @@ import redis
 
 from gateway.domain.attribution import Attribution
 from gateway.domain.calendar import UTC_CALENDAR
-from gateway.metering.ledger_keys import write_attribution
+from gateway.metering.ledger_keys import day_number, write_attribution
 from gateway.metering.reservations import PARTS
 from tests.support.clocked import Clock, clocked_script
 
@@ -89,7 +89,9 @@ class Desk:
 
     def _settle(self, reservation: str, retention_days: int, told: dict[str, Any]) -> dict[str, Any]:
         outcome = {"reservation": reservation, "charges_withheld": False, "charges_unconfirmed": True} | told
+        today = self.calendar.day(self.clock.now_s)
         args = [json.dumps(outcome), retention_days, json.dumps(self.percents)]
+        args += [day_number(today), self.calendar.end_s(today)]
         return dict(self._run("settle", [self._name(reservation), "open"], args))
 
     def _run(self, script: str, names: list[str], args: list[Any]) -> Any:
