@@ -222,12 +222,12 @@ def _bearer(authorization: str | None) -> str:
     if not authorization:
         raise GatewayError(
             ErrorCode.NO_CREDENTIALS,
-            "You did not provide an API key. Send it in an Authorization header: 'Authorization: Bearer YOUR_KEY'.",
+            "You did not provide an API key. Send it in an Authorization header: 'Authorization: Bearer sk-ig-...'.",
         )
     scheme, _, secret = authorization.partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         raise GatewayError(
-            ErrorCode.NO_CREDENTIALS, "The Authorization header is malformed. Send 'Authorization: Bearer YOUR_KEY'."
+            ErrorCode.NO_CREDENTIALS, "The Authorization header is malformed. Send 'Authorization: Bearer sk-ig-...'."
         )
     return secret.strip()
 
@@ -236,4 +236,5 @@ def _invalid(secret: str) -> GatewayError:
     masked = (
         f"{secret[:6]}...{secret[-4:]}" if len(secret) > 16 and secret.isascii() and secret.isprintable() else "***"
     )
-    return GatewayError(ErrorCode.INVALID_API_KEY, f"Incorrect API key provided: {masked}.")
+    text = f"Incorrect API key provided: {masked}. Keys of this gateway begin with '{KEY_PREFIX}'."
+    return GatewayError(ErrorCode.INVALID_API_KEY, text)
