@@ -186,7 +186,7 @@ class TenantAuthenticator:
         if not caller.has_rates or (is_counted and self._blocked_s(caller)):
             return
         try:
-            context_of(request).rates = await self.admission.peek_rates(caller, is_refused=is_counted)
+            context_of(request).rates = (await self.admission.peek(caller, is_refused=is_counted)).rates
         except GatewayError as error:
             if error.row.status == _TOO_MANY:
                 raise  # other errors only omit the headers

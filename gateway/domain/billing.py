@@ -284,6 +284,8 @@ class Usage:
     images_this_month: int
     usd_micros_this_month: int
     open_requests: int  # admitted and not settled, including requests of dead processes
+    requests_free_at_s: int | None = None  # Unix; when no request of the last minute counts; None if none does now
+    images_free_at_s: int | None = None
 
 
 def usd(micros: int) -> str:

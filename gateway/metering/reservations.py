@@ -22,7 +22,7 @@ from gateway.redis.journal_file import Entry
 _LOG = structlog.get_logger("imagegate.admission")
 _SKEW: Final = timedelta(hours=1)
 """Maximum skew between this machine's clock and the server's."""
-PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"admit": ("metering/repeats",)})
+PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"admit": ("metering/repeats", "metering/statuses")})
 """By script, the files that stand before it."""
 SETTLE: Final = "settle"
 """Journal kind."""

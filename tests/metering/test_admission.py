@@ -439,7 +439,7 @@ async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis
         )
         async with admitted(admission, caller, 4) as reservation:
             pass
-        looked = await admission.peek_rates(caller)
+        looked = (await admission.peek(caller)).rates
         refused = await refusal(admission, caller, 10)
     assert Rates(Rate(10, 9, 61), Rate(9, 5, 61)) == reservation.rates
     assert looked.images == Rate(9, 9, 0)  # the request came to nothing
