@@ -119,7 +119,7 @@ class Admission:
     async def peek(self, caller: Principal, *, is_refused: bool = False) -> AdmissionDecision:
         """Returns the counters, rates and quotas of a tenant and its key; counts a request refused for its content.
 
-        Raises: GatewayError INVALID_API_KEY, REDIS_UNAVAILABLE; if the minute is full, what `admit` raises. Redis: as it.
+        Raises: GatewayError INVALID_API_KEY, REDIS_UNAVAILABLE; if the minute is full, what `admit` raises.
         """
         decision = await self._ask(caller.tenant.name, caller.key.id, is_refused=is_refused)
         if decision.decision != "admitted":

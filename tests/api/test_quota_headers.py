@@ -77,7 +77,8 @@ def test_every_answer_tells_what_is_left_and_what_it_cost(gateway: Gateway, simu
     streamed = gateway.post(GENERATIONS, {"prompt": "x", "stream": True}, **sent)
     images("6", "0.036", PRICE, streamed.headers)
     assert streamed.text.endswith(f"\n\n: cost-usd {PRICE}\n\n")
-    images("5", "0.0325", PRICE, gateway.post("/v1/image_generation", {"model": "image-01", "prompt": "x"}, **sent).headers)
+    native = gateway.post("/v1/image_generation", {"model": "image-01", "prompt": "x"}, **sent)
+    images("5", "0.0325", PRICE, native.headers)
     failed = gateway.post(GENERATIONS, {"prompt": "x [code=1026]"}, **sent)
     assert 400 == failed.status_code
     images("4", "0.029", "0.00", failed.headers)
