@@ -51,11 +51,12 @@ def list_(api: AdminApi, tenant: TenantName) -> None:
 
 def _print_list(tenant: str, response: Document) -> None:
     has_old = any(key.get("old_secret_until") for key in rows(response))
-    columns = ("ID", "LABEL", "CREATED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
+    columns = ("ID", "LABEL", "CREATED", "USED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
     listed = []
     for key in rows(response):
         until = minute(key["old_secret_until"]) if key.get("old_secret_until") else ""
-        row = (key.get("id"), key.get("label"), day(key.get("created_at")), day(key.get("expires_at")), until)
+        days = (day(key.get(name)) for name in ("created_at", "last_used_at", "expires_at"))
+        row = (key.get("id"), key.get("label"), *days, until)
         listed.append(row[: len(columns)])
     print_table(columns, listed, empty=f"{tenant} has no keys.")
 
@@ -170,6 +171,7 @@ def _print(key: Document) -> None:
     print_fields(
         *((name, str(key.get(name))) for name in ("id", "tenant", "label")),
         ("created", day(key.get("created_at"))),
+        ("last used", minute(key.get("last_used_at"))),
         ("expires", day(key.get("expires_at"))),
         ("old key until", minute(key["old_secret_until"]) if key.get("old_secret_until") else None),
         ("declared", "in the configuration" if key.get("declared") else None),

@@ -126,6 +126,8 @@ class ApiKey:
     """Unix seconds until which the secret before the last rotation is valid; None if it is not."""
     role: str = ""  # LEAD, or "" for a key that only makes images
     tags: Mapping[str, str] = field(default_factory=dict)  # in addition to the tenant's
+    last_used_at: int | None = None
+    """Unix seconds, exact to 5 minutes; None if it was not used in 400 days, or if it was not read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ApiKey, digest, key_id
 from gateway.redis import Client, execute, load_script
 from gateway.tenants.authentication import Authenticator, generate_api_key
-from gateway.tenants.records import KeyRecord, lookup_record, read_key, record, write_key
+from gateway.tenants.records import KeyRecord, lookup_record, read_key, record, use_record, write_key
 from gateway.tenants.store import no_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
@@ -79,7 +79,12 @@ class ApiKeyStore:
         exists, texts = await execute(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
-        stored = [self._parse_stored(key_id, tenant, text) for key_id, text in texts.items()]
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in texts:
+            pipeline.get(use_record(self._redis, tenant, name))
+        used = await execute(self._redis, pipeline.execute(), list[str | None]) if texts else []
+        found = zip(texts.items(), used, strict=True)
+        stored = [self._parse_stored(key_id, tenant, text, used_at) for (key_id, text), used_at in found]
         expired = [entry for entry in stored if self._is_over(entry.key)]
         if expired:
             edits = [FieldUpdate(HashKind.KEYS, entry.key.id, entry.text, None) for entry in expired]
@@ -149,8 +154,11 @@ class ApiKeyStore:
     async def _read(self, key_id: str) -> _StoredKey:
         tenant = await execute(self._redis, self._redis.get(lookup_record(self._redis, key_id)), str)
         if tenant:
-            text = await execute(self._redis, self._redis.hget(record(self._redis, tenant, "keys"), key_id), str)
-            stored = self._parse_stored(key_id, tenant, text) if text else None
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hget(record(self._redis, tenant, "keys"), key_id)
+            pipeline.get(use_record(self._redis, tenant, key_id))
+            text, used_at = await execute(self._redis, pipeline.execute(), tuple[str | None, str | None])
+            stored = self._parse_stored(key_id, tenant, text, used_at) if text else None
             if stored and not self._is_over(stored.key):
                 return stored
         if key_id.startswith("sk-"):  # a secret is not repeated
@@ -159,9 +167,9 @@ class ApiKeyStore:
             )
         raise GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
-    def _parse_stored(self, key_id: str, tenant: str, text: str) -> _StoredKey:
+    def _parse_stored(self, key_id: str, tenant: str, text: str, used_at: str | None) -> _StoredKey:
         record = read_key(text)
-        key = record.key(key_id, tenant)
+        key = replace(record.key(key_id, tenant), last_used_at=int(used_at) if used_at else None)
         has_old = key.old_secret_until is not None and key.old_secret_until > self._clock()
         return _StoredKey(key if has_old else replace(key, old_secret_until=None), record, text)
 

@@ -27,7 +27,7 @@ from gateway.api.admin.schemas import (
 )
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value
-from gateway.domain.audit import CONFIGURATION, Actor, describe_key, describe_tenant
+from gateway.domain.audit import CONFIGURATION, Actor, describe_tenant, show_key
 from gateway.domain.billing import usd
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -217,7 +217,7 @@ class KeySection:
 
     async def list_keys(self, request: Request, _: Actor) -> Response:
         keys = await self.keys.list_keys(request.path_params["name"])
-        return json_response({"data": [describe_key(key) for key in keys]})
+        return json_response({"data": [show_key(key) for key in keys]})
 
     async def create(self, request: Request, actor: Actor) -> Response:
         new = await read_document(request, self.limits, _NewKey)
@@ -236,7 +236,7 @@ class KeySection:
         return _shown_once(await self.keys.create(key, actor))
 
     async def get(self, request: Request, _: Actor) -> Response:
-        return json_response(describe_key(await self.keys.get(request.path_params["id"])))
+        return json_response(show_key(await self.keys.get(request.path_params["id"])))
 
     async def change(self, request: Request, actor: Actor) -> Response:
         change = await read_document(request, self.limits, _KeyChange)
@@ -253,7 +253,7 @@ class KeySection:
                 quotas=merged(key.quotas, change.quotas),
             )
 
-        return json_response(describe_key(await self.keys.update(request.path_params["id"], changed, actor)))
+        return json_response(show_key(await self.keys.update(request.path_params["id"], changed, actor)))
 
     async def rotate(self, request: Request, actor: Actor) -> Response:
         rotation = await read_document(request, self.limits, _Rotation)
@@ -261,7 +261,7 @@ class KeySection:
 
     async def revoke(self, request: Request, actor: Actor) -> Response:
         key = await self.keys.revoke(request.path_params["id"], actor)
-        return json_response(describe_key(key) | {"revoked": True})
+        return json_response(show_key(key) | {"revoked": True})
 
     def _check_moment(self, moment: int | UnsetType | None) -> None:
         if isinstance(moment, int) and moment <= self.clock():
@@ -270,4 +270,4 @@ class KeySection:
 
 
 def _shown_once(made: CreatedApiKey) -> Response:
-    return json_response({"id": made.key.id, "key": made.secret} | describe_key(made.key), 201)
+    return json_response({"id": made.key.id, "key": made.secret} | show_key(made.key), 201)
