@@ -77,16 +77,26 @@ def report(
                 # Before the subcommand it would be ignored: `imagegate usage --tenant a export` exports every tenant.
                 raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
         return
-    query = _query(tenant, first, last) | {"by": by}
-    pages = list(_pages(AdminApi(url, admin_key, json), query))
-    response = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
-    groups = list(dict.fromkeys(by.split(",")))
+    groups, response = _whole_report(AdminApi(url, admin_key, json), by, _query(tenant, first, last))
     if json or format_ == "json":
         print_json(response)
     elif format_ == "csv":
         _write_csv(groups, rows(response))
     else:
         _print_report(groups, response)
+
+
+def print_own_report(api: AdminApi, by: str, query: dict[str, object]) -> None:
+    """Prints the report of a tenant by itself."""
+    groups, response = _whole_report(api, by, query)
+    api.show(response, partial(_print_report, groups))
+
+
+def _whole_report(api: AdminApi, by: str, query: dict[str, object]) -> tuple[list[str], Document]:
+    """Returns the groups, and a report as if it had one page."""
+    pages = list(_pages(api, query | {"by": by}))
+    report = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
+    return list(dict.fromkeys(by.split(","))), report
 
 
 @app.command("export")
