@@ -145,7 +145,12 @@ class PublicCors(CORSMiddleware):
 
     def __init__(self, app: ASGIApp, origins: Iterable[str], own_ports: Iterable[int]) -> None:
         super().__init__(
-            app, tuple(origins), ("GET", "POST", "DELETE"), ("*",), allow_private_network=True, expose_headers=("*",)
+            app,
+            tuple(origins),
+            ("GET", "POST", "PATCH", "DELETE"),
+            ("*",),
+            allow_private_network=True,
+            expose_headers=("*",),
         )
         self._own_ports = frozenset(own_ports)
 

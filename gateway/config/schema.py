@@ -26,6 +26,11 @@ KeyPrefix = Annotated[
 """Without ':', which ends the prefix: no key of one prefix can begin with another."""
 
 
+HostName = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z", description="a host name in lower case")
+]
+
+
 class Tls(Table, frozen=True, kw_only=True):
     """PEM files of the gateway's certificate chain and private key."""
 
@@ -99,9 +104,16 @@ class Audit(Table, frozen=True, kw_only=True):
 
 
 class ApiKeys(Table, frozen=True, kw_only=True):
-    """API keys: `hash_pepper` is the key of their keyed hashes."""
+    """API keys: `hash_pepper` is the key of their keyed hashes; a tenant gets at most `max_per_tenant`."""
 
     hash_pepper: SecretSource | None = None
+    max_per_tenant: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+
+
+class Alerts(Table, frozen=True, kw_only=True):
+    """Where events are sent: a tenant's lead may choose webhooks on these hosts only."""
+
+    webhook_hosts: tuple[HostName, ...] = ()
 
 
 class Logs(Table, frozen=True, kw_only=True):
@@ -235,6 +247,7 @@ class Settings(Table, frozen=True, kw_only=True):
     redis: Redis = Redis()
     admin: Admin = Admin()
     api_keys: ApiKeys = ApiKeys()
+    alerts: Alerts = Alerts()
     audit: Audit = Audit()
     logs: Logs = Logs()
     tracing: Tracing = Tracing()

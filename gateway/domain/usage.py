@@ -83,11 +83,19 @@ class UsageReport:
     """
 
     def __init__(
-        self, by: tuple[GroupBy, ...], limit: int, after: Group | None = None, known_total: UsageTotals | None = None
+        self,
+        by: tuple[GroupBy, ...],
+        limit: int,
+        after: Group | None = None,
+        known_total: UsageTotals | None = None,
+        own_key: str | None = None,
     ) -> None:
+        """With `own_key`, all other keys are one, whose ID is empty."""
         self.total = known_total or UsageTotals()
         self.is_by_tenant_first = by[0] is GroupBy.TENANT
         self.is_by_batch = GroupBy.BATCH in by
+        self.groups_read = 0
+        self._own_key = own_key
         self._has_total = known_total is not None
         self._by = by
         self._limit = limit
@@ -103,10 +111,12 @@ class UsageReport:
         columns = _columns(sheet)
         lead = columns.get(self._by[0])
         is_shown = self._shows(lead)
+        self.groups_read += len(sums)
         for (key, model, batch), amounts in sums.items():
             if not self._has_total:
                 self.total.add(amounts)
-            values = columns | {GroupBy.MODEL: model, GroupBy.KEY: key, GroupBy.BATCH: batch}
+            shown_key = key if self._own_key in {None, key} else ""
+            values = columns | {GroupBy.MODEL: model, GroupBy.KEY: shown_key, GroupBy.BATCH: batch}
             group = tuple(values[by] for by in self._by)
             if is_shown and (self._after is None or group > self._after):
                 self._rows.setdefault(group, UsageTotals()).add(amounts)

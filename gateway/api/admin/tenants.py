@@ -27,8 +27,8 @@ from gateway.api.admin.schemas import (
 )
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value
+from gateway.api.usage_amounts import describe_usage
 from gateway.domain.audit import CONFIGURATION, Actor, describe_tenant, show_key
-from gateway.domain.billing import usd
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant
@@ -110,15 +110,7 @@ class TenantSection:
         tenant = await self.tenants.get(request.path_params["name"])
         body = await self._describe(tenant)
         if usage := await self.admission.usage(tenant.name):
-            used: dict[str, object] = {
-                "requests_last_minute": usage.requests_last_minute,
-                "images_last_minute": usage.images_last_minute,
-                "concurrency": usage.concurrency,
-                "images_today": usage.images_today,
-                "images_this_month": usage.images_this_month,
-                "usd_this_month": usd(usage.usd_micros_this_month),
-                "open_requests": usage.open_requests,
-            }
+            used = describe_usage(usage)
             if self.storage:
                 used["stored_bytes"] = await self.storage.stored_bytes(tenant.name, self.clock())
             body["used"] = used
@@ -200,6 +192,10 @@ class _Rotation(Schema):
     grace_s: Annotated[int, Meta(ge=0, le=GRACE_MAX_S)] = GRACE_S
 
 
+CheckKey = Callable[[ApiKey | None, ApiKey], None]
+"""Raises for a change that is not permitted, of a key from its state before, None for a new one."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class KeySection:
     """Routes of tenants' API keys. A key is shown only once."""
@@ -219,7 +215,7 @@ class KeySection:
         keys = await self.keys.list_keys(request.path_params["name"])
         return json_response({"data": [show_key(key) for key in keys]})
 
-    async def create(self, request: Request, actor: Actor) -> Response:
+    async def create(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
         new = await read_document(request, self.limits, _NewKey)
         self._check_moment(new.expires_at)
         key = ApiKey(
@@ -233,17 +229,18 @@ class KeySection:
             role=new.role,
             tags=merged_tags({}, new.tags),
         )
+        check(None, key)
         return _shown_once(await self.keys.create(key, actor))
 
     async def get(self, request: Request, _: Actor) -> Response:
         return json_response(show_key(await self.keys.get(request.path_params["id"])))
 
-    async def change(self, request: Request, actor: Actor) -> Response:
+    async def change(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
         change = await read_document(request, self.limits, _KeyChange)
         self._check_moment(change.expires_at)
 
         def changed(key: ApiKey) -> ApiKey:
-            return replace(
+            after = replace(
                 key,
                 label=value_or(change.label, key.label),
                 role=value_or(change.role, key.role),
@@ -252,6 +249,8 @@ class KeySection:
                 limits=merged(key.limits, change.limits),
                 quotas=merged(key.quotas, change.quotas),
             )
+            check(key, after)
+            return after
 
         return json_response(show_key(await self.keys.update(request.path_params["id"], changed, actor)))
 

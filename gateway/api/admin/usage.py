@@ -20,6 +20,7 @@ from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.refusals import refused_value, wrong_value
+from gateway.api.usage_amounts import UNCHARGED, describe_amounts
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
 from gateway.domain.usage import MEASURES, Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
@@ -31,7 +32,6 @@ _ROWS_MAX: Final = 1000
 _LAST_MS: Final = 253_402_300_799_999
 """End of the year 9999, the last that ISO 8601 dates of four digits can express."""
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
-_UNCHARGED: Final = ("withheld", "lost", "unconfirmed")
 _EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
 """Below 2**64, the limit of Redis."""
 _Total = Annotated[tuple[int, ...], Meta(min_length=len(MEASURES), max_length=len(MEASURES))]
@@ -72,6 +72,23 @@ class _RecordsCursor(_VerifyCursor, frozen=True, tag="records"):
 _C = TypeVar("_C", bound=_Cursor)
 
 
+@dataclass(frozen=True, slots=True)
+class ReportBounds:
+    """The bounds of a report for one tenant."""
+
+    tenant: str
+    groups: frozenset[str]
+    """Values of GroupBy that it may be grouped by."""
+    days_max: int
+
+    def check(self, by: tuple[GroupBy, ...], selection: UsageFilter) -> None:
+        """Raises: GatewayError INVALID_VALUE."""
+        for group in by:
+            if group.value not in self.groups:
+                raise wrong_value("by", group.value, [known.value for known in GroupBy if known.value in self.groups])
+        check_days(selection.first, selection.last, self.days_max)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class UsageSection:
     """Routes of the ledger: reports, records and verification."""
@@ -88,22 +105,29 @@ class UsageSection:
         }
 
     async def report(self, request: Request, _: Actor) -> Response:
+        return (await self.report_of(request))[0]
+
+    async def report_of(self, request: Request, bounds: ReportBounds | None = None) -> tuple[Response, int]:
+        """Returns the response, and the number of sums that it took. Raises: GatewayError."""
         query = QueryFields(request)
-        cursor, selection = self._parse(query, _ReportCursor)
+        cursor, selection = self._parse(query, _ReportCursor, bounds.tenant if bounds else None)
         by = _parse_by(query.text("by"), cursor)
+        if bounds:
+            bounds.check(by, selection)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
         report = UsageReport(by, limit, cursor.after, UsageTotals(*cursor.total)) if cursor else UsageReport(by, limit)
         await self.ledger.fill(report, selection)
         rows, columns = report.rows(), [column.value for column in by]
-        data = [dict(zip(columns, group, strict=True)) | _amounts(sums) for group, sums in rows]
+        data = [dict(zip(columns, group, strict=True)) | describe_amounts(sums) for group, sums in rows]
         following = None
         if report.has_more:
             total = tuple(report.total.of(measure) for measure in MEASURES)
             following = _ReportCursor(
                 selection.first, selection.last, selection.tenant, ",".join(columns), rows[-1][0], total
             )
-        return _page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
+        body = {"by": columns, "data": data, "total": describe_amounts(report.total)}
+        return _page(selection, body, following), report.groups_read
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -148,18 +172,29 @@ class UsageSection:
         )
         return _page(selection, counts | {"differences": differences}, following)
 
-    def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
-        """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
+    def parse_days(self, query: QueryFields) -> tuple[date, date]:
+        """Parses 'from' and 'to'. The default is this month up to today, or the month of 'to' up to that day.
+
+        Raises: GatewayError INVALID_VALUE.
+        """
+        first, last = _day(query, "from"), _day(query, "to")
+        last = last or datetime.fromtimestamp(self.clock(), UTC).date()
+        first = first or last.replace(day=1)
+        if first > last:
+            raise refused_value("from", f"it is after 'to' ({last}).")
+        return first, last
+
+    def _parse(
+        self, query: QueryFields, kind: type[_C], own_tenant: str | None = None
+    ) -> tuple[_C | None, UsageFilter]:
+        """Parses cursor and filter, or the filter of `own_tenant`.
 
         Raises: GatewayError INVALID_VALUE, also for a cursor that no response of this kind contained.
         """
-        text, tenant, first, last = query.text("cursor"), query.text("tenant"), _day(query, "from"), _day(query, "to")
+        text, tenant = query.text("cursor"), own_tenant or query.text("tenant")
         if text is None:
-            last = last or datetime.fromtimestamp(self.clock(), UTC).date()
-            first = first or last.replace(day=1)
-            if first > last:
-                raise refused_value("from", f"it is after 'to' ({last}).")
-            return None, UsageFilter(first, last, tenant)
+            return None, UsageFilter(*self.parse_days(query), tenant)
+        first, last = _day(query, "from"), _day(query, "to")
         try:
             padded = text + "=" * (-len(text) % 4)
             cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
@@ -196,6 +231,12 @@ def _parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, 
     return by
 
 
+def check_days(first: date, last: date, days_max: int) -> None:
+    """Raises: GatewayError INVALID_VALUE."""
+    if (last - first).days >= days_max:
+        raise refused_value("from", f"expected at most {days_max} days, up to 'to' ({last}).")
+
+
 def _day(query: QueryFields, name: str) -> date | None:
     text = query.text(name)
     if text is None:
@@ -210,16 +251,6 @@ def _page(selection: UsageFilter, body: dict[str, object], following: _Cursor | 
     """Renders a page with its days, which may be defaults, and the cursor of the next page."""
     cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
     return json_response({"from": selection.first, "to": selection.last} | body | {"next_cursor": cursor})
-
-
-def _amounts(amounts: UsageTotals) -> dict[str, object]:
-    return {
-        "requests": amounts.requests,
-        "asked": amounts.asked,
-        "images": amounts.delivered,
-        **{name: amounts.of(name) for name in _UNCHARGED},
-        "usd": usd(amounts.usd_micros),
-    }
 
 
 def _record(record: LedgerEntry) -> dict[str, object]:
@@ -238,13 +269,13 @@ def _record(record: LedgerEntry) -> dict[str, object]:
         "account": ",".join(dict.fromkeys(account for _, account in record.calls)),
         "asked": amounts.asked,
         "delivered": amounts.delivered,
-        **{name: amounts.of(name) for name in _UNCHARGED},
+        **{name: amounts.of(name) for name in UNCHARGED},
         "usd": usd(amounts.usd_micros),
         "price_per_image_usd": usd(record.price_usd_micros),
         "outcome": record.outcome,
         "calls": [
             {"upstream": upstream, "account": account, "delivered": share.delivered}
-            | {name: getattr(share, name) for name in _UNCHARGED}
+            | {name: getattr(share, name) for name in UNCHARGED}
             for (upstream, account), share in record.calls.items()
         ],
         "queue_ms": record.durations.queue_ms,
