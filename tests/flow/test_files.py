@@ -13,6 +13,7 @@ from tests.support.filing import LINES, PURPOSE, Place, authorization, empty, ex
 from tests.support.forms import BOUNDARY, form
 from tests.support.harness import Gateway
 from tests.support.memory import MB
+from tests.support.sdks import closing
 
 DAYS_30: Final = 30 * 86_400
 
@@ -143,7 +144,10 @@ def test_another_tenant_finds_nothing(place: Place) -> None:
 
 def test_addresses_and_keys_of_azures_clients_work(place: Place) -> None:
     client = openai.AzureOpenAI(
-        base_url=f"{place.gateway.url}/openai", api_key=place.gateway.api_key, api_version="2024-10-21", max_retries=0
+        base_url=f"{place.gateway.url}/openai",
+        api_key=place.gateway.api_key,
+        api_version="2024-10-21",
+        http_client=closing(),
     )
     made = client.files.create(file=("lines.jsonl", LINES), purpose="batch")
     assert [made.id] == [found.id for found in client.files.list(limit=1)]
