@@ -71,6 +71,16 @@ def test_a_file_of_several_parts_is_read_by_ranges_across_them(place: Place) -> 
     assert (416, f"bytes */{len(content)}") == (beyond.status_code, beyond.headers["content-range"])
 
 
+@pytest.mark.parametrize("wanted", ["0-0", "0-", "-5", "5-"])
+def test_an_empty_file_has_no_range(place: Place, wanted: str) -> None:
+    sent = form(file(b""), PURPOSE)
+    made = place.gateway.post("/v1/files", sent, content_type=f"multipart/form-data; boundary={BOUNDARY}").json()
+    path = f"/v1/files/{made['id']}/content"
+    found = place.gateway.get(path, range=f"bytes={wanted}")
+    assert (416, "bytes */0") == (found.status_code, found.headers["content-range"])
+    assert (200, b"") == ((whole := place.gateway.get(path)).status_code, whole.content)
+
+
 def test_a_content_has_the_headers_of_a_download(place: Place) -> None:
     made = place.upload()
     path = f"/v1/files/{made['id']}/content"
