@@ -38,7 +38,7 @@ GroupOption = Annotated[
 def show_usage(
     api: AdminApi, first: usage.FromOption = None, last: usage.ToOption = None, by: GroupOption = None
 ) -> None:
-    """Show limits and quotas with what is left of them, and the usage by day and model."""
+    """Show what is left of limits and quotas, and the usage."""
     query: Document = {"from": first and first.date(), "to": last and last.date()}
     if by is not None:
         usage.print_own_report(api, by, query)
