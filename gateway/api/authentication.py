@@ -35,6 +35,8 @@ READS_PER_SECOND: Final = 20.0
 """Requests of a tenant for its files and batches, with bursts of 10 s: many batches may be polled every few seconds."""
 _SUMS_A_READ: Final = 100
 """They take about 5 ms to load."""
+_REPORTS_MAX: Final = 4
+"""Limit on the concurrent reports of a tenant. Each is counted when it has been read."""
 _TOO_MANY: Final = 429
 _DELAYED_MAX: Final = 256
 """Limit on delayed responses in this process: each holds a connection."""
@@ -130,6 +132,8 @@ class TenantAuthenticator:
     by_tenant: Buckets
     reads: Buckets
     """Requests of each tenant for its files and batches. They do not count in its limits per minute."""
+    reports: Counter[str] = field(default_factory=Counter)
+    """Reports of usage in progress, by tenant."""
     _delayed: int = 0
 
     async def authenticate(self, request: Request, *, allows_lead: bool = False) -> Principal:
@@ -167,8 +171,7 @@ class TenantAuthenticator:
         name, reads = caller.tenant.name, self.reads
         if wait_s := reads.blocked_s(name):
             what = f"reads of files, batches, keys and usage of tenant '{name}': limit {reads.per_second:g} per second"
-            text = f"Rate limit reached for {what}. Please try again in {math.ceil(wait_s)} s."
-            raise GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=wait_s)
+            raise _too_many(what, wait_s)
         reads.take(name)
         return caller
 
@@ -180,10 +183,28 @@ class TenantAuthenticator:
             raise GatewayError(ErrorCode.NOT_PERMITTED, _NO_LEAD)
         return caller
 
-    def count_sums(self, caller: Principal, sums: int) -> None:
-        """Counts a response that took many of the ledger's sums as more than one read."""
-        if reads := sums // _SUMS_A_READ:
-            self.reads.take(caller.tenant.name, reads)
+    @contextmanager
+    def reporting(self, caller: Principal) -> Iterator[Callable[[int], None]]:
+        """Bounds the reports of a tenant that run concurrently in this process.
+
+        Yields a function that counts a report as many reads, by the number of the ledger's sums that it took.
+        Raises: GatewayError RATE_LIMITED.
+        """
+        name, running = caller.tenant.name, self.reports
+
+        def count(sums: int) -> None:
+            if reads := sums // _SUMS_A_READ:
+                self.reads.take(name, reads)
+
+        if running[name] >= _REPORTS_MAX:
+            raise _too_many(f"concurrent reports of usage of tenant '{name}': limit {_REPORTS_MAX}", _BLOCKED_S)
+        running[name] += 1
+        try:
+            yield count
+        finally:
+            running[name] -= 1
+            if not running[name]:
+                del running[name]
 
     @contextmanager
     def counting_refusals(self, caller: Principal) -> Iterator[None]:
@@ -245,3 +266,8 @@ class TenantAuthenticator:
             "per second and key). Please try again in 1 s.",
             retry_after_s=wait_s,
         )
+
+
+def _too_many(what: str, wait_s: float) -> GatewayError:
+    text = f"Rate limit reached for {what}. Please try again in {math.ceil(wait_s)} s."
+    return GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=wait_s)

@@ -114,8 +114,9 @@ class LeadRoutes:
         return await self.keys.revoke(request, actor)
 
     async def report(self, request: Request, lead: Principal, _: Actor) -> Response:
-        response, sums = await self.usage.report_of(request, ReportBounds(lead.tenant.name, _GROUPS, _DAYS_MAX))
-        self.authenticator.count_sums(lead, sums)
+        with self.authenticator.reporting(lead) as count:
+            response, sums = await self.usage.report_of(request, ReportBounds(lead.tenant.name, _GROUPS, _DAYS_MAX))
+            count(sums)
         return response
 
     async def list_audit(self, request: Request, lead: Principal, _: Actor) -> Response:

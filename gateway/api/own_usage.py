@@ -49,8 +49,9 @@ class OwnUsageRoutes:
         status = await self.authenticator.admission.peek(caller)
         context_of(request).rates = status.rates
         report = UsageReport((GroupBy.DAY, GroupBy.MODEL, GroupBy.KEY), _ALL_ROWS, own_key=caller.key.id)
-        await self.usage.ledger.fill(report, UsageFilter(first, last, caller.tenant.name))
-        self.authenticator.count_sums(caller, report.groups_read)
+        with self.authenticator.reporting(caller) as count:
+            await self.usage.ledger.fill(report, UsageFilter(first, last, caller.tenant.name))
+            count(report.groups_read)
         tenant, key = _scope("tenant", caller.tenant, status), _scope("key", caller.key, status)
         identity = {"id": caller.key.id, "label": caller.key.label, "role": caller.key.role}
         return json_response(

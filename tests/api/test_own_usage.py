@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -148,3 +149,21 @@ def test_reading_a_long_ledger_counts_as_many_reads(gateway: Gateway, books: "re
     assert 429 == refused.status_code
     assert "reads of files, batches, keys and usage of tenant 'acme': limit 20 per second" in refused.text
     assert 200 == gateway.generate(prompt="x").status_code
+
+
+def test_few_reports_of_a_tenant_run_at_the_same_time(gateway: Gateway, books: "redis.Redis") -> None:
+    """Each is counted when it has been read: many that begin together are refused."""
+    know(books, "acme")
+    for day in range(1, 6):
+        name = f"202607{day:02}"
+        books.hset(f"ig3:{{acme}}:sums:{name}", mapping={f"k{number:09}|requests|m": 1 for number in range(1000)})
+        books.zadd("ig3:{acme}:days", {name: int(name)})
+    with ThreadPoolExecutor(20) as pool:
+        query = "/v1/usage?from=2026-07-01&to=2026-07-05"
+        answers = list(pool.map(lambda _: gateway.get(query), range(20)))
+    assert {200, 429} == {answer.status_code for answer in answers}
+    refused = {answer.json()["error"]["message"] for answer in answers if answer.status_code == 429}
+    assert (
+        "Rate limit reached for concurrent reports of usage of tenant 'acme': limit 4. Please try again in 1 s."
+        in refused
+    )
