@@ -221,7 +221,7 @@ class Authenticator:
         tenant, key = read_tenant(name, fields), read_key(text)
         if tenant.is_disabled:
             return None
-        self._used[public_id] = int(used_at or 0)
+        self._used[public_id] = max(int(used_at or 0), self._used.get(public_id, 0))
         return Principal(tenant, key.key(public_id, name)), key
 
     async def _matches(self, record: KeyRecord, secret: str) -> bool:
