@@ -35,6 +35,7 @@ from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
 from gateway.app.reload import ReloadTargets
+from gateway.app.self_service import self_service_routes
 from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
@@ -133,6 +134,7 @@ def create_app(
     tasks = (*tasks, *(batches.background_tasks if batches else ()))
     tenant_routes = [
         *_tenant_routes(images, links),
+        *self_service_routes(admin, images.authenticator, frozenset(settings.alerts.webhook_hosts)),
         *files.routes(),
         *batch_routes(batches.routes if batches else None),
     ]

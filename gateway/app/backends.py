@@ -265,6 +265,10 @@ class AdminParts:
     throttle: FailedAuthThrottle
     routes: list[Route]
     provisioner: TenantProvisioner
+    tenants: TenantStore
+    keys: KeySection
+    audit: AuditSection
+    usage: UsageSection
 
 
 def build_admin(
@@ -288,15 +292,14 @@ def build_admin(
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
-    keys = ApiKeyStore(redis, authenticator, transactions, clock)
+    keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
+    key_section, audit = KeySection(keys, limits, clock), AuditSection(Audit(redis), tenants, upstreams)
+    tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
+    usage = UsageSection(ledger, verifier, clock, config.calendar, tag_keys)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
-        KeySection(keys, limits, clock),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits),
-        AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(
-            ledger, verifier, clock, config.calendar, tuple(key for key in settings.attribution.keys if key != ANY_KEY)
-        ),
+        *(key_section, audit, usage),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
         WebhookSection(
@@ -309,4 +312,4 @@ def build_admin(
     api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
-    return AdminParts(authenticator, throttle, routes, provisioner)
+    return AdminParts(authenticator, throttle, routes, provisioner, tenants, key_section, audit, usage)

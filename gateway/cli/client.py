@@ -1,9 +1,10 @@
-"""The commands that call the admin API: its client, and the options that they share."""
+"""The commands that call the gateway's API, as an administrator or as a tenant: its client, and shared options."""
 
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import quote, urlencode
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_URL: Final = "http://127.0.0.1:8081"
+_TENANT_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 30.0
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts called without the proxies of the environment, which would see the admin key."""
@@ -30,6 +32,16 @@ AdminKeyOption = Annotated[
         "--admin-key",
         envvar="IMAGEGATE_ADMIN_KEY",
         help="The admin key. Other users can see it in the process list; prefer the variable.",
+        show_default=False,
+    ),
+]
+_TenantUrlOption = Annotated[str, typer.Option("--url", envvar="IMAGEGATE_URL", help="URL of the gateway.")]
+_ApiKeyOption = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        envvar="IMAGEGATE_API_KEY",
+        help="Your API key. Other users can see it in the process list; prefer the variable.",
         show_default=False,
     ),
 ]
@@ -53,12 +65,37 @@ Command = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
+class Surface:
+    """A part of the API, and the words for its key."""
+
+    prefix: str
+    key: str
+    option: str
+    variable: str
+    audit: str
+    """The command that shows changes."""
+    absence: str
+    """Why its routes may be missing."""
+
+
+_ADMIN: Final = Surface(
+    *("/admin/v1", "admin key", "--admin-key", "IMAGEGATE_ADMIN_KEY", "imagegate audit"),
+    "has no admin API; use the port of [admin] port in --url",
+)
+_TENANT: Final = Surface(
+    *("/v1/tenant", "API key", "--key", "IMAGEGATE_API_KEY", "imagegate me audit"),
+    "does not serve tenants; use the URL of the gateway, not that of its admin API, in --url",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class AdminApi:
-    """The admin API at the address and with the key of a command's options."""
+    """The API at the address and with the key of a command's options: the admin API, or a tenant's own."""
 
     url: str
     admin_key: str
     json: bool
+    surface: Surface = _ADMIN
 
     def ask(
         self, method: str, *path: str, body: Document | None = None, query: Mapping[str, object] | None = None
@@ -66,13 +103,16 @@ class AdminApi:
         """Sends one request. An error ends the command with one line on standard error."""
         import httpx
 
+        surface = self.surface
         if not self.admin_key:
-            fail("no admin key; use --admin-key or set IMAGEGATE_ADMIN_KEY")
+            fail(f"no {surface.key}; use {surface.option} or set {surface.variable}")
+        if surface is _TENANT and path[:1] == ("tenants",):
+            path = path[2:]  # its own
         wanted = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         target = "".join("/" + quote(part, safe="") for part in path) + (f"?{wanted}" if wanted else "")
         try:
             # A URL for OpenAI clients ends in /v1.
-            url = httpx.URL(f"{self.url.rstrip('/').removesuffix('/v1')}/admin/v1{target}")
+            url = httpx.URL(f"{self.url.rstrip('/').removesuffix('/v1')}{surface.prefix}{target}")
             response = httpx.request(
                 method,
                 url,
@@ -88,7 +128,7 @@ class AdminApi:
             if was_sent and method != "GET":
                 fail(
                     f"the gateway at {self.url} does not respond ({error}); the change may have been made: "
-                    "before you repeat it, search for it with `imagegate audit`"
+                    f"before you repeat it, search for it with `{surface.audit}`"
                 )
             fail(f"the gateway at {self.url} does not respond ({error}); check --url or IMAGEGATE_URL")
         return self._read(response)
@@ -102,11 +142,12 @@ class AdminApi:
             status = response.status_code
             fail(f"{self.url} is not a gateway: HTTP {status} without a JSON object; check --url or IMAGEGATE_URL")
         if response.status_code == 401:
-            fail("the gateway rejected the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
+            words = self.surface
+            fail(f"the gateway rejected the {words.key}; check {words.option} or {words.variable}")
         if not response.is_success:
             error = body.get("error")
             if isinstance(error, dict) and error.get("code") == "unknown_url":
-                fail(f"{self.url} has no admin API; use the port of [admin] port in --url")
+                fail(f"{self.url} {self.surface.absence}")
             fail(printable(str(error.get("message"))) if isinstance(error, dict) else f"HTTP {response.status_code}")
         return body
 
@@ -141,23 +182,30 @@ def number(answer: Document, *path: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def admin_command(app: typer.Typer, name: str, short_help: str | None = None) -> Callable[[Command], Command]:
-    """Registers a command that calls the admin API, with the options that all of these share.
+def admin_command(
+    app: typer.Typer, name: str, short_help: str | None = None, surface: Surface = _ADMIN
+) -> Callable[[Command], Command]:
+    """Registers a command that calls the API, with the options that all of these share.
 
-    Its parameter `api` stands for --url, --admin-key and --json; a parameter `limits` for the options of _LIMITS.
+    Its parameter `api` stands for --url, --admin-key and --json; a parameter `limits` for the options of _LIMITS. A
+    tenant's command has --key instead of --admin-key, and no option that only administrators have.
     """
 
     def register(command: Command) -> Command:
         parameters = inspect.signature(command).parameters
-        shared = [*(_LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS]
+        shared = [*(_LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS[surface]]
 
         def run(**arguments: object) -> None:
-            api = AdminApi(str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
+            given = (str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
+            api = AdminApi(*given, surface)
             if "limits" in parameters:
                 arguments["limits"] = _limits_document({limit: arguments.pop(limit) for limit in _LIMITS})
+            if surface is _TENANT and "tenant" in parameters:
+                arguments["tenant"] = None if parameters["tenant"].default is None else api.ask("GET")["name"]
             command(api=api, **arguments)
 
-        own = [parameter for parameter in parameters.values() if parameter.name not in {"api", "limits"}]
+        hidden = {"api", "limits", *(_ADMINISTRATORS if surface is _TENANT else ())}
+        own = [parameter for parameter in parameters.values() if parameter.name not in hidden]
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined] # typer reads it
         run.__doc__ = command.__doc__
         app.command(name, short_help=short_help)(run)
@@ -166,42 +214,8 @@ def admin_command(app: typer.Typer, name: str, short_help: str | None = None) ->
     return register
 
 
-Tags = Annotated[
-    list[str] | None,
-    typer.Option("--tag", metavar="KEY=VALUE", help="A tag of all its requests; repeatable. KEY= removes one."),
-]
-
-
-def tags_document(tags: list[str] | None) -> Document:
-    """Builds the merge patch of tags that were given. Raises: typer.BadParameter."""
-    patch: Document = {}
-    for tag in tags or ():
-        name, equals, value = tag.partition("=")
-        if not equals:
-            raise typer.BadParameter("expected KEY=VALUE, as feature=shop", param_hint="--tag")
-        patch[name] = value or None
-    return patch
-
-
-def about_fields(document: Document) -> list[tuple[str, object]]:
-    """Returns names and values of what a tenant or key says about itself; those that are set."""
-    alerts = document.get("alerts")
-    percents, to = (alerts.get("percent"), alerts.get("to")) if isinstance(alerts, dict) else (None, None)
-    tags, required = document.get("tags"), document.get("required_tags")
-    lines: list[tuple[str, object]] = [
-        (name.replace("_", " "), document.get(name) or None) for name in ("owner", "contact", "cost_centre", "role")
-    ]
-    pairs = [f"{name}={value}" for name, value in tags.items()] if isinstance(tags, dict) else []
-    lines += [
-        (name, ", ".join(map(str, values)) if isinstance(values, list) and values else None)
-        for name, values in (
-            ("tags", pairs),
-            ("required tags", required),
-            ("alerts at percent", percents),
-            ("alerts to", to),
-        )
-    ]
-    return lines
+tenant_command: Final = partial(admin_command, surface=_TENANT)
+"""Registers a command that calls the API of a tenant with one of its keys."""
 
 
 def limit_fields(document: Document) -> list[tuple[str, object]]:
@@ -254,8 +268,16 @@ def _limit_option(name: str, what: str) -> object:
 
 
 _LIMIT_PARAMETERS: Final = tuple(_parameter(name, None, _limit_option(name, what)) for name, what in _LIMITS.items())
-_API_PARAMETERS: Final = (
-    _parameter("url", DEFAULT_URL, UrlOption),
-    _parameter("admin_key", "", AdminKeyOption),
-    _parameter("json", False, _JsonOption),
-)
+_API_PARAMETERS: Final = {
+    surface: (
+        _parameter("url", address, url_option),
+        _parameter("admin_key", "", key_option),
+        _parameter("json", False, _JsonOption),
+    )
+    for surface, address, url_option, key_option in (
+        (_ADMIN, DEFAULT_URL, UrlOption, AdminKeyOption),
+        (_TENANT, _TENANT_URL, _TenantUrlOption, _ApiKeyOption),
+    )
+}
+_ADMINISTRATORS: Final = frozenset({"tenant", "upstream", "lead"})
+"""Parameters that a tenant's commands lack."""

@@ -125,16 +125,27 @@ def report(
                 # Before the subcommand it would be ignored: `imagegate usage --tenant a export` exports every tenant.
                 raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
         return
-    query = _query(tenant, first, last, month, days) | {"by": by, "tag": tag}
-    pages = list(_pages(AdminApi(url, admin_key, json), query))
-    response = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
-    groups = list(dict.fromkeys(by.split(",")))
+    query = query_of(tenant, first, last, month, days) | {"tag": tag}
+    groups, response = _whole_report(AdminApi(url, admin_key, json), by, query)
     if json or format_ == "json":
         print_json(response)
     elif format_ == "csv":
         _write_csv(groups, rows(response))
     else:
         _print_report(groups, response)
+
+
+def print_own_report(api: AdminApi, by: str, query: dict[str, object]) -> None:
+    """Prints the report of a tenant by itself."""
+    groups, response = _whole_report(api, by, query)
+    api.show(response, partial(_print_report, groups))
+
+
+def _whole_report(api: AdminApi, by: str, query: dict[str, object]) -> tuple[list[str], Document]:
+    """Returns the groups, and a report as if it had one page."""
+    pages = list(_pages(api, query | {"by": by}))
+    report = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
+    return list(dict.fromkeys(by.split(","))), report
 
 
 @app.command("export")
@@ -151,7 +162,7 @@ def export(
     """Export every request's record as JSON Lines, oldest day first."""
     api, done = AdminApi(url, admin_key, json=True), 0
     with _writing(output) as file, progressing("exporting", "records", prints=output is None) as progress:
-        for response in _pages(api, _query(tenant, first, last, month, days), "records"):
+        for response in _pages(api, query_of(tenant, first, last, month, days), "records"):
             for record in rows(response):
                 print_json(record, file, (",", ":"))
                 done += 1
@@ -169,7 +180,7 @@ def verify(
     days: LastOption = None,
 ) -> None:
     """Recompute the totals from the records and print every difference."""
-    query = _query(tenant, first, last, month, days)
+    query = query_of(tenant, first, last, month, days)
     pages: list[Document] = []
     with progressing("comparing", "records") as progress:
         total = number(api.ask("GET", "usage", "records", query=query | {"limit": "1"}), "total")
@@ -185,7 +196,7 @@ def verify(
         fail(f"totals and records differ: {_counted(len(differences), 'difference')}")
 
 
-def _query(
+def query_of(
     tenant: str | None, first: str | None, last: str | None, month: str | None, days: str | None
 ) -> dict[str, object]:
     return {"tenant": tenant, "from": first, "to": last, "month": month, "last": days}

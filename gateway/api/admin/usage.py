@@ -19,6 +19,7 @@ from gateway.api.admin.periods import parse_period
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.refusals import excerpt, listed, refused_value, wrong_value
+from gateway.api.usage_amounts import UNCHARGED, describe_amounts
 from gateway.domain.attribution import TagFilter
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
@@ -44,7 +45,6 @@ _ROWS_MAX: Final = 1000
 _LAST_MS: Final = 253_402_300_799_999
 """End of the year 9999, the last that ISO 8601 dates of four digits can express."""
 _NO_TAGS: Final = "No tag has sums: [attribution] keys names none."
-_UNCHARGED: Final = ("withheld", "lost", "unconfirmed")
 _EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
 """Below 2**64, the limit of Redis."""
 _Total = Annotated[tuple[int, ...], Meta(min_length=len(MEASURES), max_length=len(MEASURES))]
@@ -87,6 +87,23 @@ class _RecordsCursor(_VerifyCursor, frozen=True, tag="records"):
 _C = TypeVar("_C", bound=_Cursor)
 
 
+@dataclass(frozen=True, slots=True)
+class ReportBounds:
+    """The bounds of a report for one tenant."""
+
+    tenant: str
+    groups: frozenset[str]
+    """Values of GroupBy that it may be grouped by."""
+    days_max: int
+
+    def check(self, by: tuple[GroupBy, ...], selection: UsageFilter) -> None:
+        """Raises: GatewayError INVALID_VALUE."""
+        for group in by:
+            if group.value not in self.groups:
+                raise wrong_value("by", group.value, [known.value for known in GroupBy if known.value in self.groups])
+        check_days(selection.first, selection.last, self.days_max)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class UsageSection:
     """Routes of the ledger: reports, records and verification."""
@@ -106,23 +123,30 @@ class UsageSection:
         }
 
     async def report(self, request: Request, _: Actor) -> Response:
+        return (await self.report_of(request))[0]
+
+    async def report_of(self, request: Request, bounds: ReportBounds | None = None) -> tuple[Response, int]:
+        """Returns the response, and the number of sums that it took. Raises: GatewayError."""
         query = QueryFields(request)
-        cursor, selection = self._parse(query, _ReportCursor)
+        cursor, selection = self._parse(query, _ReportCursor, bounds.tenant if bounds else None)
         by = _parse_by(query.text("by"), cursor)
         tag = self._parse_tag(query.text("tag"), cursor, by)
+        if bounds:
+            bounds.check(by, selection)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
         after, total = (cursor.after, UsageTotals(*cursor.total)) if cursor else (None, None)
         report = UsageReport(by, limit, after, total, tag)
         await self.ledger.fill(report, selection)
         rows, columns = report.rows(), [column.value for column in by]
-        data = [dict(zip(columns, group, strict=True)) | _amounts(sums) for group, sums in rows]
+        data = [dict(zip(columns, group, strict=True)) | describe_amounts(sums) for group, sums in rows]
         following = None
         if report.has_more:
             sums, place = tuple(report.total.of(measure) for measure in MEASURES), (",".join(columns), rows[-1][0])
             of = (selection.first, selection.last, selection.tenant)
             following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
-        return self._page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
+        body = {"by": columns, "data": data, "total": describe_amounts(report.total)}
+        return self._page(selection, body, following), report.groups_read
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -174,26 +198,35 @@ class UsageSection:
         days = {"from": selection.first, "to": selection.last, "time_zone": self.calendar.name}
         return json_response(days | body | {"next_cursor": cursor})
 
-    def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
-        """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
+    def parse_days(self, query: QueryFields) -> tuple[date, date]:
+        """Parses the period. The default is this month up to today, or the month of 'to' up to that day.
+
+        Raises: GatewayError INVALID_VALUE.
+        """
+        today = self.calendar.day(self.clock())
+        first, last = parse_period(query, today)
+        last = last or today
+        first = first or last.replace(day=1)
+        if first > last:
+            raise refused_value("from", f"it is after 'to' ({last}).")
+        return first, last
+
+    def _parse(
+        self, query: QueryFields, kind: type[_C], own_tenant: str | None = None
+    ) -> tuple[_C | None, UsageFilter]:
+        """Parses cursor and filter, or the filter of `own_tenant`.
 
         Raises: GatewayError INVALID_VALUE, also for a cursor that no response of this kind contained.
         """
-        text, tenant, cursor = query.text("cursor"), query.text("tenant"), None
-        today = self.calendar.day(self.clock())
-        if text is not None:
-            try:
-                padded = text + "=" * (-len(text) % 4)
-                cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
-            except (*JSON_DECODE_ERRORS, ValueError):
-                raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
-        first, last = parse_period(query, cursor.last if cursor else today)
-        if cursor is None:
-            last = last or today
-            first = first or last.replace(day=1)
-            if first > last:
-                raise refused_value("from", f"it is after 'to' ({last}).")
-            return None, UsageFilter(first, last, tenant)
+        text, tenant = query.text("cursor"), own_tenant or query.text("tenant")
+        if text is None:
+            return None, UsageFilter(*self.parse_days(query), tenant)
+        try:
+            padded = text + "=" * (-len(text) % 4)
+            cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
+        except (*JSON_DECODE_ERRORS, ValueError):
+            raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
+        first, last = parse_period(query, cursor.last)
         for name, value, own in (
             ("tenant", tenant, cursor.tenant),
             ("from", first, cursor.first),
@@ -253,14 +286,10 @@ def _parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, 
     return by
 
 
-def _amounts(amounts: UsageTotals) -> dict[str, object]:
-    return {
-        "requests": amounts.requests,
-        "asked": amounts.asked,
-        "images": amounts.delivered,
-        **{name: amounts.of(name) for name in _UNCHARGED},
-        "usd": usd(amounts.usd_micros),
-    }
+def check_days(first: date, last: date, days_max: int) -> None:
+    """Raises: GatewayError INVALID_VALUE."""
+    if (last - first).days >= days_max:
+        raise refused_value("from", f"expected at most {days_max} days, up to 'to' ({last}).")
 
 
 def _record(record: LedgerEntry) -> dict[str, object]:
@@ -281,13 +310,13 @@ def _record(record: LedgerEntry) -> dict[str, object]:
         "account": ",".join(dict.fromkeys(account for _, account in record.calls)),
         "asked": amounts.asked,
         "delivered": amounts.delivered,
-        **{name: amounts.of(name) for name in _UNCHARGED},
+        **{name: amounts.of(name) for name in UNCHARGED},
         "usd": usd(amounts.usd_micros),
         "price_per_image_usd": usd(record.price_usd_micros),
         "outcome": record.outcome,
         "calls": [
             {"upstream": upstream, "account": account, "delivered": share.delivered}
-            | {name: getattr(share, name) for name in _UNCHARGED}
+            | {name: getattr(share, name) for name in UNCHARGED}
             for (upstream, account), share in record.calls.items()
         ],
         "queue_ms": record.durations.queue_ms,
