@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api.admin.periods import check_days
 from gateway.api.admin.schemas import QueryFields
-from gateway.api.admin.usage import UsageSection, check_days
+from gateway.api.admin.usage import UsageSection
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import context_of, json_response
 from gateway.api.middleware import AsgiEndpoint

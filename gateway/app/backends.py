@@ -33,14 +33,9 @@ from gateway.domain.errors import GatewayError
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
-from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.runner import JobPolicy, Upstreams
-from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.jobs.batches import BatchLimits, BatchStore
-from gateway.jobs.held_results import HeldResults
-from gateway.jobs.outcomes import Outcomes, StorageLimits
-from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.credits import Credits
@@ -61,7 +56,6 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
-from gateway.storage.pictures import PictureStore
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -156,28 +150,6 @@ def build_metering(
     notices = Notices(redis, LeaderLock(redis, NOTICE_LEADER, own_id, ROUND_S), time.time, config.calendar, notify)
     background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run, notices.run)
     return MeteringParts(admission, transfers, background_tasks, repeats)
-
-
-def build_replays(
-    config: Config,
-    redis: Client,
-    metering: MeteringParts,
-    service: GenerationService,
-    budget: ByteBudget,
-    metrics: Metrics,
-    pictures: PictureStore | None,
-) -> Replays:
-    """Without `pictures`, images in base64 are stored in Redis."""
-    stored = config.settings.replays
-    limits = StorageLimits(
-        stored.result_retention_s, stored.max_result_bytes, stored.max_tenant_bytes, stored.max_total_bytes
-    )
-    outcomes = Outcomes(redis, limits, pictures)
-    held = HeldResults(outcomes, redis, metering.repeats.channel, budget)
-    keep_hours, deadline_s = config.settings.storage.keep_hours, config.settings.requests.deadline_s
-    charges_unknown = config.billing.charges_unconfirmed
-    terms = ReplayTerms(deadline_s, metering.repeats, stored.result_retention_s, keep_hours, charges_unknown)
-    return Replays(service, outcomes, held, terms, metrics, time.monotonic)
 
 
 def redis_id(config: Config) -> str:

@@ -6,7 +6,7 @@ Cursors are opaque and encode the filter of the first page, so that paging is st
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -15,14 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.periods import parse_period
+from gateway.api.admin.periods import check_days, parse_period
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.refusals import excerpt, listed, refused_value, wrong_value
-from gateway.api.usage_amounts import UNCHARGED, describe_amounts
+from gateway.api.usage_amounts import describe_amounts, describe_record
 from gateway.domain.attribution import TagFilter
 from gateway.domain.audit import Actor
-from gateway.domain.billing import usd
 from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import (
@@ -30,7 +29,6 @@ from gateway.domain.usage import (
     SPLITS,
     Group,
     GroupBy,
-    LedgerEntry,
     TenantDay,
     UsageFilter,
     UsageReport,
@@ -42,8 +40,6 @@ from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
 
 _ROWS_MAX: Final = 1000
-_LAST_MS: Final = 253_402_300_799_999
-"""End of the year 9999, the last that ISO 8601 dates of four digits can express."""
 _NO_TAGS: Final = "No tag has sums: [attribution] keys names none."
 _EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
 """Below 2**64, the limit of Redis."""
@@ -164,7 +160,9 @@ class UsageSection:
             following = _RecordsCursor(
                 selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
             )
-        return self._page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
+        return self._page(
+            selection, {"data": [describe_record(record) for record in page.records], "total": total}, following
+        )
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -284,42 +282,3 @@ def _parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, 
     if len(cursor.after) != len(by):
         raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.")
     return by
-
-
-def check_days(first: date, last: date, days_max: int) -> None:
-    """Raises: GatewayError INVALID_VALUE."""
-    if (last - first).days >= days_max:
-        raise refused_value("from", f"expected at most {days_max} days, up to 'to' ({last}).")
-
-
-def _record(record: LedgerEntry) -> dict[str, object]:
-    amounts = record.amounts
-    seconds, ms = divmod(min(max(record.admitted_ms, 0), _LAST_MS), 1000)
-    return {
-        "id": record.reservation,
-        "time": f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z",
-        "request_id": record.request_id,
-        "tenant": record.tenant,
-        "key_id": record.key_id,
-        "user": record.user or None,
-        "tags": record.tags,
-        "batch_id": record.line and record.line.batch_id,
-        "custom_id": record.line and record.line.custom_id,
-        "model": record.model,
-        "upstream": ",".join(dict.fromkeys(upstream for upstream, _ in record.calls)),
-        "account": ",".join(dict.fromkeys(account for _, account in record.calls)),
-        "asked": amounts.asked,
-        "delivered": amounts.delivered,
-        **{name: amounts.of(name) for name in UNCHARGED},
-        "usd": usd(amounts.usd_micros),
-        "price_per_image_usd": usd(record.price_usd_micros),
-        "outcome": record.outcome,
-        "calls": [
-            {"upstream": upstream, "account": account, "delivered": share.delivered}
-            | {name: getattr(share, name) for name in UNCHARGED}
-            for (upstream, account), share in record.calls.items()
-        ],
-        "queue_ms": record.durations.queue_ms,
-        "upstream_ms": record.durations.upstream_ms,
-        "total_ms": record.durations.total_ms,
-    }
