@@ -11,16 +11,14 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route
 
 from gateway import __version__
-from gateway.api import middleware, minimax, stored_files
+from gateway.api import middleware
 from gateway.api.addresses import Addresses, AddressMiddleware
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, READS_PER_SECOND, Buckets, TenantAuthenticator
 from gateway.api.batches import batch_routes
 from gateway.api.bodies import BodyLimits
-from gateway.api.errors import NOT_OFFERED, refuse_operation
 from gateway.api.health import HealthRoutes
 from gateway.api.images import ImageOptions, ImageRoutes
 from gateway.api.multipart import FormLimits
@@ -35,6 +33,8 @@ from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
 from gateway.app.reload import ReloadTargets
+from gateway.app.replays import build_replays
+from gateway.app.routes import image_routes, operators_routes, self_service_routes
 from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
@@ -92,9 +92,7 @@ class _Core:
         pictures = self.storage.pictures if self.storage else None
         links = ResultLinks(pictures, self.links, metrics) if pictures else None
         self.service = GenerationService(self.metering.admission, self.upstreams, self.converter, links, time.monotonic)
-        self.replays = backends.build_replays(
-            config, redis, self.metering, self.service, self.budget, metrics, pictures
-        )
+        self.replays = build_replays(config, redis, self.metering, self.service, self.budget, metrics, pictures)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
@@ -132,13 +130,14 @@ def create_app(
     batches = _build_batches(config, core, images)
     tasks = (*tasks, *(batches.background_tasks if batches else ()))
     tenant_routes = [
-        *_tenant_routes(images, links),
+        *image_routes(images, links),
+        *self_service_routes(admin, images.authenticator, frozenset(settings.alerts.webhook_hosts)),
         *files.routes(),
         *batch_routes(batches.routes if batches else None),
     ]
     addresses = Addresses(tenant_routes)
     app = middleware.App(
-        routes=[*tenant_routes, *_operators_routes(health), *admin.routes],
+        routes=[*tenant_routes, *operators_routes(health), *admin.routes],
         middleware=[
             Middleware(
                 middleware.RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget
@@ -229,30 +228,6 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
     )
     spooled, attributor = ByteBudget(server.max_spooled_bytes), backends.build_attributor(settings, admin.authenticator)
     return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain, spooled, attributor)
-
-
-def _tenant_routes(images: ImageRoutes, links: StoredFileRoutes) -> list[Route]:
-    return [
-        Route("/v1/images/generations", middleware.AsgiEndpoint(images.generate), methods=["POST"]),
-        Route("/v1/images/edits", middleware.AsgiEndpoint(images.edit), methods=["POST"]),
-        *(Route(path, middleware.AsgiEndpoint(refuse_operation), methods=["POST"]) for path in NOT_OFFERED),
-        *(
-            Route(path, middleware.AsgiEndpoint(images.generate_native), methods=["POST"])
-            for path in sorted(minimax.PATHS)
-        ),
-        Route("/v1/models", images.list_models),
-        Route("/v1/models/{name:path}", images.get_model),
-        Route(stored_files.PATH, middleware.AsgiEndpoint(links.get), methods=["GET"]),
-    ]
-
-
-def _operators_routes(ops: HealthRoutes) -> list[Route]:
-    return [
-        Route(middleware.HEALTHZ, ops.healthz),
-        Route(middleware.READYZ, ops.readyz),
-        Route(middleware.METRICS, ops.metrics),
-        Route(middleware.OPENAPI, ops.openapi),
-    ]
 
 
 def build_telemetry(settings: Settings) -> tuple[Telemetry, tuple[AsyncCallback, ...], tuple[AsyncCallback, ...]]:

@@ -34,14 +34,9 @@ from gateway.domain.errors import GatewayError
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
-from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.runner import JobPolicy, Upstreams
-from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.jobs.batches import BatchLimits, BatchStore
-from gateway.jobs.held_results import HeldResults
-from gateway.jobs.outcomes import Outcomes, StorageLimits
-from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.closing import MonthCloser
@@ -64,7 +59,6 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
-from gateway.storage.pictures import PictureStore
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -161,28 +155,6 @@ def build_metering(
     return MeteringParts(admission, transfers, background_tasks, repeats)
 
 
-def build_replays(
-    config: Config,
-    redis: Client,
-    metering: MeteringParts,
-    service: GenerationService,
-    budget: ByteBudget,
-    metrics: Metrics,
-    pictures: PictureStore | None,
-) -> Replays:
-    """Without `pictures`, images in base64 are stored in Redis."""
-    stored = config.settings.replays
-    limits = StorageLimits(
-        stored.result_retention_s, stored.max_result_bytes, stored.max_tenant_bytes, stored.max_total_bytes
-    )
-    outcomes = Outcomes(redis, limits, pictures)
-    held = HeldResults(outcomes, redis, metering.repeats.channel, budget)
-    keep_hours, deadline_s = config.settings.storage.keep_hours, config.settings.requests.deadline_s
-    charges_unknown = config.billing.charges_unconfirmed
-    terms = ReplayTerms(deadline_s, metering.repeats, stored.result_retention_s, keep_hours, charges_unknown)
-    return Replays(service, outcomes, held, terms, metrics, time.monotonic)
-
-
 def redis_id(config: Config) -> str:
     """Identifies a gateway's data by its key prefix and the address of its Redis, without the password."""
     redis = config.settings.redis
@@ -268,6 +240,10 @@ class AdminParts:
     throttle: FailedAuthThrottle
     routes: list[Route]
     provisioner: TenantProvisioner
+    tenants: TenantStore
+    keys: KeySection
+    audit: AuditSection
+    usage: UsageSection
 
 
 def build_admin(
@@ -291,16 +267,15 @@ def build_admin(
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
-    keys = ApiKeyStore(redis, authenticator, transactions, clock)
+    keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
+    key_section, audit = KeySection(keys, limits, clock), AuditSection(Audit(redis), tenants, upstreams)
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
     usage = UsageSection(ledger, verifier, clock, config.calendar, tag_keys)
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
-        KeySection(keys, limits, clock),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits),
-        AuditSection(Audit(redis), tenants, upstreams),
-        usage,
+        *(key_section, audit, usage),
         ExportSection(
             *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
             ExportDisk(settings.server.max_spooled_bytes),
@@ -317,4 +292,4 @@ def build_admin(
     api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
-    return AdminParts(authenticator, throttle, routes, provisioner)
+    return AdminParts(authenticator, throttle, routes, provisioner, tenants, key_section, audit, usage)

@@ -16,6 +16,9 @@ from gateway.events.signing import parse_secret
 _LOCAL: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 _Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]{1,253}\Z", description="a host name or an address")]
+_HostName = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z", description="a host name in lower case")
+]
 _Pattern = Annotated[
     str,
     Meta(
@@ -60,6 +63,7 @@ class Alerts(Table, frozen=True, kw_only=True):
     console_url: HttpUrl | None = None
     allowed_ports: tuple[_Port, ...] = (443, 8443)
     trusted_origins: tuple[HttpUrl, ...] = ()
+    webhook_hosts: tuple[_HostName, ...] = ()
     smtp: Smtp | None = None
     endpoints: tuple[AlertEndpoint, ...] = ()
 

@@ -113,9 +113,10 @@ class Audit(Table, frozen=True, kw_only=True):
 
 
 class ApiKeys(Table, frozen=True, kw_only=True):
-    """API keys: `hash_pepper` is the key of their keyed hashes."""
+    """API keys: `hash_pepper` is the key of their keyed hashes; a tenant gets at most `max_per_tenant`."""
 
     hash_pepper: SecretSource | None = None
+    max_per_tenant: Annotated[int, Meta(ge=1, le=100_000)] = 1000
 
 
 class Logs(Table, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 
 from gateway.domain.billing import AdmissionRequest
 from gateway.domain.errors import GatewayError
-from gateway.domain.tenants import Principal, Rates
+from gateway.domain.tenants import Principal
 from gateway.domain.usage import Usage
 from gateway.metering.decisions import AdmissionDecision, gateway_error
 from gateway.metering.ledger import Ledger
@@ -116,19 +116,19 @@ class Admission:
                 if not isinstance(error, GatewayError):
                     raise
 
-    async def peek_rates(self, caller: Principal, *, is_refused: bool = False) -> Rates:
-        """Returns the status of the rate limits; counts a request that was refused for its content.
+    async def peek(self, caller: Principal, *, is_refused: bool = False) -> AdmissionDecision:
+        """Returns the counters, rates and quotas of a tenant and its key; counts a request refused for its content.
 
-        Raises: GatewayError REDIS_UNAVAILABLE; if the minute is full, what `admit` raises. Redis: one round trip.
+        Raises: GatewayError INVALID_API_KEY, REDIS_UNAVAILABLE; if the minute is full, what `admit` raises.
         """
         decision = await self._ask(caller.tenant.name, caller.key.id, is_refused=is_refused)
-        if decision.decision == "rate":
+        if decision.decision != "admitted":
             raise gateway_error(decision, caller)
-        return decision.rates
+        return decision
 
     async def usage(self, tenant: str) -> Usage | None:
         """Returns a tenant's counters; None for an unknown tenant. Redis: one round trip, lua/admit.lua."""
-        return (await self._ask(tenant)).used
+        return (await self._ask(tenant)).used.get("tenant")
 
     async def replay(self, body: msgspec.Raw) -> None:
         """Settles a journal entry. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""

@@ -1,6 +1,8 @@
 """Admission decisions: the reply of admit.lua and transfer.lua, and the error for what is not admitted."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -62,7 +64,8 @@ class AdmissionDecision(msgspec.Struct, frozen=True):
     now_s: int = 0
     is_permanent: bool = False
     rates: Rates = Rates()
-    used: Usage | None = None
+    used: Mapping[str, Usage] = MappingProxyType({})
+    month_ends_s: int = 0
     order: Order | None = None
     has_events: bool = False
 

@@ -26,7 +26,7 @@ _SKEW_S: Final = 3600
 _EVENTS: Final = ("tenants/streams", "metering/events")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "admit": ("metering/windows", *_EVENTS, "metering/repeats"),
+        "admit": ("metering/windows", *_EVENTS, "metering/repeats", "metering/statuses"),
         "settle": (*_EVENTS, "metering/split_sums"),
         "credit": ("metering/windows", *_EVENTS),
     }

@@ -10,6 +10,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:keys | hash | none | api_keys: key ID -> JSON: keyed hash, label, limits, ... |
 | ig3:{NAME}:revoked_keys | set | none | api_keys: configured keys that an operator revoked |
 | ig3:{NAME}:audit | stream | `[audit]` | transactions: one entry per admin change |
+| ig3:{NAME}:key:ID:used_at | string | 400 days idle | authentication: Unix second of the key's last recorded use |
 | ig3:key:ID | string | until the key expires | api_keys: tenant that owns the key ID |
 | ig3:revoked | channel |  | transactions: cache invalidation; a key ID, or "@NAME" for a whole tenant |
 | ig3:time_zone | string | none | metering: IANA name of the zone of quotas and the ledger |

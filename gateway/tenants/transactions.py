@@ -45,6 +45,10 @@ class ConflictError(Exception):
     """The record has changed since it was read."""
 
 
+class FullError(Exception):
+    """The tenant has as many keys as it may have."""
+
+
 class TenantTransactions:
     """Changes tenants and their keys. Nothing else does."""
 
@@ -63,13 +67,19 @@ class TenantTransactions:
         self._change = load_script(redis, "tenants/compare_and_set", ("tenants/streams",))
 
     async def make(
-        self, act: AuditEvent, edits: Sequence[FieldUpdate], *, revoked_key: str = "", unless_revoked: str = ""
+        self,
+        act: AuditEvent,
+        edits: Sequence[FieldUpdate],
+        *,
+        revoked_key: str = "",
+        unless_revoked: str = "",
+        keys_max: int | None = None,
     ) -> None:
         """Applies all updates, writes the audit entry and events and notifies every process, or does nothing.
 
         `revoked_key` cannot be provisioned again; nothing happens if the key `unless_revoked` is among those. An event
-        without an action is not audited.
-        Raises: ConflictError; GatewayError REDIS_UNAVAILABLE.
+        without an action is not audited. `keys_max` limits the keys of a tenant that gets another one.
+        Raises: ConflictError; FullError; GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip, lua/compare_and_set.lua.
         """
         message = f"@{act.tenant}"
@@ -77,14 +87,14 @@ class TenantTransactions:
         args += [act.action, act.actor.name, act.actor.request_id, act.key_id]
         args += ["" if state is None else msgspec.json.encode(state).decode() for state in (act.before, act.after)]
         events = [(event.value, msgspec.json.encode(data).decode()) for event, data in change_events(act)]
-        args += [revoked_key, unless_revoked, msgspec.json.encode(events)]
+        args += [revoked_key, unless_revoked, "" if keys_max is None else keys_max, msgspec.json.encode(events)]
         for edit in edits:
             args += [edit.part.value, edit.field]
             args += ["" if value is None else f"={value}" for value in (edit.before, edit.after)]
         kinds = ("tenant", "keys", "revoked_keys", "audit", "events", "closed")
         keys = [record(self._redis, act.tenant, kind) for kind in kinds]
-        if not await self._change(keys, args):
-            raise ConflictError
+        if (changed := await self._change(keys, args)) != 1:
+            raise FullError if changed == -1 else ConflictError
         self._forget(message)
         if events and self._notify:
             with suppress(GatewayError):  # the events are found without it, later

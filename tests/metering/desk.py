@@ -85,7 +85,7 @@ class Desk:
     def used(self) -> dict[str, Any]:
         args = ["", "", "", "", 0, "", 0, 0, "", "", "", "", "null", self.calendar.offsets(self.clock.now_s)]
         found = self._run("admit", ["tenant", "keys", "x", *self._open(), "rate", "x"], args)
-        return dict(found["used"])
+        return dict(found["used"]["tenant"])
 
     def _settle(self, reservation: str, retention_days: int, told: dict[str, Any]) -> dict[str, Any]:
         outcome = {"reservation": reservation, "charges_withheld": False, "charges_unconfirmed": True} | told

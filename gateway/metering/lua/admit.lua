@@ -32,15 +32,17 @@
 --          "quota": scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks for
 --          more than is ever allowed). With all but "unknown" and "unclaimed": rates, whose requests and
 --          images have limit, remaining and reset_s (seconds until nothing is used) of the tighter scope, if there is such
---          a limit; not for a line. With ARGV[1] "": used, the counters of the narrowest scope, of quotas less what was
---          credited. has_events if a quota refused for the first time in its window: an event is appended, see events.lua
+--          a limit, and whose quotas list the status of every quota of tenant and key: scope, name, limit, used (this request
+--          included, less what was credited) and resets_at_s (Unix); not for a line. With ARGV[1] "": used, the counters of
+--          each scope, of quotas less what was credited, with requests_free_at_s and images_free_at_s (Unix, when none of
+--          its minute is used; absent if none is), and month_ends_s (Unix), when the month of the quotas ends.
+--          has_events if a quota refused for the first time in its window: an event is appended, see events.lua
 -- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
 --          waits for its recovery
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
 --          was written before the clock was set back, and counts again when the clock reaches it.
 -- Repeats  with the same reservation ID reserve nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, OPEN_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
-local WINDOW_S = 60
 local RECENT_S, RECENT_SLICE_S = 900, 300
 -- Limit on the requests that join a running order: each holds a connection.
 local JOINED_MAX = 32
@@ -99,9 +101,6 @@ local function read_scope(name, key_id, prefix, open, rate, limits)
     running = interactive + count('transfers', now_ms),
   }
 end
-
--- A whole number as text: cjson preserves 14 digits only.
-local function exact(number) return string.format('%.0f', number) end
 
 local refusal = nil
 
@@ -256,38 +255,14 @@ for _, one in ipairs(exhausted) do
   end
 end
 
--- The status of a rate limit in its tightest scope, `taken` by this request included.
-local function status(measure, taken)
-  local found, least = nil, math.huge
-  for _, scope in ipairs(scopes) do
-    local limit = scope.limits[measure .. '_per_minute']
-    if limit then
-      local used, last_s = scope.rate[measure] + taken, taken > 0 and now_s or 0
-      for _, second in ipairs(scope.rate.seconds) do
-        if second[measure] > 0 then last_s = math.max(last_s, second.at) end
-      end
-      if limit - used < least then
-        least = limit - used
-        local reset_s = last_s > 0 and last_s + WINDOW_S + 1 - now_s or 0
-        found = {limit = limit, remaining = math.max(0, least), reset_s = reset_s}
-      end
-    end
-  end
-  return found
-end
-
 local answer = refusal or {decision = order and 'repeated' or 'admitted', order = order}
 answer.has_events = has_events
 answer.rates = line and {} or {
-  requests = status('requests', is_counted and 1 or 0), images = status('images', is_reserved and images or 0) }
+  requests = rate_status(scopes, 'requests', is_counted and 1 or 0, now_s),
+  images = rate_status(scopes, 'images', is_reserved and images or 0, now_s),
+  quotas = quota_statuses(scopes, is_reserved and images or 0, is_reserved and cost or 0) }
 if reservation_id == '' then
-  local scope = scopes[#scopes]
-  answer.used = {
-    requests_last_minute = scope.rate.requests, images_last_minute = scope.rate.images, concurrency = scope.running,
-    images_today = scope.day.images, images_this_month = scope.month.images,
-    usd_micros_this_month = exact(scope.month.usd_micros), open_requests = redis.call('ZCARD', scope.open),
-    credited_images_today = scope.day.credited_images, credited_images_this_month = scope.month.credited_images,
-    credited_usd_micros_this_month = exact(scope.month.credited_usd_micros),
-  }
+  answer.used, answer.month_ends_s = {}, calendar.month_ends_s
+  for _, scope in ipairs(scopes) do answer.used[scope.name] = counters(scope) end
 end
 return cjson.encode(answer)
