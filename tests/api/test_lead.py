@@ -192,6 +192,23 @@ def test_a_lead_reads_the_usage_of_its_tenant_only(lead: Lead) -> None:
         assert 400 == lead.ask("GET", f"/usage?cursor={cursor}").status_code
 
 
+def test_a_lead_groups_by_tags_and_never_by_upstream(make_gateway: MakeGateway) -> None:
+    lead = Lead(make_gateway(attribution={"keys": ["feature"]}))
+    for feature, count in (("shop", 2), ("blog", 1)):
+        made = lead.done("POST", "/keys", {"tags": {"feature": feature}})
+        sent = {"authorization": f"Bearer {made['key']}"}
+        body = {"prompt": "x", "n": count}
+        assert 200 == lead.gateway.post("/v1/images/generations", body, **sent).status_code
+    rows = lead.done("GET", "/usage?by=tag&tag=feature&last=2d")["data"]
+    assert [("feature=blog", 1), ("feature=shop", 2)] == [(row["tag"], row["images"]) for row in rows]
+    assert 2 == lead.done("GET", "/usage?by=model&tag=feature%3Dshop&last=2d")["total"]["images"]
+    for query in ("by=upstream", "by=day,upstream", "by=cost_centre", "by=upstream&tag=feature"):
+        assert (400, "invalid_value", "by") == lead.refused("GET", f"/usage?{query}")
+    cursor = lead.gateway.admin("GET", "/usage?tenant=team&by=upstream,key&limit=1").json()["next_cursor"]
+    assert cursor
+    assert (400, "invalid_value", "by") == lead.refused("GET", f"/usage?cursor={cursor}")
+
+
 def test_the_audit_log_is_that_of_the_tenant(lead: Lead) -> None:
     lead.done("POST", "/keys", {"label": "web"})
     lead.gateway.admin("PATCH", "/tenants/team", {"weight": 3})

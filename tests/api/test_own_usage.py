@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import redis
 
 from tests.support.bookkeeping import Settled, know, settle
-from tests.support.harness import Gateway, new_key
+from tests.support.harness import Gateway, MakeGateway, new_key
 from tests.support.openapi import conform
 
 ZERO = {"requests": 0, "asked": 0, "images": 0, "withheld": 0, "lost": 0, "unconfirmed": 0, "usd": "0.00"}
@@ -124,6 +125,25 @@ def test_nothing_of_another_key_is_shown_but_its_part_of_the_totals(gateway: Gat
 def test_a_question_of_too_many_days_or_another_kind_is_refused(gateway: Gateway, query: str) -> None:
     answer = gateway.get(f"/v1/usage?{query}")
     assert (400, query.partition("=")[0]) == (answer.status_code, answer.json()["error"]["param"])
+
+
+def test_days_and_quotas_are_those_of_the_time_zone_less_what_was_credited(make_gateway: MakeGateway) -> None:
+    """Kiritimati is 14 hours ahead of UTC, without summer time."""
+    gateway, zone = make_gateway(metering={"time_zone": "Pacific/Kiritimati"}), ZoneInfo("Pacific/Kiritimati")
+    key = new_key(gateway.url, "team", quotas={"images_per_day": 5, "images_per_month": 9})
+    today = datetime.now(zone).date()
+    generate(gateway, key, 4)
+    gateway.admin("POST", "/tenants/team/credit", {"images": 3, "reason": "outage"})
+    found = usage(gateway, key, "?last=2d")
+    if today == datetime.now(zone).date():
+        quotas = found["tenant"]["quotas"]
+        day, month = quotas["images_per_day"], quotas["images_per_month"]
+        assert f"{today}T10:00:00Z" == day.pop("resets_at")
+        assert "T10:00:00Z" == month.pop("resets_at")[10:]
+        assert ({"limit": 5, "used": 1, "remaining": 4}, {"limit": 9, "used": 1, "remaining": 8}) == (day, month)
+        assert (str(today - timedelta(1)), str(today)) == (found["from"], found["to"])
+        assert [(str(today), 4)] == [(row["day"], row["images"]) for row in found["data"]]
+    assert "Pacific/Kiritimati" == found["time_zone"]
 
 
 def test_the_default_is_this_month_and_92_days_are_the_most(gateway: Gateway) -> None:
