@@ -101,6 +101,8 @@ class MonthCloser:
         return closing
 
     async def _refuse_unfit(self, month: str, usage_filter: UsageFilter) -> None:
+        if usage_filter.last == date.max:  # a clock cannot state its end
+            raise GatewayError(ErrorCode.CONFLICT, f"{month} is not over.")
         ends = self._calendar.start(usage_filter.last + timedelta(days=1)) + _SKEW
         if datetime.fromtimestamp(self._clock(), UTC) < ends:
             raise GatewayError(
