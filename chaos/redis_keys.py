@@ -15,7 +15,7 @@ import redis
 from chaos.ledger_records import Counters
 
 _LASTING: Final = re.compile(
-    r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|key:[^:]+|events)"
+    r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|time_zone|key:[^:]+|events)"
     r"|ig3:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit|events)"
     r"|ig3:\{events:\}:(due|endpoints|audit|disabled:.+)"
     r"|ig3:\{pool:[^}]+\}:(added|held|audit)"

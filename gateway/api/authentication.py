@@ -10,6 +10,7 @@ many requests as it has tokens are in flight; others are refused likewise.
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,12 @@ from typing import Final
 
 import structlog
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.auth_throttle import FailedAuthThrottle, secret_of
 from gateway.api.bodies import context_of
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.tenants import Principal
+from gateway.domain.tenants import LEAD, Principal
 from gateway.metering.admission import Admission
 from gateway.metering.transfers import Transfer, Transfers
 from gateway.tenants.authentication import Authenticator
@@ -32,6 +33,10 @@ from gateway.tenants.authentication import Authenticator
 KEYS_A_TENANT: Final = 4
 READS_PER_SECOND: Final = 20.0
 """Requests of a tenant for its files and batches, with bursts of 10 s: many batches may be polled every few seconds."""
+_SUMS_A_READ: Final = 100
+"""They take about 5 ms to load."""
+_REPORTS_MAX: Final = 4
+"""Limit on the concurrent reports of a tenant. Each is counted when it has been read."""
 _TOO_MANY: Final = 429
 _DELAYED_MAX: Final = 256
 """Limit on delayed responses in this process: each holds a connection."""
@@ -40,6 +45,14 @@ _BURST_S: Final = 10.0
 _BLOCKED_S: Final = 1.0
 """Seconds for which an empty bucket refuses, so that `retry-after` is exact."""
 _BUCKETS_MAX: Final = 4096
+_NO_IMAGES: Final = (
+    "This key manages its tenant and makes no images. Use another key of the tenant: GET /v1/tenant/keys lists them, "
+    "and POST /v1/tenant/keys creates one."
+)
+_NO_LEAD: Final = (
+    "This key makes images and does not manage its tenant. Use a key of role 'lead', which an administrator creates. "
+    "GET /v1/usage shows what this key may use."
+)
 _LOG = structlog.get_logger("imagegate.refusals")
 
 
@@ -89,8 +102,8 @@ class Buckets:
             return _BLOCKED_S
         return max(0.0, bucket.blocked_until_s - now_s)
 
-    def take(self, name: str) -> bool:
-        """Takes a token. Returns: whether it was the last one."""
+    def take(self, name: str, tokens: int = 1) -> bool:
+        """Takes tokens; more than there are delay the next request. Returns: whether the last one is among them."""
         now_s, full = self.monotonic(), self.per_second * _BURST_S
         bucket = self._buckets.get(name)
         if bucket is None:
@@ -99,10 +112,10 @@ class Buckets:
                 self._buckets = dict(recent)
             bucket = self._buckets[name] = _Bucket(full, now_s)
         grown = bucket.tokens + (now_s - bucket.since_s) * self.per_second
-        bucket.tokens, bucket.since_s = max(min(grown, full) - 1, 0.0), now_s
+        bucket.tokens, bucket.since_s = max(min(grown, full) - tokens, 1.0 - tokens), now_s
         if bucket.tokens >= 1 or now_s < bucket.blocked_until_s:
             return False
-        bucket.blocked_until_s = now_s + _BLOCKED_S
+        bucket.blocked_until_s = now_s + max(_BLOCKED_S, -bucket.tokens / self.per_second)
         return True
 
 
@@ -119,10 +132,16 @@ class TenantAuthenticator:
     by_tenant: Buckets
     reads: Buckets
     """Requests of each tenant for its files and batches. They do not count in its limits per minute."""
+    reports: Counter[str] = field(default_factory=Counter)
+    """Reports of usage in progress, by tenant."""
     _delayed: int = 0
 
-    async def authenticate(self, request: Request) -> Principal:
-        """Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, REDIS_UNAVAILABLE."""
+    async def authenticate(self, request: Request, *, allows_lead: bool = False) -> Principal:
+        """Authenticates a request for images, or, if `allows_lead`, for what a lead may also do.
+
+        Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, NOT_PERMITTED,
+        REDIS_UNAVAILABLE.
+        """
         authorization = read_authorization(request.headers)
         check = partial(self.authenticator.identify, authorization)
         address = request.client.host if request.client else ""
@@ -138,21 +157,63 @@ class TenantAuthenticator:
                 finally:
                     self._delayed -= 1
             raise self._throttled(caller, wait_s)
+        if caller.key.role == LEAD and not allows_lead:
+            self.count_refusal(caller)
+            raise GatewayError(ErrorCode.NOT_PERMITTED, _NO_IMAGES)
         return caller
 
-    async def authenticate_reader(self, request: Request) -> Principal:
+    async def authenticate_reader(self, request: Request, *, allows_lead: bool = False) -> Principal:
         """Authenticates a request that is not admitted, and limits how many there are.
 
         Raises: GatewayError RATE_LIMITED, and those of `authenticate`.
         """
-        caller = await self.authenticate(request)
+        caller = await self.authenticate(request, allows_lead=allows_lead)
         name, reads = caller.tenant.name, self.reads
         if wait_s := reads.blocked_s(name):
-            what = f"reads of files and batches of tenant '{name}': limit {reads.per_second:g} per second"
-            text = f"Rate limit reached for {what}. Please try again in 1 s."
-            raise GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=wait_s)
+            what = f"reads of files, batches, keys and usage of tenant '{name}': limit {reads.per_second:g} per second"
+            raise _too_many(what, wait_s)
         reads.take(name)
         return caller
+
+    async def authenticate_lead(self, request: Request) -> Principal:
+        """Raises: GatewayError NOT_PERMITTED for another key, and those of `authenticate_reader`."""
+        caller = await self.authenticate_reader(request, allows_lead=True)
+        if caller.key.role != LEAD:
+            self.count_refusal(caller)
+            raise GatewayError(ErrorCode.NOT_PERMITTED, _NO_LEAD)
+        return caller
+
+    @contextmanager
+    def reporting(self, caller: Principal) -> Iterator[Callable[[int], None]]:
+        """Bounds the reports of a tenant that run concurrently in this process.
+
+        Yields a function that counts a report as many reads, by the number of the ledger's sums that it took.
+        Raises: GatewayError RATE_LIMITED.
+        """
+        name, running = caller.tenant.name, self.reports
+
+        def count(sums: int) -> None:
+            if reads := sums // _SUMS_A_READ:
+                self.reads.take(name, reads)
+
+        if running[name] >= _REPORTS_MAX:
+            raise _too_many(f"concurrent reports of usage of tenant '{name}': limit {_REPORTS_MAX}", _BLOCKED_S)
+        running[name] += 1
+        try:
+            yield count
+        finally:
+            running[name] -= 1
+            if not running[name]:
+                del running[name]
+
+    @contextmanager
+    def counting_refusals(self, caller: Principal) -> Iterator[None]:
+        """Counts a request that is refused for its content."""
+        try:
+            yield
+        except (GatewayError, ClientDisconnect):
+            self.count_refusal(caller)
+            raise
 
     @contextmanager
     def in_flight(self, caller: Principal) -> Iterator[None]:
@@ -186,7 +247,7 @@ class TenantAuthenticator:
         if not caller.has_rates or (is_counted and self._blocked_s(caller)):
             return
         try:
-            context_of(request).rates = await self.admission.peek_rates(caller, is_refused=is_counted)
+            context_of(request).rates = (await self.admission.peek(caller, is_refused=is_counted)).rates
         except GatewayError as error:
             if error.row.status == _TOO_MANY:
                 raise  # other errors only omit the headers
@@ -205,3 +266,8 @@ class TenantAuthenticator:
             "per second and key). Please try again in 1 s.",
             retry_after_s=wait_s,
         )
+
+
+def _too_many(what: str, wait_s: float) -> GatewayError:
+    text = f"Rate limit reached for {what}. Please try again in {math.ceil(wait_s)} s."
+    return GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=wait_s)

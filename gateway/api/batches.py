@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Final, Literal
@@ -98,7 +97,7 @@ class BatchRoutes:
             raise GatewayError(ErrorCode.SHUTTING_DOWN, "received during shutdown")
         caller = await self.authenticator.authenticate(request)
         await self.authenticator.load_rates(request, caller, is_counted=True)
-        with self._counting_refusals(caller):
+        with self.authenticator.counting_refusals(caller):
             new, key = _parse(await read_json_body(request, self.limits)), read_idempotency_key(request.headers)
             tags = self.attributor.read_headers(request.headers)
             _, _, context_of(request).ignored = self.attributor.check(caller, tags)
@@ -113,19 +112,19 @@ class BatchRoutes:
 
     async def get(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate_reader(request)
-        with self._counting_refusals(caller):
+        with self.authenticator.counting_refusals(caller):
             batch = await self.store.get(caller.tenant.name, request.path_params["id"])
         return await self._respond(batch)
 
     async def list_batches(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate_reader(request)
-        with self._counting_refusals(caller):
+        with self.authenticator.counting_refusals(caller):
             return await list_page(request, self.store, caller.tenant.name, describe_batch)
 
     async def cancel(self, request: Request) -> Response:
         """Cancels a batch; lines that were sent are finished. A cancelled batch is returned as it is."""
         caller = await self.authenticator.authenticate_reader(request)
-        with self._counting_refusals(caller):
+        with self.authenticator.counting_refusals(caller):
             name = caller.tenant.name
             batch = await cancel_batch(self.store, name, request.path_params["id"], self.clock())
         self.wake()
@@ -167,15 +166,6 @@ class BatchRoutes:
         if eta_s is not None:
             response.headers[_ETA_HEADER] = str(eta_s + (math.ceil(pause_s) if is_paused else 0))
         return response
-
-    @contextmanager
-    def _counting_refusals(self, caller: Principal) -> Iterator[None]:
-        """Counts a refused request, which may be one of many."""
-        try:
-            yield
-        except GatewayError:
-            self.authenticator.count_refusal(caller)
-            raise
 
 
 def batch_routes(batches: BatchRoutes | None) -> list[Route]:

@@ -1,14 +1,13 @@
 """OpenAI's files, of purpose `batch` (reference/batch-files.md 1)."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 from urllib.parse import quote
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -24,7 +23,6 @@ from gateway.api.shutdown import ShutdownState
 from gateway.api.stored_content import respond_with
 from gateway.api.stored_files import NO_STORAGE
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.tenants import Principal
 from gateway.jobs.batches import BatchStore
 from gateway.jobs.file_records import FileRecord
 from gateway.jobs.files import Files
@@ -78,7 +76,7 @@ class FileRoutes:
             raise GatewayError(ErrorCode.SHUTTING_DOWN, "received during shutdown")
         caller = await self.authenticator.authenticate(request)
         await self.authenticator.load_rates(request, caller, is_counted=True)
-        with self._counting_refusals(caller):
+        with self.authenticator.counting_refusals(caller):
             key = read_idempotency_key(request.headers)
             if not is_form(request):
                 raise GatewayError(
@@ -94,7 +92,7 @@ class FileRoutes:
 
     async def list_files(self, request: Request, files: Files) -> Response:
         caller = await self.authenticator.authenticate_reader(request)
-        with self._counting_refusals(caller):
+        with self.authenticator.counting_refusals(caller):
             query = QueryFields(request)
             purpose, after, order = query.text("purpose"), query.text("after"), query.text("order") or "desc"
             limit = query.integer("limit", 1, _PAGE_MAX, _PAGE_MAX)
@@ -149,7 +147,7 @@ class FileRoutes:
 
     async def _find(self, request: Request, files: Files) -> FileRecord:
         caller = await self.authenticator.authenticate_reader(request)
-        with self._counting_refusals(caller):
+        with self.authenticator.counting_refusals(caller):
             record = await files.get(caller.tenant.name, request.path_params["id"])
         context_of(request).file_id = record.id
         return record
@@ -185,15 +183,6 @@ class FileRoutes:
         if record.id != upload.file_id:
             context.replayed = "idempotency_key"
         return record
-
-    @contextmanager
-    def _counting_refusals(self, caller: Principal) -> Iterator[None]:
-        """A request that is refused for its content counts as such."""
-        try:
-            yield
-        except (GatewayError, ClientDisconnect):
-            self.authenticator.count_refusal(caller)
-            raise
 
 
 def describe_file(record: FileRecord) -> dict[str, object]:

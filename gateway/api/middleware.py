@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -20,10 +20,10 @@ from gateway.api.bodies import ClientConnection, context_of
 from gateway.api.errors import render_failure
 from gateway.api.openai_responses import render_error
 from gateway.api.request_log import Telemetry, report_request
+from gateway.api.response_headers import context_headers
 from gateway.api.security_headers import DEFAULTS
 from gateway.api.shutdown import ShutdownState
 from gateway.domain.errors import ErrorCode, GatewayError, detach
-from gateway.domain.tenants import Rates
 from gateway.domain.tracing import Trace, TraceContext, parse_trace_context
 from gateway.generation.context import RequestContext
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
@@ -34,8 +34,6 @@ READYZ: Final = "/readyz"
 METRICS: Final = "/metrics"
 OPENAPI: Final = "/openapi.json"
 ADMIN: Final = "/admin/"
-OPENAI_VERSION: Final = "2020-10-01"
-"""The only version that OpenAI has ever sent (reference/openai-images.md 6.2)."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ON_EVERY_PORT: Final = frozenset({HEALTHZ, READYZ})
 _OPERATORS: Final = frozenset({HEALTHZ, READYZ, METRICS, OPENAPI, "/admin"})
@@ -131,44 +129,12 @@ class RequestContextMiddleware:
 
     def _headers_of(self, context: RequestContext, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Renders the response headers of a context. They replace others of the same name."""
-        values = {
-            "x-request-id": context.id,
-            "openai-version": OPENAI_VERSION,
-            "openai-processing-ms": str(round(1000 * (self.monotonic() - context.started_s))),
-        }
-        if context.rates:
-            values.update(rate_headers(context.rates))
-        numbers = context.numbers
-        if numbers.ignored:
-            values["x-imagegate-ignored"] = ", ".join(numbers.ignored)
-        if context.replayed:
-            values["idempotent-replayed"] = values["x-imagegate-replayed"] = "true"
-        if context.cut_prompt:
-            values["x-imagegate-prompt"] = "{} of {} characters".format(*context.cut_prompt)
-        if context.size_change:
-            values["x-imagegate-size"] = str(context.size_change)
-        if numbers.links:
-            values["x-imagegate-links"] = numbers.links
-        if context.missing:
-            values["x-imagegate-missing"] = str(context.missing)
-        if context.asked:
-            values["x-imagegate-queue-ms"] = str(numbers.queue_ms)
-            values["x-imagegate-attempts"] = str(numbers.attempts)
+        values = context_headers(context, self.monotonic() - context.started_s)
         if self.drain.is_on:
             values["connection"] = "close"  # the next request goes elsewhere
         added = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in values.items()]
         replaced = {name for name, _ in added}
         return [header for header in headers if header[0] not in replaced] + added
-
-
-def rate_headers(rates: Rates) -> Iterator[tuple[str, str]]:
-    """Renders `x-ratelimit-*`, in requests and in images."""
-    for unit, rate in (("requests", rates.requests), ("images", rates.images)):
-        if rate:
-            minutes, seconds = divmod(rate.reset_s, 60)  # OpenAI writes "1s", "1m1s" (reference/openai-images.md 6.2)
-            yield f"x-ratelimit-limit-{unit}", str(rate.limit)
-            yield f"x-ratelimit-remaining-{unit}", str(rate.remaining)
-            yield f"x-ratelimit-reset-{unit}", f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
 class PublicCors(CORSMiddleware):
@@ -179,7 +145,12 @@ class PublicCors(CORSMiddleware):
 
     def __init__(self, app: ASGIApp, origins: Iterable[str], own_ports: Iterable[int]) -> None:
         super().__init__(
-            app, tuple(origins), ("GET", "POST", "DELETE"), ("*",), allow_private_network=True, expose_headers=("*",)
+            app,
+            tuple(origins),
+            ("GET", "POST", "PATCH", "DELETE"),
+            ("*",),
+            allow_private_network=True,
+            expose_headers=("*",),
         )
         self._own_ports = frozenset(own_ports)
 

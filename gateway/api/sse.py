@@ -11,6 +11,7 @@ from gateway.api import openai_responses
 from gateway.api.bodies import context_of, split_chunk
 from gateway.api.errors import record_error
 from gateway.api.keep_alive import keep_alive_until
+from gateway.domain.billing import usd
 from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageResult, Operation
 
@@ -52,6 +53,8 @@ class EventStream(Response):
                 await self._send(send, [b": missing %d\n\n" % result.missing])
             if change := self._context.size_change:
                 await self._send(send, [f": size {change}\n\n".encode()])
+        if (cost := self._context.charged_usd_micros) is not None:
+            await self._send(send, [f": cost-usd {usd(cost)}\n\n".encode()])
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, chunks: list[bytes | memoryview]) -> None:

@@ -11,16 +11,14 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route
 
 from gateway import __version__
-from gateway.api import middleware, minimax, stored_files
+from gateway.api import middleware
 from gateway.api.addresses import Addresses, AddressMiddleware
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, READS_PER_SECOND, Buckets, TenantAuthenticator
 from gateway.api.batches import batch_routes
 from gateway.api.bodies import BodyLimits
-from gateway.api.errors import NOT_OFFERED, refuse_operation
 from gateway.api.health import HealthRoutes
 from gateway.api.images import ImageOptions, ImageRoutes
 from gateway.api.multipart import FormLimits
@@ -36,6 +34,8 @@ from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
 from gateway.app.process_events import ProcessEvents
 from gateway.app.reload import ReloadTargets
+from gateway.app.replays import build_replays
+from gateway.app.routes import image_routes, operators_routes, self_service_routes
 from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
@@ -50,6 +50,7 @@ from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
+from gateway.metering.time_zone import find_zone_problems
 from gateway.observability.logging import count_dropped_lines
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observability.process import ProcessCollector
@@ -80,7 +81,7 @@ class _Core:
         self.journal = Journal(config.journal_dir, backends.redis_id(config), remedy=config.journal_problem)
         self.outbox = Outbox(redis, lambda: self.scheduling.members.upstreams)
         self.scheduling = backends.build_scheduler(config, redis, metrics, self.journal)
-        self.metering = backends.build_metering(config, redis, metrics, self.journal)
+        self.metering = backends.build_metering(config, redis, metrics, self.journal, self.outbox.notify)
         certificates = ssl.create_default_context()
         direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
         self.transports = (direct, public)
@@ -93,9 +94,7 @@ class _Core:
         pictures = self.storage.pictures if self.storage else None
         links = ResultLinks(pictures, self.links, metrics) if pictures else None
         self.service = GenerationService(self.metering.admission, self.upstreams, self.converter, links, time.monotonic)
-        self.replays = backends.build_replays(
-            config, redis, self.metering, self.service, self.budget, metrics, pictures
-        )
+        self.replays = build_replays(config, redis, self.metering, self.service, self.budget, metrics, pictures)
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
@@ -121,7 +120,7 @@ def create_app(
     admin = backends.build_admin(
         config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
     )
-    health, samplers = _build_operations(core)
+    health, samplers = _build_operations(core, config.calendar.name)
     told = ProcessEvents(core.outbox, core.metrics, core.gauges)
     declare = (members.declare, core.upstreams.configure, admin.provisioner.reload)
     targets = ReloadTargets(core.catalog, *declare, told.note_reload)
@@ -137,13 +136,14 @@ def create_app(
     if tls := settings.server.tls:
         tasks = (*tasks, partial(told.watch_certificate, settings.server.host, Path(tls.certificate)))
     tenant_routes = [
-        *_tenant_routes(images, links),
+        *image_routes(images, links),
+        *self_service_routes(admin, images.authenticator, frozenset(settings.alerts.webhook_hosts)),
         *files.routes(),
         *batch_routes(batches.routes if batches else None),
     ]
     addresses = Addresses(tenant_routes)
     app = middleware.App(
-        routes=[*tenant_routes, *_operators_routes(health), *admin.routes],
+        routes=[*tenant_routes, *operators_routes(health), *admin.routes],
         middleware=[
             Middleware(
                 middleware.RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget
@@ -236,30 +236,6 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
     return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain, spooled, attributor)
 
 
-def _tenant_routes(images: ImageRoutes, links: StoredFileRoutes) -> list[Route]:
-    return [
-        Route("/v1/images/generations", middleware.AsgiEndpoint(images.generate), methods=["POST"]),
-        Route("/v1/images/edits", middleware.AsgiEndpoint(images.edit), methods=["POST"]),
-        *(Route(path, middleware.AsgiEndpoint(refuse_operation), methods=["POST"]) for path in NOT_OFFERED),
-        *(
-            Route(path, middleware.AsgiEndpoint(images.generate_native), methods=["POST"])
-            for path in sorted(minimax.PATHS)
-        ),
-        Route("/v1/models", images.list_models),
-        Route("/v1/models/{name:path}", images.get_model),
-        Route(stored_files.PATH, middleware.AsgiEndpoint(links.get), methods=["GET"]),
-    ]
-
-
-def _operators_routes(ops: HealthRoutes) -> list[Route]:
-    return [
-        Route(middleware.HEALTHZ, ops.healthz),
-        Route(middleware.READYZ, ops.readyz),
-        Route(middleware.METRICS, ops.metrics),
-        Route(middleware.OPENAPI, ops.openapi),
-    ]
-
-
 def build_telemetry(settings: Settings) -> tuple[Telemetry, tuple[AsyncCallback, ...], tuple[AsyncCallback, ...]]:
     """Returns what the middleware logs and traces with, and its startup and shutdown steps.
 
@@ -287,10 +263,10 @@ def build_telemetry(settings: Settings) -> tuple[Telemetry, tuple[AsyncCallback,
     return build(sender.send), (sender.start,), (sender.close,)
 
 
-def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, ...]]:
+def _build_operations(core: _Core, zone: str) -> tuple[HealthRoutes, tuple[AsyncCallback, ...]]:
     """Returns the routes of operators, and the background tasks that sample what they report."""
     metrics, redis, scheduler = core.metrics, core.redis, core.scheduling.scheduler
-    preflight = PreflightMonitor(redis)
+    preflight = PreflightMonitor(redis, partial(find_zone_problems, redis, zone, is_recorded=True))
     sampled = {
         metrics.pending_settlements: lambda: core.metering.admission.unsettled,
         metrics.held_bytes: lambda: core.budget.held_bytes,

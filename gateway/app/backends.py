@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
+from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
@@ -33,21 +34,19 @@ from gateway.domain.errors import GatewayError
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
-from gateway.generation.memory_budget import ByteBudget
 from gateway.generation.runner import JobPolicy, Upstreams
-from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport
 from gateway.jobs.batches import BatchLimits, BatchStore
-from gateway.jobs.held_results import HeldResults
-from gateway.jobs.outcomes import Outcomes, StorageLimits
-from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.closing import MonthCloser
+from gateway.metering.credits import Credits
 from gateway.metering.exports import Exports
 from gateway.metering.ledger import Ledger
+from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
+from gateway.metering.time_zone import find_zone_problems
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
@@ -60,7 +59,6 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
-from gateway.storage.pictures import PictureStore
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -85,14 +83,14 @@ def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
         raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
 
 
-async def find_problems(config: Config) -> list[str]:
-    """Lists why this Redis must not be used, each with its remedy.
+async def find_problems(config: Config, *, is_start: bool = False) -> list[str]:
+    """Lists why this Redis must not be used, each with its remedy. A start records the time zone of its data.
 
     Raises: SettingsError, GatewayError REDIS_UNAVAILABLE.
     """
     redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
     try:
-        return await inspect(redis)
+        return await inspect(redis) or await find_zone_problems(redis, config.calendar.name, is_recorded=is_start)
     finally:
         await redis.aclose()
 
@@ -100,11 +98,17 @@ async def find_problems(config: Config) -> list[str]:
 async def refuse_unfit(config: Config) -> None:
     """Raises: SettingsError if Redis responds and must not be used. An unavailable Redis may recover later."""
     try:
-        problems = await find_problems(config)
+        problems = await find_problems(config, is_start=True)
     except GatewayError:
         return
     if problems:
-        raise SettingsError(f"redis.url: {'; '.join(problems)}")
+        raise unfit(problems)
+
+
+def unfit(problems: list[str]) -> SettingsError:
+    """Returns the error for a Redis that must not be used. A problem names its own setting, or `redis.url` has it."""
+    place = "" if problems[0].startswith("metering.") else "redis.url: "
+    return SettingsError(f"{place}{'; '.join(problems)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +121,17 @@ class MeteringParts:
     repeats: RepeatPolicy
 
 
-def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> MeteringParts:
-    """Its background tasks settle what is unsettled, and the reservations of dead processes."""
+def build_metering(
+    config: Config,
+    redis: Client,
+    metrics: Metrics,
+    journal: Journal,
+    notify: Callable[[str], Awaitable[None]] | None = None,
+) -> MeteringParts:
+    """Its background tasks settle what is unsettled, and the reservations of dead processes.
+
+    `notify` announces that a tenant has events.
+    """
     lease_s, kept, replays = (
         config.settings.requests.reservation_lease_s,
         config.settings.ledger,
@@ -127,38 +140,19 @@ def build_metering(config: Config, redis: Client, metrics: Metrics, journal: Jou
     channel, keyed_s = f"{redis.prefix}:jobs:{uuid.uuid4().hex[:12]}", 3600.0 * replays.key_retention_hours
     repeats = RepeatPolicy(channel, replays.unknown_outcome_s, keyed_s, replays.max_keys_per_tenant)
     terms = ReservationConfig(
-        config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats
+        *(config.billing, lease_s, kept.retention_days, kept.max_recent_requests, kept.max_records_per_day, repeats),
+        config.calendar,
+        tuple(sorted(set(config.settings.alerts.percent))),
     )
-    admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time)
+    admission = Admission(redis, terms, metrics, time.monotonic, lambda: uuid.uuid4().hex, journal, time.time, notify)
     redis.guard.on_opened = admission.mark_data_suspect  # a hanging master is replaced without a broken connection
     round_s = min(_RECOVERY_ROUND_S, lease_s / 2)
     own_id = uuid.uuid4().hex
     reaper = ExpiredReservationReaper(redis, admission.settle_expired, time.time, round_s=round_s, own_id=own_id)
     transfers = Transfers(redis, lease_s, lambda: uuid.uuid4().hex)
-    background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run)
+    notices = Notices(redis, LeaderLock(redis, NOTICE_LEADER, own_id, ROUND_S), time.time, config.calendar, notify)
+    background_tasks = (admission.run, admission.keep_alive, transfers.run, reaper.run, notices.run)
     return MeteringParts(admission, transfers, background_tasks, repeats)
-
-
-def build_replays(
-    config: Config,
-    redis: Client,
-    metering: MeteringParts,
-    service: GenerationService,
-    budget: ByteBudget,
-    metrics: Metrics,
-    pictures: PictureStore | None,
-) -> Replays:
-    """Without `pictures`, images in base64 are stored in Redis."""
-    stored = config.settings.replays
-    limits = StorageLimits(
-        stored.result_retention_s, stored.max_result_bytes, stored.max_tenant_bytes, stored.max_total_bytes
-    )
-    outcomes = Outcomes(redis, limits, pictures)
-    held = HeldResults(outcomes, redis, metering.repeats.channel, budget)
-    keep_hours, deadline_s = config.settings.storage.keep_hours, config.settings.requests.deadline_s
-    charges_unknown = config.billing.charges_unconfirmed
-    terms = ReplayTerms(deadline_s, metering.repeats, stored.result_retention_s, keep_hours, charges_unknown)
-    return Replays(service, outcomes, held, terms, metrics, time.monotonic)
 
 
 def redis_id(config: Config) -> str:
@@ -180,7 +174,7 @@ class SchedulerParts:
 
 
 def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> SchedulerParts:
-    scripts = Scripts(redis, metrics, time.time)
+    scripts = Scripts(redis, metrics, time.time, config.calendar)
     process, lease_s = uuid.uuid4().hex[:12], config.settings.requests.reservation_lease_s
     members = AccountRegistry(
         redis,
@@ -246,6 +240,10 @@ class AdminParts:
     throttle: FailedAuthThrottle
     routes: list[Route]
     provisioner: TenantProvisioner
+    tenants: TenantStore
+    keys: KeySection
+    audit: AuditSection
+    usage: UsageSection
 
 
 def build_admin(
@@ -264,18 +262,20 @@ def build_admin(
     authenticator = Authenticator(
         redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
     )
-    transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
+    audit_keep_s = settings.audit.retention_days * _DAY_S
+    transactions = TenantTransactions(redis, authenticator.forget, audit_keep_s, events.outbox.notify)
     tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
-    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
-    keys = ApiKeyStore(redis, authenticator, transactions, clock)
-    usage = UsageSection(ledger, verifier, clock, tuple(key for key in settings.attribution.keys if key != ANY_KEY))
-    exports = Exports(ledger, settings.ledger.billing_account)
+    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
+    keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
+    key_section, audit = KeySection(keys, limits, clock), AuditSection(Audit(redis), tenants, upstreams)
+    tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
+    usage = UsageSection(ledger, verifier, clock, config.calendar, tag_keys)
+    exports = Exports(ledger, settings.ledger.billing_account, config.calendar)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
-        KeySection(keys, limits, clock),
-        AuditSection(Audit(redis), tenants, upstreams),
-        usage,
+        CreditSection(Credits(redis, audit_keep_s, config.calendar), limits),
+        *(key_section, audit, usage),
         ExportSection(
             *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
             ExportDisk(settings.server.max_spooled_bytes),
@@ -292,4 +292,4 @@ def build_admin(
     api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
-    return AdminParts(authenticator, throttle, routes, provisioner)
+    return AdminParts(authenticator, throttle, routes, provisioner, tenants, key_section, audit, usage)

@@ -6,12 +6,12 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 from gateway.config.resolve import Config
 from gateway.domain.billing import usd
+from gateway.domain.calendar import Calendar
 from gateway.domain.errors import GatewayError
 from gateway.domain.usage import GroupBy, UsageFilter, UsageReport
 from gateway.events.channels import SPENDERS, Channels
@@ -59,16 +59,16 @@ def build_events(
     mail = alerts.mail
     channels = Channels(
         *(alerts.rules, partial(post, public), partial(post, direct), mail.send if mail else None),
-        *(mail.sender if mail else "", partial(_spenders, redis), alerts.console_url, time.time),
+        *(mail.sender if mail else "", partial(_spenders, redis, config.calendar), alerts.console_url, time.time),
     )
     lock = LeaderLock(redis, "events_leader", uuid.uuid4().hex, LEADER_S)
     sender = EventSender(redis, outbox, endpoints, deliveries, channels, metrics, lock, random.random)
     return EventParts(outbox, sender, endpoints, deliveries)
 
 
-async def _spenders(redis: Client, tenant: str) -> Sequence[tuple[str, str]]:
-    """Returns the API keys of a tenant that spent most this month (UTC), with the amounts."""
-    today = datetime.now(UTC).date()
+async def _spenders(redis: Client, calendar: Calendar, tenant: str) -> Sequence[tuple[str, str]]:
+    """Returns the API keys of a tenant that spent most this month, with the amounts."""
+    today = calendar.day(time.time())
     report = UsageReport((GroupBy.KEY,), _KEYS_MAX)
     try:
         await Ledger(redis).fill(report, UsageFilter(today.replace(day=1), today, tenant))

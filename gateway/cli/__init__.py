@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.cli import audit, batches, conformance, keys, pool, serving, tenants, usage, webhooks
+from gateway.cli import audit, batches, conformance, keys, me, pool, serving, tenants, usage, webhooks
 from gateway.cli.client import admin_command
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(pool.app, name="pool")
 app.add_typer(usage.app, name="usage")
 app.add_typer(batches.app, name="batch")
 app.add_typer(webhooks.app, name="webhook")
+app.add_typer(me.app, name="me")
 
 
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway import __version__
 from gateway.app import build_telemetry
-from gateway.app.backends import find_problems, redis_id
+from gateway.app.backends import find_problems, redis_id, unfit
 from gateway.app.storage import check_storage
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load, locate
@@ -134,7 +134,7 @@ def _check_redis(config: Config) -> str:
             remedy = "check that it is running, and whether it needs TLS (rediss://)"
             raise SettingsError(f"redis.url: redis does not respond ({error.detail}); {remedy}") from error
         if problems:
-            raise SettingsError(f"redis.url: {'; '.join(problems)}")
+            raise unfit(problems)
         return "reachable"
     try:
         embedded.prepare()

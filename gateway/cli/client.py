@@ -1,15 +1,16 @@
-"""The commands that call the admin API: its client, and the options that they share."""
+"""The commands that call the gateway's API, as an administrator or as a tenant: its client, and shared options."""
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import quote, urlencode
 
 import typer
 
+from gateway.cli.limit_options import LIMIT_PARAMETERS, LIMITS, limits_document, parameter
 from gateway.cli.output import fail, print_json, printable
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_URL: Final = "http://127.0.0.1:8081"
+_TENANT_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 30.0
 LONG_TIMEOUT_S: Final = 1_900.0
 """For exports and month closes, which read every record before they respond."""
@@ -36,32 +38,54 @@ AdminKeyOption = Annotated[
         show_default=False,
     ),
 ]
+_TenantUrlOption = Annotated[str, typer.Option("--url", envvar="IMAGEGATE_URL", help="URL of the gateway.")]
+_ApiKeyOption = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        envvar="IMAGEGATE_API_KEY",
+        help="Your API key. Other users can see it in the process list; prefer the variable.",
+        show_default=False,
+    ),
+]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's response.")]
-_LIMITS: Final = {
-    "requests_per_minute": "Requests in any 60 seconds",
-    "images_per_minute": "Images in any 60 seconds",
-    "concurrency": "Concurrent requests",
-    "images_per_day": "Images in a calendar day (UTC)",
-    "images_per_month": "Images in a calendar month (UTC)",
-    "usd_per_month": "US dollars in a calendar month (UTC), as 50.00",
-    "soft_usd_per_month": "US dollars in a calendar month (UTC) that warn and refuse nothing",
-}
-_QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month", "soft_usd_per_month"})
-_MONEY: Final = frozenset({"usd_per_month", "soft_usd_per_month"})
-_LIMIT_MAX: Final = 1_000_000_000
-_NONE: Final = "none"
 
 Document = dict[str, object]
 Command = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
+class Surface:
+    """A part of the API, and the words for its key."""
+
+    prefix: str
+    key: str
+    option: str
+    variable: str
+    audit: str
+    """The command that shows changes."""
+    absence: str
+    """Why its routes may be missing."""
+
+
+_ADMIN: Final = Surface(
+    *("/admin/v1", "admin key", "--admin-key", "IMAGEGATE_ADMIN_KEY", "imagegate audit"),
+    "has no admin API; use the port of [admin] port in --url",
+)
+_TENANT: Final = Surface(
+    *("/v1/tenant", "API key", "--key", "IMAGEGATE_API_KEY", "imagegate me audit"),
+    "does not serve tenants; use the URL of the gateway, not that of its admin API, in --url",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class AdminApi:
-    """The admin API at the address and with the key of a command's options."""
+    """The API at the address and with the key of a command's options: the admin API, or a tenant's own."""
 
     url: str
     admin_key: str
     json: bool
+    surface: Surface = _ADMIN
 
     def ask(
         self,
@@ -97,13 +121,16 @@ class AdminApi:
     ) -> "Iterator[httpx.Response]":
         import httpx
 
+        surface = self.surface
         if not self.admin_key:
-            fail("no admin key; use --admin-key or set IMAGEGATE_ADMIN_KEY")
+            fail(f"no {surface.key}; use {surface.option} or set {surface.variable}")
+        if surface is _TENANT and path[:1] == ("tenants",):
+            path = path[2:]  # its own
         wanted = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         target = "".join("/" + quote(part, safe="") for part in path) + (f"?{wanted}" if wanted else "")
         try:
             # A URL for OpenAI clients ends in /v1.
-            url = httpx.URL(f"{self.url.rstrip('/').removesuffix('/v1')}/admin/v1{target}")
+            url = httpx.URL(f"{self.url.rstrip('/').removesuffix('/v1')}{surface.prefix}{target}")
             with httpx.stream(
                 method,
                 url,
@@ -120,7 +147,7 @@ class AdminApi:
             if was_sent and method != "GET":
                 fail(
                     f"the gateway at {self.url} does not respond ({error}); the change may have been made: "
-                    "before you repeat it, search for it with `imagegate audit`"
+                    f"before you repeat it, search for it with `{surface.audit}`"
                 )
             fail(f"the gateway at {self.url} does not respond ({error}); check --url or IMAGEGATE_URL")
 
@@ -133,11 +160,12 @@ class AdminApi:
             status = response.status_code
             fail(f"{self.url} is not a gateway: HTTP {status} without a JSON object; check --url or IMAGEGATE_URL")
         if response.status_code == 401:
-            fail("the gateway rejected the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
+            words = self.surface
+            fail(f"the gateway rejected the {words.key}; check {words.option} or {words.variable}")
         if not response.is_success:
             error = body.get("error")
             if isinstance(error, dict) and error.get("code") == "unknown_url":
-                fail(f"{self.url} has no admin API; use the port of [admin] port in --url")
+                fail(f"{self.url} {self.surface.absence}")
             fail(printable(str(error.get("message"))) if isinstance(error, dict) else f"HTTP {response.status_code}")
         return body
 
@@ -172,23 +200,30 @@ def number(answer: Document, *path: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def admin_command(app: typer.Typer, name: str, short_help: str | None = None) -> Callable[[Command], Command]:
-    """Registers a command that calls the admin API, with the options that all of these share.
+def admin_command(
+    app: typer.Typer, name: str, short_help: str | None = None, surface: Surface = _ADMIN
+) -> Callable[[Command], Command]:
+    """Registers a command that calls the API, with the options that all of these share.
 
-    Its parameter `api` stands for --url, --admin-key and --json; a parameter `limits` for the options of _LIMITS.
+    Its parameter `api` stands for --url, --admin-key and --json; a parameter `limits` for the options of LIMITS. A
+    tenant's command has --key instead of --admin-key, and no option that only administrators have.
     """
 
     def register(command: Command) -> Command:
         parameters = inspect.signature(command).parameters
-        shared = [*(_LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS]
+        shared = [*(LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS[surface]]
 
         def run(**arguments: object) -> None:
-            api = AdminApi(str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
+            given = (str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
+            api = AdminApi(*given, surface)
             if "limits" in parameters:
-                arguments["limits"] = _limits_document({limit: arguments.pop(limit) for limit in _LIMITS})
+                arguments["limits"] = limits_document({limit: arguments.pop(limit) for limit in LIMITS})
+            if surface is _TENANT and "tenant" in parameters:
+                arguments["tenant"] = None if parameters["tenant"].default is None else api.ask("GET")["name"]
             command(api=api, **arguments)
 
-        own = [parameter for parameter in parameters.values() if parameter.name not in {"api", "limits"}]
+        hidden = {"api", "limits", *(_ADMINISTRATORS if surface is _TENANT else ())}
+        own = [parameter for parameter in parameters.values() if parameter.name not in hidden]
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined] # typer reads it
         run.__doc__ = command.__doc__
         app.command(name, short_help=short_help)(run)
@@ -197,95 +232,20 @@ def admin_command(app: typer.Typer, name: str, short_help: str | None = None) ->
     return register
 
 
-Tags = Annotated[
-    list[str] | None,
-    typer.Option("--tag", metavar="KEY=VALUE", help="A tag of all its requests; repeatable. KEY= removes one."),
-]
+tenant_command: Final = partial(admin_command, surface=_TENANT)
+"""Registers a command that calls the API of a tenant with one of its keys."""
 
 
-def tags_document(tags: list[str] | None) -> Document:
-    """Builds the merge patch of tags that were given. Raises: typer.BadParameter."""
-    patch: Document = {}
-    for tag in tags or ():
-        name, equals, value = tag.partition("=")
-        if not equals:
-            raise typer.BadParameter("expected KEY=VALUE, as feature=shop", param_hint="--tag")
-        patch[name] = value or None
-    return patch
-
-
-def about_fields(document: Document) -> list[tuple[str, object]]:
-    """Returns names and values of what a tenant or key says about itself; those that are set."""
-    alerts = document.get("alerts")
-    percents, to = (alerts.get("percent"), alerts.get("to")) if isinstance(alerts, dict) else (None, None)
-    tags, required = document.get("tags"), document.get("required_tags")
-    lines: list[tuple[str, object]] = [
-        (name.replace("_", " "), document.get(name) or None) for name in ("owner", "contact", "cost_centre", "role")
-    ]
-    pairs = [f"{name}={value}" for name, value in tags.items()] if isinstance(tags, dict) else []
-    lines += [
-        (name, ", ".join(map(str, values)) if isinstance(values, list) and values else None)
-        for name, values in (
-            ("tags", pairs),
-            ("required tags", required),
-            ("alerts at percent", percents),
-            ("alerts to", to),
-        )
-    ]
-    return lines
-
-
-def limit_fields(document: Document) -> list[tuple[str, object]]:
-    """Returns names and values of limits and quotas, then their current usage."""
-    lines: list[tuple[str, object]] = []
-    for part, prefix in (("limits", ""), ("quotas", ""), ("used", "used: ")):
-        if part == "used" and not lines:
-            lines = [("limits", "none")]
-        values = document.get(part)
-        for name, value in values.items() if isinstance(values, dict) else ():
-            lines.append((prefix + name.replace("_", " ").replace("usd", "US dollars"), str(value)))
-    return lines
-
-
-def _limits_document(limits: Mapping[str, object]) -> Document:
-    """Builds the admin API's fields of the limits that were set."""
-    given = {name: _read_limit(name, text) for name, text in limits.items() if isinstance(text, str)}
-    quotas = {name: value for name, value in given.items() if name in _QUOTAS}
-    parts: Document = {"quotas": quotas, "limits": {name: given[name] for name in given if name not in _QUOTAS}}
-    return {name: part for name, part in parts.items() if part}
-
-
-def _read_limit(name: str, text: str) -> int | str | None:
-    """Raises: typer.BadParameter."""
-    if text == _NONE:
-        return None
-    if name in _MONEY:
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
-            raise typer.BadParameter("expected US dollars with up to six decimals, as 50.00, or 'none'")
-        return text
-    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > _LIMIT_MAX:
-        raise typer.BadParameter(f"expected an integer from 0 to {_LIMIT_MAX}, or 'none'")
-    return int(text)
-
-
-def _check_limit(parameter: typer.CallbackParam, text: str | None) -> str | None:
-    if text is not None:
-        _read_limit(str(parameter.name), text)
-    return text
-
-
-def _parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _limit_option(name: str, what: str) -> object:
-    metavar, text = "USD" if name in _MONEY else "N", f"{what}; 'none' for no limit."
-    return Annotated[str | None, typer.Option(metavar=metavar, callback=_check_limit, help=text, show_default=False)]
-
-
-_LIMIT_PARAMETERS: Final = tuple(_parameter(name, None, _limit_option(name, what)) for name, what in _LIMITS.items())
-_API_PARAMETERS: Final = (
-    _parameter("url", DEFAULT_URL, UrlOption),
-    _parameter("admin_key", "", AdminKeyOption),
-    _parameter("json", False, _JsonOption),
-)
+_API_PARAMETERS: Final = {
+    surface: (
+        parameter("url", address, url_option),
+        parameter("admin_key", "", key_option),
+        parameter("json", False, _JsonOption),
+    )
+    for surface, address, url_option, key_option in (
+        (_ADMIN, DEFAULT_URL, UrlOption, AdminKeyOption),
+        (_TENANT, _TENANT_URL, _TenantUrlOption, _ApiKeyOption),
+    )
+}
+_ADMINISTRATORS: Final = frozenset({"tenant", "upstream", "lead"})
+"""Parameters that a tenant's commands lack."""

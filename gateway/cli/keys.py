@@ -8,7 +8,9 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, Tags, about_fields, admin_command, limit_fields, rows, tags_document
+from gateway.cli.about import Tags, about_fields, tags_document
+from gateway.cli.client import AdminApi, Document, admin_command, rows
+from gateway.cli.limit_options import limit_fields
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
 
 app = typer.Typer(help="Manage a tenant's API keys.", no_args_is_help=True)
@@ -34,7 +36,7 @@ def create(
     limits: Document,
     label: Annotated[str, typer.Option(help="Purpose of the key.")] = "",
     days: Days = None,
-    lead: Annotated[bool, typer.Option("--lead", help="It may also manage the tenant's own keys.")] = False,
+    lead: Annotated[bool, typer.Option("--lead", help="It manages the tenant's own keys and makes no images.")] = False,
     tag: Tags = None,
 ) -> None:
     """Create a key and show it once. Its own limits apply in addition to the tenant's."""
@@ -51,11 +53,12 @@ def list_(api: AdminApi, tenant: TenantName) -> None:
 
 def _print_list(tenant: str, response: Document) -> None:
     has_old = any(key.get("old_secret_until") for key in rows(response))
-    columns = ("ID", "LABEL", "CREATED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
+    columns = ("ID", "LABEL", "CREATED", "USED", "EXPIRES", *(("OLD KEY UNTIL",) if has_old else ()))
     listed = []
     for key in rows(response):
         until = minute(key["old_secret_until"]) if key.get("old_secret_until") else ""
-        row = (key.get("id"), key.get("label"), day(key.get("created_at")), day(key.get("expires_at")), until)
+        days = (day(key.get(name)) for name in ("created_at", "last_used_at", "expires_at"))
+        row = (key.get("id"), key.get("label"), *days, until)
         listed.append(row[: len(columns)])
     print_table(columns, listed, empty=f"{tenant} has no keys.")
 
@@ -76,7 +79,8 @@ def update(
     days: Days = None,
     never_expires: Annotated[bool, typer.Option("--never-expires", help="Remove the expiry.")] = False,
     lead: Annotated[
-        bool | None, typer.Option("--lead/--no-lead", help="Whether it may manage the tenant's own keys.")
+        bool | None,
+        typer.Option("--lead/--no-lead", help="Whether it manages the tenant's own keys instead of making images."),
     ] = None,
     tag: Tags = None,
 ) -> None:
@@ -170,6 +174,7 @@ def _print(key: Document) -> None:
     print_fields(
         *((name, str(key.get(name))) for name in ("id", "tenant", "label")),
         ("created", day(key.get("created_at"))),
+        ("last used", minute(key.get("last_used_at"))),
         ("expires", day(key.get("expires_at"))),
         ("old key until", minute(key["old_secret_until"]) if key.get("old_secret_until") else None),
         ("declared", "in the configuration" if key.get("declared") else None),

@@ -70,7 +70,7 @@ def list_(
     """Show every upstream and account, the used capacity, and keys on cooldown with their cause.
 
     REQ/MIN and IMG/MIN: requests and images of the last minute, of the account's limit. IN FLIGHT: in-flight calls.
-    Images and dollars a day are today's (UTC).
+    Images and dollars a day are today's, in [metering] time_zone.
     """
 
     def render(response: Document) -> None:

@@ -1,10 +1,12 @@
 """`imagegate tenant`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, Tags, about_fields, admin_command, limit_fields, rows, tags_document
+from gateway.cli.about import Tags, about_fields, tags_document
+from gateway.cli.client import AdminApi, Document, admin_command, rows
+from gateway.cli.limit_options import limit_fields
 from gateway.cli.output import day, print_fields, print_table
 
 app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
@@ -63,9 +65,9 @@ def create(
 ) -> None:
     """Create a tenant. Omitted limits are unlimited."""
     body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
-    about = _about(owner, contact, cost_centre, tag, required_tag) | _alerts(alert_percent, alert_to)
+    about = _about(owner, contact, cost_centre, tag, required_tag) | alerts_document(alert_percent, alert_to)
     terms = limits | _storage_terms(keep_hours, storage_bytes) | about
-    api.show(api.ask("POST", "tenants", body=body | terms), _print)
+    api.show(api.ask("POST", "tenants", body=body | terms), print_tenant)
 
 
 @admin_command(app, "list")
@@ -85,7 +87,7 @@ def _print_list(response: Document) -> None:
 @admin_command(app, "show")
 def show(api: AdminApi, name: Name) -> None:
     """Show one tenant with its limits and quotas."""
-    api.show(api.ask("GET", "tenants", name), _print)
+    api.show(api.ask("GET", "tenants", name), print_tenant)
 
 
 @admin_command(app, "update")
@@ -113,11 +115,11 @@ def update(
     change: Document = {"models": model or None} if model or all_models else {}
     change |= ({} if weight is None else {"weight": weight}) | ({} if enable is None else {"disabled": not enable})
     change |= limits | _storage_terms(keep_hours, storage_bytes)
-    change |= _about(owner, contact, cost_centre, tag, required_tag) | _alerts(alert_percent, alert_to)
+    change |= _about(owner, contact, cost_centre, tag, required_tag) | alerts_document(alert_percent, alert_to)
     if not change:
         raise typer.BadParameter("nothing to change; for what can be changed: imagegate tenant update --help")
     response = api.ask("PATCH", "tenants", name, body=change)
-    api.show(response, _print)
+    api.show(response, print_tenant)
     if response.get("declared"):
         _hint(name, change)
 
@@ -126,7 +128,7 @@ def update(
 def delete(api: AdminApi, name: Name) -> None:
     """Disable a tenant, cancel its batches and delete what it stored. Its keys are refused, and its records remain."""
     answer = api.ask("DELETE", "tenants", name)
-    api.show(answer, _print)
+    api.show(answer, print_tenant)
     if answer.get("erasing_since") and not api.json:
         typer.echo("Its open batches end, and what it stored is being deleted. To see when that is done:", err=True)
         typer.echo(f"imagegate tenant show {name}", err=True)
@@ -134,6 +136,41 @@ def delete(api: AdminApi, name: Name) -> None:
         _hint(name, {"disabled": True})
     elif not api.json:
         typer.echo(f"To enable it again: imagegate tenant update {name} --enable", err=True)
+
+
+@admin_command(app, "credit")
+def credit(
+    api: AdminApi,
+    name: Name,
+    reason: Annotated[str, typer.Option(help="Why; the audit log has it.")],
+    images: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000_000, help="Images to give back, today and this month.")
+    ] = None,
+    usd: Annotated[str | None, typer.Option(metavar="USD", help="US dollars to give back this month, as 5.00.")] = None,
+    reset: Annotated[
+        Literal["images_per_day", "images_per_month", "usd_per_month"] | None,
+        typer.Option(help="Give back all that was charged to this quota, and report its percentages again."),
+    ] = None,
+    month: Annotated[
+        str | None, typer.Option(metavar="MONTH", help="The month, as 2026-01. Images then count in it alone.")
+    ] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="An ID: repeating it gives the credit only once.")] = None,
+) -> None:
+    """Give back quota of the current day or month. The bill does not change."""
+    if sum(part is not None for part in (images, usd, reset)) != 1:
+        raise typer.BadParameter("expected exactly one of --images, --usd and --reset")
+    given = {"images": images, "usd": usd, "reset": reset, "month": month, "id": id_}
+    body: Document = {"reason": reason} | {part: value for part, value in given.items() if value is not None}
+    api.show(api.ask("POST", "tenants", name, "credit", body=body), _print_credit)
+
+
+def _print_credit(response: Document) -> None:
+    print_fields(
+        ("name", response.get("tenant")),
+        ("day, month", f"{response.get('day')}, {response.get('month')}"),
+        ("repeated", "given before under this ID" if response.get("repeated") else None),
+        *limit_fields(response)[1:],
+    )
 
 
 def _hint(name: str, change: Document) -> None:
@@ -150,7 +187,7 @@ def _hint(name: str, change: Document) -> None:
         typer.echo("If the configuration disables it, the next start or reload does so again.", err=True)
 
 
-def _print(tenant: Document) -> None:
+def print_tenant(tenant: Document) -> None:
     began_at = tenant.get("erasing_since")
     print_fields(
         ("name", tenant.get("name")),
@@ -184,7 +221,7 @@ def _about(
     return about
 
 
-def _alerts(percent: list[int] | None, to: list[str] | None) -> Document:
+def alerts_document(percent: list[int] | None, to: list[str] | None) -> Document:
     alerts = ({"percent": percent} if percent else {}) | ({"to": [url for url in to if url]} if to else {})
     return {"alerts": alerts} if alerts else {}
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, Final, Literal
 
 import typer
@@ -54,17 +55,29 @@ def report(
                 # Before the subcommand it would be ignored: `imagegate usage --tenant a export` exports every tenant.
                 raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
         return
-    query = period_query(tenant, first, last, month, days) | {"by": by, "tag": tag}
+    query = period_query(tenant, first, last, month, days) | {"tag": tag}
     if format_ == "csv" and not json:
-        with AdminApi(url, admin_key, json).download("usage", "export", query=query) as response:
+        with AdminApi(url, admin_key, json).download("usage", "export", query=query | {"by": by}) as response:
             save(response, sys.stdout.buffer)
         return
-    pages = list(_pages(AdminApi(url, admin_key, json), query))
-    answer = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
+    groups, answer = _whole_report(AdminApi(url, admin_key, json), by, query)
     if json or format_ == "json":
         print_json(answer)
     else:
-        _print_report(list(dict.fromkeys(by.split(","))), answer)
+        _print_report(groups, answer)
+
+
+def print_own_report(api: AdminApi, by: str, query: dict[str, object]) -> None:
+    """Prints the report of a tenant by itself."""
+    groups, answer = _whole_report(api, by, query)
+    api.show(answer, partial(_print_report, groups))
+
+
+def _whole_report(api: AdminApi, by: str, query: dict[str, object]) -> tuple[list[str], Document]:
+    """Returns the groups, and a report as if it had one page."""
+    pages = list(_pages(api, query | {"by": by}))
+    report = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
+    return list(dict.fromkeys(by.split(","))), report
 
 
 @admin_command(app, "verify")
@@ -110,7 +123,7 @@ def _print_report(groups: Sequence[str], response: Document) -> None:
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
     names = [*groups, *amounts]
     decimals = max(_decimals(row) for row in [*rows(response), total])
-    print(printable(f"{response.get('from')} to {response.get('to')}, UTC"))
+    print(printable(f"{response.get('from')} to {response.get('to')}, {response.get('time_zone')}"))
     print_table(
         [name.upper() for name in names],
         [_cells(row, names, decimals) for row in rows(response)],

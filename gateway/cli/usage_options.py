@@ -40,7 +40,7 @@ FromOption = Annotated[
         "--from",
         callback=_DAY,
         metavar="DAY",
-        help="The first day, UTC. Default: the first of the month.",
+        help="The first day, in [metering] time_zone. Default: the first of the month.",
     ),
 ]
 ToOption = Annotated[
@@ -49,7 +49,7 @@ ToOption = Annotated[
         "--to",
         callback=_DAY,
         metavar="DAY",
-        help="The last day, UTC. Default: today.",
+        help="The last day, in [metering] time_zone. Default: today.",
     ),
 ]
 MonthOption = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from gateway.config.secrets import read_secret
-from gateway.config.upstreams import HttpUrl, Name, SecretSource, SettingsError, Table
+from gateway.config.upstreams import HttpUrl, Name, Percents, SecretSource, SettingsError, Table
 from gateway.events.addresses import AddressRules, origin_of
 from gateway.events.endpoints import Channel, Endpoint, channel_of, unknown_pattern
 from gateway.events.mail import IMPLICIT_TLS_PORT, MailServer
@@ -16,6 +16,9 @@ from gateway.events.signing import parse_secret
 _LOCAL: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 _Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]{1,253}\Z", description="a host name or an address")]
+_HostName = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z", description="a host name in lower case")
+]
 _Pattern = Annotated[
     str,
     Meta(
@@ -54,11 +57,13 @@ class AlertEndpoint(Table, frozen=True, kw_only=True):
 
 
 class Alerts(Table, frozen=True, kw_only=True):
-    """Events that are sent to webhooks, Slack and by e-mail."""
+    """Events that are sent to webhooks, Slack and by e-mail, and the thresholds of quotas that emit them."""
 
+    percent: Percents = (50, 80, 100)
     console_url: HttpUrl | None = None
     allowed_ports: tuple[_Port, ...] = (443, 8443)
     trusted_origins: tuple[HttpUrl, ...] = ()
+    webhook_hosts: tuple[_HostName, ...] = ()
     smtp: Smtp | None = None
     endpoints: tuple[AlertEndpoint, ...] = ()
 

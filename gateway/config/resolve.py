@@ -17,9 +17,11 @@ from gateway.config import upstreams as tables
 from gateway.config.alerts import AlertConfig, resolve_alerts
 from gateway.config.schema import Settings, Storage
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret
+from gateway.config.time_zone import read_calendar
 from gateway.config.upstreams import SecretSource, SettingsError, Table
 from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, Secret, WaitConfig
 from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.images import LinkSource
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
@@ -61,6 +63,7 @@ class Config:
     journal_dir: Path | None
     journal_problem: str  # why there is no journal although it is not switched off
     storage: StorageLocation | None = None
+    calendar: Calendar = UTC_CALENDAR
     signing_keys: tuple[str, ...] = ()  # of links, the current one first; empty: those that Redis holds
     alerts: AlertConfig = field(default_factory=AlertConfig)
 
@@ -91,6 +94,7 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
         BillingRule(settings.billing.charge_moderated, settings.billing.charge_unknown_outcomes),
         *_journal(settings, environ),
         _storage(settings.storage, environ),
+        read_calendar(settings.metering.time_zone),
         tuple(key.plaintext for key in signing_keys),
         resolve_alerts(settings.alerts, environ),
     )
@@ -179,7 +183,9 @@ def _upstreams(settings: Settings, environ: Mapping[str, str]) -> UpstreamSet:
         hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
         endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts))
         accounts = tuple(_account(name, account, environ) for account in upstream.accounts)
-        pools.append(Pool(name, accounts, _fields_of(upstream, PoolConfig)))
+        caps = ((account.name, account.alert_usd_per_day) for account in upstream.accounts)
+        alerts = {account: usd_micros(cap) for account, cap in caps if cap is not None}
+        pools.append(Pool(name, accounts, _fields_of(upstream, PoolConfig), alerts))
         waits[name] = _fields_of(upstream, WaitConfig)
     return UpstreamSet(endpoints, tuple(pools), waits)
 

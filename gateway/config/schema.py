@@ -113,9 +113,10 @@ class Audit(Table, frozen=True, kw_only=True):
 
 
 class ApiKeys(Table, frozen=True, kw_only=True):
-    """API keys: `hash_pepper` is the key of their keyed hashes."""
+    """API keys: `hash_pepper` is the key of their keyed hashes; a tenant gets at most `max_per_tenant`."""
 
     hash_pepper: SecretSource | None = None
+    max_per_tenant: Annotated[int, Meta(ge=1, le=100_000)] = 1000
 
 
 class Logs(Table, frozen=True, kw_only=True):
@@ -167,6 +168,12 @@ class Billing(Table, frozen=True, kw_only=True):
 
     charge_moderated: bool = False
     charge_unknown_outcomes: bool = True
+
+
+class Metering(Table, frozen=True, kw_only=True):
+    """The calendar of quotas and reports."""
+
+    time_zone: Annotated[str, Meta(min_length=1, max_length=100)] = "UTC"
 
 
 class Attribution(Table, frozen=True, kw_only=True):
@@ -263,6 +270,7 @@ class Settings(Table, frozen=True, kw_only=True):
     files: Files = Files()
     pool: Pool = Pool()
     billing: Billing = Billing()
+    metering: Metering = Metering()
     ledger: Ledger = Ledger()
     attribution: Attribution = Attribution()
     upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]

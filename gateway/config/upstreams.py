@@ -71,6 +71,7 @@ class Account(Table, frozen=True, kw_only=True):
     images_per_minute: Rate = 60
     max_concurrency: Rate = 10
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    alert_usd_per_day: Usd | None = None
     keys: Annotated[tuple[AccountKey, ...], Meta(min_length=1)]
 
 
@@ -141,7 +142,7 @@ class Limits(Table, frozen=True, kw_only=True):
 
 
 class Quotas(Table, frozen=True, kw_only=True):
-    """Quotas per calendar day or month (UTC); the soft one is a budget, which warns and refuses nothing."""
+    """Quotas per calendar day or month, in [metering] time_zone. The soft one is a budget: it refuses nothing."""
 
     images_per_day: Limit | None = None
     images_per_month: Limit | None = None

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -92,6 +93,8 @@ class Pool:
     upstream: str
     accounts: tuple[Account, ...]
     terms: PoolConfig = PoolConfig()
+    spend_alerts: Mapping[str, int] = field(default_factory=dict)
+    """By account: micro-dollars that it delivers in a day before an event is emitted."""
 
 
 @dataclass(frozen=True, slots=True)

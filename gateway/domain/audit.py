@@ -75,6 +75,11 @@ def describe_key(key: ApiKey) -> dict[str, object]:
     } | ({} if key.old_secret_until is None else {"old_secret_until": key.old_secret_until})
 
 
+def show_key(key: ApiKey) -> dict[str, object]:
+    """Describes a key as the API shows it, with its last use."""
+    return describe_key(key) | {"last_used_at": key.last_used_at}
+
+
 def describe_limits(limits: Limits) -> dict[str, object]:
     return {name: value for name in LIMIT_NAMES if (value := getattr(limits, name)) is not None}
 

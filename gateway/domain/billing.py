@@ -275,19 +275,6 @@ class Timings:
     total_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """A tenant's current counters. Images and money include reservations."""
-
-    requests_last_minute: int
-    images_last_minute: int
-    concurrency: int
-    images_today: int
-    images_this_month: int
-    usd_micros_this_month: int
-    open_requests: int  # admitted and not settled, including requests of dead processes
-
-
 def usd(micros: int) -> str:
     """Renders micro-dollars as an exact decimal: two decimals, or more if needed."""
     sign, whole, fraction = "-" * (micros < 0), *divmod(abs(micros), _MILLION)

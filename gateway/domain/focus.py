@@ -5,13 +5,14 @@ the cost.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from gateway.domain.attribution import CORRECTION
 from gateway.domain.billing import usd
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.usage import Holder, LedgerEntry, TenantDay, UsageTotals
 
 _COSTS: Final = ("BilledCost", "ContractedCost", "EffectiveCost", "ListCost")
@@ -33,12 +34,6 @@ FOCUS_COLUMNS: Final = (
 _PRODUCT: Final = "imagegate"
 _IMAGES: Final = "Images"
 _ALL_HOURS: Final = "%Y-%m-%dT%H:%M:%SZ"
-StartOf = Callable[[date], datetime]
-"""Returns the moment at which a day begins, in UTC."""
-
-
-def midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,7 +61,7 @@ def focus_rows(
     groups: Mapping[FocusGroup, UsageTotals],
     holder: Holder,
     account: str,
-    start_of: StartOf = midnight,
+    calendar: Calendar = UTC_CALENDAR,
 ) -> Iterator[list[object]]:
     """Yields the rows of a tenant's day in order, each as its FOCUS_COLUMNS."""
     tags = {"cost_centre": holder.cost_centre, **holder.tags} if holder.cost_centre else holder.tags
@@ -74,8 +69,8 @@ def focus_rows(
     shared: dict[str, object] = {
         **dict.fromkeys(("BillingAccountId", "BillingAccountName", "InvoiceIssuerName", "ProviderName"), account),
         "BillingCurrency": "USD",
-        "BillingPeriodStart": _moment(first, start_of),
-        "BillingPeriodEnd": _moment((first + timedelta(days=31)).replace(day=1), start_of),
+        "BillingPeriodStart": _moment(first, calendar),
+        "BillingPeriodEnd": _moment((first + timedelta(days=31)).replace(day=1), calendar),
         "ChargeCategory": "Usage",
         "ChargeFrequency": "Usage-Based",
         "PublisherName": _PRODUCT,
@@ -88,7 +83,7 @@ def focus_rows(
         "Tags": json.dumps(tags, sort_keys=True, separators=(",", ":")) if tags else None,
     }
     for group, amounts in sorted(groups.items()):
-        row = shared | _charge(sheet, group, amounts, start_of)
+        row = shared | _charge(sheet, group, amounts, calendar)
         yield [row[column] for column in FOCUS_COLUMNS]
 
 
@@ -99,7 +94,7 @@ def focus_total(groups: Iterable[UsageTotals]) -> UsageTotals:
     return total
 
 
-def _charge(sheet: TenantDay, group: FocusGroup, amounts: UsageTotals, start_of: StartOf) -> dict[str, object]:
+def _charge(sheet: TenantDay, group: FocusGroup, amounts: UsageTotals, calendar: Calendar) -> dict[str, object]:
     is_correction = group.correction_of != date.max
     day = group.correction_of if is_correction else sheet.day
     is_by_image = group.price_usd_micros >= 0
@@ -115,8 +110,8 @@ def _charge(sheet: TenantDay, group: FocusGroup, amounts: UsageTotals, start_of:
         **dict.fromkeys(_COSTS, usd(amounts.usd_micros)),
         "ChargeClass": CORRECTION if is_correction else None,
         "ChargeDescription": f"{group.model}, {'corrected images' if is_correction else 'images delivered'}",
-        "ChargePeriodStart": _moment(day, start_of),
-        "ChargePeriodEnd": _moment(day + timedelta(days=1), start_of),
+        "ChargePeriodStart": _moment(day, calendar),
+        "ChargePeriodEnd": _moment(day + timedelta(days=1), calendar),
         "ConsumedQuantity": amounts.delivered,
         **dict.fromkeys(("ContractedUnitPrice", "ListUnitPrice"), price),
         "PricingQuantity": quantity,
@@ -128,5 +123,5 @@ def _charge(sheet: TenantDay, group: FocusGroup, amounts: UsageTotals, start_of:
     }
 
 
-def _moment(day: date, start_of: StartOf) -> str:
-    return start_of(day).strftime(_ALL_HOURS)
+def _moment(day: date, calendar: Calendar) -> str:
+    return calendar.start(day).strftime(_ALL_HOURS)

@@ -31,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Quotas of a tenant or an API key per calendar day or month (UTC); None is unlimited.
+    """Quotas of a tenant or an API key per calendar day or month, in the configured time zone; None is unlimited.
 
     The soft one is a budget: it warns and refuses nothing.
     """
@@ -58,11 +58,32 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaStatus:
+    """The status of one quota of the tenant or of the API key. Amounts are images or micro-dollars."""
+
+    scope: str  # "tenant" or "key"
+    name: str  # a field of Quotas
+    limit: int
+    used: int  # charged and reserved
+    resets_at_s: int  # Unix seconds
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.used)
+
+    @property
+    def percent(self) -> int:
+        """The share that is used, rounded down; a quota of 0 is used up."""
+        return self.used * 100 // self.limit if self.limit else 100
+
+
+@dataclass(frozen=True, slots=True)
 class Rates:
-    """The status of the rate limits for `x-ratelimit-*`; None if there is no such limit."""
+    """The status of rate limits and quotas for response headers; None if there is no such rate limit."""
 
     requests: Rate | None = None
     images: Rate | None = None
+    quotas: tuple[QuotaStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +126,8 @@ class ApiKey:
     """Unix seconds until which the secret before the last rotation is valid; None if it is not."""
     role: str = ""  # LEAD, or "" for a key that only makes images
     tags: Mapping[str, str] = field(default_factory=dict)  # in addition to the tenant's
+    last_used_at: int | None = None
+    """Unix seconds, exact to 5 minutes; None if it was not used in 400 days, or if it was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +139,10 @@ class Principal:
 
     @property
     def has_rates(self) -> bool:
-        """True if its responses carry `x-ratelimit-*`."""
-        both = (self.tenant.limits, self.key.limits)
-        return any(limits.requests_per_minute is not None or limits.images_per_minute is not None for limits in both)
+        """True if its responses carry `x-ratelimit-*` or `x-imagegate-quota-*`."""
+        both = (self.tenant, self.key)
+        rates = ((one.limits.requests_per_minute, one.limits.images_per_minute) for one in both)
+        return any(one.quotas != Quotas() for one in both) or any(rate != (None, None) for rate in rates)
 
 
 def key_id(secret: str) -> str | None:

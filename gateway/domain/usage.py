@@ -1,6 +1,7 @@
 """Usage: the ledger's sums, grouped for a report, and its records.
 
-The ledger has a sheet per tenant and day (UTC, of admission): sums by API key and model, and one record per request.
+The ledger has a sheet per tenant and day of admission, in the configured time zone: sums by API key and model, and one
+record per request.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,24 @@ from typing import Final
 
 from gateway.domain.attribution import TagFilter, tag_dimension
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The current counters of a tenant or a key. Images and money include reservations, less what was credited."""
+
+    requests_last_minute: int
+    images_last_minute: int
+    concurrency: int
+    images_today: int
+    images_this_month: int
+    usd_micros_this_month: int
+    open_requests: int  # admitted and not settled, including requests of dead processes
+    credited_images_today: int
+    credited_images_this_month: int
+    credited_usd_micros_this_month: int
+    requests_free_at_s: int | None = None  # Unix; when no request of the last minute counts; None if none does now
+    images_free_at_s: int | None = None
 
 
 @dataclass(slots=True)
@@ -130,8 +149,12 @@ class UsageReport:
         after: Group | None = None,
         known_total: UsageTotals | None = None,
         tag: TagFilter | None = None,
+        own_key: str | None = None,
     ) -> None:
-        """GroupBy.TAG needs a `tag`; one with a value excludes the other columns of SPLITS."""
+        """GroupBy.TAG needs a `tag`; one with a value excludes the other columns of SPLITS.
+
+        With `own_key`, all other keys are one, whose ID is empty.
+        """
         self.total = known_total or UsageTotals()
         self.is_by_tenant_first = by[0] is GroupBy.TENANT
         self.split = tag_dimension(tag.key) if tag else next((one.value for one in by if one in SPLITS), "")
@@ -139,7 +162,8 @@ class UsageReport:
         self.needs_holders = any(one in HOLDERS for one in by)
         self.holders: Mapping[str, Holders] = {}
         """By tenant; to be set before sheets are added, if they are needed."""
-        self._tag = tag
+        self.groups_read = 0
+        self._tag, self._own_key = tag, own_key
         self._has_total = known_total is not None
         self._by = by
         self._limit = limit
@@ -156,14 +180,15 @@ class UsageReport:
         lead = columns.get(self._by[0])
         is_shown = self._shows(lead)
         columns |= self.holders.get(sheet.tenant, Holders()).of(sheet.day).columns()
+        self.groups_read += len(sums)
         for (key, model, value), amounts in sums.items():
             if self._tag and self._tag.value not in {None, value}:
                 continue
             if not self._has_total:
                 self.total.add(amounts)
             tagged = f"{self._tag.key}={value}" if self._tag and value else ""
-            values = columns | dict.fromkeys(SPLITS, value) | {GroupBy.TAG: tagged}
-            values |= {GroupBy.MODEL: model, GroupBy.KEY: key}
+            values = columns | dict.fromkeys(SPLITS, value) | {GroupBy.TAG: tagged, GroupBy.MODEL: model}
+            values |= {GroupBy.KEY: key if self._own_key in {None, key} else ""}
             group = tuple(values[by] for by in self._by)
             if is_shown and (self._after is None or group > self._after):
                 self._rows.setdefault(group, UsageTotals()).add(amounts)

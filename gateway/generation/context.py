@@ -137,6 +137,13 @@ class RequestContext:
     rates: Rates | None = None
 
     @property
+    def charged_usd_micros(self) -> int | None:
+        """Returns what this request was charged; None until it is settled. A replay of an order buys nothing."""
+        if self.replayed:
+            return 0 if self.asked else None
+        return self.reservation.charged_usd_micros if self.reservation else None
+
+    @property
     def numbers(self) -> OrderNumbers:
         """Returns the numbers of its response's headers."""
         trace = self.trace

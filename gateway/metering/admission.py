@@ -8,19 +8,19 @@ settles it.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import Final
 
 import msgspec
 import structlog
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import AdmissionRequest, Usage
+from gateway.domain.billing import AdmissionRequest
 from gateway.domain.errors import GatewayError
-from gateway.domain.tenants import Principal, Rates
+from gateway.domain.tenants import Principal
+from gateway.domain.usage import Usage
 from gateway.metering.decisions import AdmissionDecision, gateway_error
 from gateway.metering.ledger import Ledger
 from gateway.metering.reservations import (
@@ -34,7 +34,7 @@ from gateway.metering.reservations import (
     redis_keys,
 )
 from gateway.observability.metrics import Metrics
-from gateway.redis import Client, Script, Value, load_script
+from gateway.redis import Client, Value, load_script, watched
 from gateway.redis.call_guard import CallNotStartedError
 from gateway.redis.journal import Journal
 
@@ -61,14 +61,15 @@ class Admission:
         new_id: Callable[[], str],
         journal: Journal = Journal(),  # noqa: B008 - off, so it holds nothing
         clock: Callable[[], float] = time.time,
+        notify: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        """`notify` is called with a tenant for which a script has appended events."""
         self._prefix = redis.prefix
         self._terms = terms
         self._lease_ms = round(terms.lease_s * 1000)
         self._metrics, self._monotonic, self._new_id = metrics, monotonic, new_id
-        self._journal = journal
-        self._clock = clock
-        self._lost = LostSettlements(Ledger(redis))
+        self._journal, self._clock, self._notify = journal, clock, notify
+        self._lost = LostSettlements(Ledger(redis), terms.calendar)
         self._in_progress: dict[str, Reservation] = {}
         """In progress; this process renews their leases."""
         self._unsettled: dict[str, Reservation] = {}  # ended: Redis did not reply, or the request was cancelled
@@ -76,7 +77,7 @@ class Admission:
         """Settled recently, oldest first."""
         self._was_unavailable = False
         self._admit, self._mark_sent, self._extend, self._charge = (
-            self._watched(load_script(redis, f"metering/{name}", PARTS.get(name, ())))
+            watched(load_script(redis, f"metering/{name}", PARTS.get(name, ())), self.mark_data_suspect)
             for name in ("admit", "mark_sent", "renew", "settle")
         )
 
@@ -115,19 +116,19 @@ class Admission:
                 if not isinstance(error, GatewayError):
                     raise
 
-    async def peek_rates(self, caller: Principal, *, is_refused: bool = False) -> Rates:
-        """Returns the status of the rate limits; counts a request that was refused for its content.
+    async def peek(self, caller: Principal, *, is_refused: bool = False) -> AdmissionDecision:
+        """Returns the counters, rates and quotas of a tenant and its key; counts a request refused for its content.
 
-        Raises: GatewayError REDIS_UNAVAILABLE; if the minute is full, what `admit` raises. Redis: one round trip.
+        Raises: GatewayError INVALID_API_KEY, REDIS_UNAVAILABLE; if the minute is full, what `admit` raises.
         """
         decision = await self._ask(caller.tenant.name, caller.key.id, is_refused=is_refused)
-        if decision.decision == "rate":
+        if decision.decision != "admitted":
             raise gateway_error(decision, caller)
-        return decision.rates
+        return decision
 
     async def usage(self, tenant: str) -> Usage | None:
         """Returns a tenant's counters; None for an unknown tenant. Redis: one round trip, lua/admit.lua."""
-        return (await self._ask(tenant)).used
+        return (await self._ask(tenant)).used.get("tenant")
 
     async def replay(self, body: msgspec.Raw) -> None:
         """Settles a journal entry. Raises: GatewayError REDIS_UNAVAILABLE, msgspec.ValidationError."""
@@ -213,9 +214,16 @@ class Admission:
         keys += redis_keys(self._prefix, tenant, "open", f"{own}open", "rate", f"{own}rate")
         asked = (purchase.request_id, purchase.model, purchase.images, purchase.costs())
         bounds = (self._lease_ms, int(is_refused), terms.recent_max, terms.records_max)
-        described = (transfer_id, *terms.describe(purchase))
+        described = (transfer_id, *terms.describe(purchase, self._clock()))
         reply = await self._admit(keys, [reservation_id, key_id, *asked, *bounds, *described])
-        return msgspec.json.decode(str(reply), type=AdmissionDecision, strict=False)
+        decision = msgspec.json.decode(str(reply), type=AdmissionDecision, strict=False)
+        await self._announce(tenant, decision)
+        return decision
+
+    async def _announce(self, tenant: str, reply: AdmissionDecision | Settled) -> None:
+        if reply.has_events and self._notify:
+            with suppress(GatewayError):  # the events are found without it, later
+                await self._notify(tenant)
 
     async def _settle_all(self) -> bool:
         """Settles by tenant: a failure delays that tenant only. Returns: True if all were settled."""
@@ -239,9 +247,7 @@ class Admission:
     async def _settle(self, reservation: Reservation) -> None:
         """Settles a reservation; idempotent. Raises: GatewayError REDIS_UNAVAILABLE."""
         outcome = ReservationOutcome.of(reservation, self._terms.rule)
-        keys = redis_keys(self._prefix, outcome.tenant, f"reservation:{reservation.id}", "open")
-        args = self._terms.settle_args(msgspec.json.encode(outcome), self._clock())
-        settled = Settled.read(await self._charge(keys, args))
+        settled = await self._run_settle(outcome.tenant, reservation.id, msgspec.json.encode(outcome))
         if self._unsettled.pop(reservation.id, None) is None:
             return  # already settled, by the request or the background task
         if self._journal.unconfirmed:
@@ -254,13 +260,18 @@ class Admission:
             reservation.charged_usd_micros = settled.usd_micros
             reservation.settled_s = self._monotonic()
             self._recent.append(reservation)
+        await self._announce(outcome.tenant, settled)
+
+    async def _run_settle(self, tenant: str, reservation_id: str, outcome: bytes) -> Settled:
+        keys = redis_keys(self._prefix, tenant, f"reservation:{reservation_id}", "open")
+        return Settled.read(await self._charge(keys, self._terms.settle_args(outcome, self._clock())))
 
     async def _settle_other(self, tenant: str, reservation_id: str, outcome: bytes) -> Settled:
         """Settles a reservation of another process, which may be dead. Raises: GatewayError REDIS_UNAVAILABLE."""
-        keys = redis_keys(self._prefix, tenant, f"reservation:{reservation_id}", "open")
-        settled = Settled.read(await self._charge(keys, self._terms.settle_args(outcome, self._clock())))
+        settled = await self._run_settle(tenant, reservation_id, outcome)
         if settled.status != "repeated":  # a repeated one is already counted
             settled.count(tenant, self._metrics)
+        await self._announce(tenant, settled)
         return settled
 
     async def _journal_orders(self, reservations: Iterable[Reservation]) -> None:
@@ -276,20 +287,6 @@ class Admission:
         if not self._was_unavailable:
             while self._recent and (self._recent[0].settled_s or 0) < self._monotonic() - _RECENT_S:
                 self._recent.popleft()
-
-    def _watched(self, script: Script) -> Script:
-        """Watches a script for broken connections: Redis may have restarted. A late reply says nothing."""
-
-        async def run(keys: list[str], args: list[Value]) -> object:
-            try:
-                return await script(keys, args)
-            except GatewayError as error:
-                was_sent = not isinstance(error.__cause__, CallNotStartedError)
-                if isinstance(error.__cause__, RedisConnectionError) and was_sent:
-                    self.mark_data_suspect()
-                raise
-
-        return run
 
     async def _renew(self, tenant: str, reservations: list[Value]) -> bool:
         """Renews leases of a tenant. A failure affects that tenant only."""

@@ -17,7 +17,6 @@ import msgspec
 
 from gateway.domain.audit import Actor, AuditEvent
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.focus import StartOf, midnight
 from gateway.domain.usage import GroupBy, Holder, Reconciliation, UsageFilter, UsageReport
 from gateway.metering.exports import Exports, amounts_document
 from gateway.metering.ledger_keys import day_number, read_integer
@@ -59,14 +58,13 @@ class MonthCloser:
         verifier: LedgerVerifier,
         transactions: TenantTransactions,
         clock: Callable[[], float],
-        start_of: StartOf = midnight,
     ) -> None:
         self._redis = redis
         self._exports, self._ledger = exports, exports.ledger
         self._verifier = verifier
         self._transactions = transactions
         self._clock = clock
-        self._start_of = start_of
+        self._calendar = exports.calendar
         self._name = f"{redis.prefix}:closings"
 
     async def closings(self) -> list[Closing]:
@@ -103,7 +101,9 @@ class MonthCloser:
         return closing
 
     async def _refuse_unfit(self, month: str, usage_filter: UsageFilter) -> None:
-        ends = self._start_of(usage_filter.last + timedelta(days=1)) + _SKEW
+        if usage_filter.last == date.max:  # a clock cannot state its end
+            raise GatewayError(ErrorCode.CONFLICT, f"{month} is not over.")
+        ends = self._calendar.start(usage_filter.last + timedelta(days=1)) + _SKEW
         if datetime.fromtimestamp(self._clock(), UTC) < ends:
             raise GatewayError(
                 ErrorCode.CONFLICT, f"{month} is not over: it can be closed from {ends:%Y-%m-%dT%H:%M:%SZ}."

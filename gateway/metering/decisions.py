@@ -1,13 +1,16 @@
 """Admission decisions: the reply of admit.lua and transfer.lua, and the error for what is not admitted."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
-from gateway.domain.billing import Usage, usd
+from gateway.domain.billing import usd
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
+from gateway.domain.usage import Usage
 
 _WORDS: Final = {
     "requests_per_minute": "requests per minute",
@@ -61,8 +64,10 @@ class AdmissionDecision(msgspec.Struct, frozen=True):
     now_s: int = 0
     is_permanent: bool = False
     rates: Rates = Rates()
-    used: Usage | None = None
+    used: Mapping[str, Usage] = MappingProxyType({})
+    month_ends_s: int = 0
     order: Order | None = None
+    has_events: bool = False
 
 
 def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayError:

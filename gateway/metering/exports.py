@@ -10,9 +10,10 @@ from typing import Final
 
 from gateway.domain.attribution import TagFilter
 from gateway.domain.billing import usd
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.csv_lines import csv_line
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.focus import FOCUS_COLUMNS, FocusGroup, StartOf, focus_group, focus_rows, focus_total, midnight
+from gateway.domain.focus import FOCUS_COLUMNS, FocusGroup, focus_group, focus_rows, focus_total
 from gateway.domain.usage import Group, GroupBy, Holders, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import Ledger
 from gateway.metering.ledger_keys import read_record
@@ -35,7 +36,7 @@ class Exports:
     ledger: Ledger
     account: str
     """The installation, as FOCUS names it."""
-    start_of: StartOf = midnight
+    calendar: Calendar = UTC_CALENDAR
     rows_per_page: int = 10_000
     """Rows of a report that are held at once. Each page reads the totals again."""
 
@@ -63,7 +64,7 @@ class Exports:
             if sheet.tenant not in holders:
                 holders |= await self.ledger.holders([sheet.tenant])
             groups = await self.groups(sheet)
-            for row in focus_rows(sheet, groups, holders[sheet.tenant].of(sheet.day), self.account, self.start_of):
+            for row in focus_rows(sheet, groups, holders[sheet.tenant].of(sheet.day), self.account, self.calendar):
                 yield csv_line(row)
 
     async def groups(self, sheet: TenantDay) -> dict[FocusGroup, UsageTotals]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -11,6 +10,7 @@ import msgspec
 import structlog
 
 from gateway.domain.billing import AdmissionRequest, BillingRule, ImageOutcomes, OpenCall, OrderIdentity, Timings
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
 from gateway.domain.usage import TenantDay
@@ -21,10 +21,15 @@ from gateway.redis import Script, Value
 from gateway.redis.journal_file import Entry
 
 _LOG = structlog.get_logger("imagegate.admission")
-_SKEW: Final = timedelta(hours=1)
+_SKEW_S: Final = 3600
 """Maximum skew between this machine's clock and the server's."""
+_EVENTS: Final = ("tenants/streams", "metering/events")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"admit": ("metering/repeats",), "settle": ("metering/split_sums",)}
+    {
+        "admit": ("metering/windows", *_EVENTS, "metering/repeats", "metering/statuses"),
+        "settle": (*_EVENTS, "metering/split_sums"),
+        "credit": ("metering/windows", *_EVENTS),
+    }
 )
 """By script, the files that stand before it."""
 SETTLE: Final = "settle"
@@ -74,15 +79,20 @@ class ReservationConfig:
     records_max: int = 1_000_000
     """Limit on the records of one tenant day."""
     repeats: RepeatPolicy = RepeatPolicy()
+    calendar: Calendar = UTC_CALENDAR
+    """Of quotas and of the ledger's days."""
+    alert_percents: tuple[int, ...] = ()
+    """Of a quota, ascending: where an event is appended, unless the tenant has its own."""
 
-    def describe(self, purchase: AdmissionRequest) -> tuple[bytes, bytes, bytes]:
-        """Renders identity, batch line and attribution as JSON for admit.lua."""
+    def describe(self, purchase: AdmissionRequest, now_s: float) -> tuple[bytes, bytes, str, bytes]:
+        """Renders identity, batch line, offsets of the calendar and attribution for admit.lua."""
         batch, attribution = msgspec.json.encode(purchase.batch), write_attribution(purchase.attribution)
-        return self.repeats.describe(purchase.identity), batch, attribution
+        return self.repeats.describe(purchase.identity), batch, self.calendar.offsets(now_s), attribution
 
     def settle_args(self, outcome: bytes, now_s: float) -> list[Value]:
         """Returns the arguments of settle.lua."""
-        return [outcome, self.ledger_days, day_number(datetime.fromtimestamp(now_s, UTC).date())]
+        today, percents = self.calendar.day(now_s), msgspec.json.encode(self.alert_percents)
+        return [outcome, self.ledger_days, percents, day_number(today), self.calendar.end_s(today)]
 
 
 @dataclass(slots=True)
@@ -180,6 +190,7 @@ class Settled(msgspec.Struct, frozen=True):
     outcome: str = ""
     model: str = ""
     usd_micros: int = 0
+    has_events: bool = False
 
     @classmethod
     def read(cls, reply: object) -> Self:
@@ -200,8 +211,9 @@ class Settled(msgspec.Struct, frozen=True):
 class LostSettlements:
     """Checks the ledger before a settlement counts as lost, because Redis drops settled reservations after a while."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, calendar: Calendar) -> None:
         self._ledger = ledger
+        self._calendar = calendar
         self._suspects: dict[str, ReservationOutcome] = {}
 
     def suspect(self, outcome: ReservationOutcome) -> None:
@@ -228,10 +240,10 @@ class LostSettlements:
 
     async def _recorded_calls(self, tenant: str, suspects: list[ReservationOutcome]) -> dict[str, str]:
         """Returns the ledger's calls by reservation ID, since the first of one tenant's suspects ended."""
-        since_ms = round((min(outcome.ended_s for outcome in suspects) - _SKEW.total_seconds()) * 1000)
-        admitted = [datetime.fromtimestamp(outcome.ended_s - outcome.total_ms / 1000, UTC) for outcome in suspects]
+        since_ms = round((min(outcome.ended_s for outcome in suspects) - _SKEW_S) * 1000)
+        admitted = [outcome.ended_s - outcome.total_ms / 1000 for outcome in suspects]
         # A record's day is the admission's, by the server's clock.
-        days = {(moment + skew).date() for moment in admitted for skew in (-_SKEW, _SKEW)}
+        days = {self._calendar.day(moment_s + skew_s) for moment_s in admitted for skew_s in (-_SKEW_S, _SKEW_S)}
         wanted, found = {outcome.reservation for outcome in suspects}, dict[str, str]()
         for day in days:
             async for entries in self._ledger.stream(TenantDay(day, tenant), f"{since_ms}-0"):

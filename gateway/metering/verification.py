@@ -7,10 +7,11 @@ sums before and after the records were read.
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from gateway.domain.attribution import BATCH
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.usage import (
     PURCHASES,
     Discrepancy,
@@ -68,7 +69,12 @@ class LedgerVerifier:
     """Compares sums with records, and searches these for a line or an idempotency key that bought twice in a day."""
 
     def __init__(
-        self, ledger: Ledger, retention_days: int, clock: Callable[[], float], key_retention_s: float = 86_400.0
+        self,
+        ledger: Ledger,
+        retention_days: int,
+        clock: Callable[[], float],
+        key_retention_s: float = 86_400.0,
+        calendar: Calendar = UTC_CALENDAR,
     ) -> None:
         """`retention_days` applies to days without a stored expiry of their records.
 
@@ -77,6 +83,7 @@ class LedgerVerifier:
         self._ledger = ledger
         self._keep_days = retention_days
         self._clock = clock
+        self._calendar = calendar
         self._key_retention_ms = round(key_retention_s * 1000)
 
     async def verify(
@@ -109,7 +116,7 @@ class LedgerVerifier:
         """Returns days that have sums, and those that have or had records, as each may have lost the other."""
         summed = (await self._ledger.days_of([tenant], usage_filter))[tenant]
         # The days within retention, and one more on either side for clock skew.
-        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        today = self._calendar.day(self._clock())
         first = max(usage_filter.first, today - timedelta(days=self._keep_days + 1))
         last = min(usage_filter.last, today + timedelta(days=1))
         possible = [first + timedelta(days=number) for number in range((last - first).days + 1)]
@@ -131,8 +138,7 @@ class LedgerVerifier:
             found.busy_days += 1
             return
         if records_end_s is None:
-            midnight_s = datetime.combine(tenant_day.day, time.min, UTC).timestamp()
-            records_end_s = round(midnight_s) + (1 + self._keep_days) * 86_400
+            records_end_s = self._calendar.end_s(tenant_day.day) + self._keep_days * 86_400
         is_over = self._clock() >= records_end_s - _CLOCK_SKEW_S
         if wrong and is_over and not (await self._ledger.have_records([tenant_day]))[0]:
             found.expired_days += 1

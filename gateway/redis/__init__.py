@@ -10,20 +10,24 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:keys | hash | none | api_keys: key ID -> JSON: keyed hash, label, limits, ... |
 | ig3:{NAME}:revoked_keys | set | none | api_keys: configured keys that an operator revoked |
 | ig3:{NAME}:audit | stream | `[audit]` | transactions: one entry per admin change |
+| ig3:{NAME}:key:ID:used_at | string | 400 days idle | authentication: Unix second of the key's last recorded use |
 | ig3:key:ID | string | until the key expires | api_keys: tenant that owns the key ID |
 | ig3:revoked | channel |  | transactions: cache invalidation; a key ID, or "@NAME" for a whole tenant |
+| ig3:time_zone | string | none | metering: IANA name of the zone of quotas and the ledger |
 | ig3:alive | string | 1 minute | preflight: write check |
 | ig3:preflight | channel |  | preflight: pub/sub check |
 | ig3:provisioned_tenants | set | none | provisioning: names of the configured tenants |
 | ig3:provisioning_digest | string | none | provisioning: digest of the last applied configuration |
 | ig3:{NAME}:reservation:ID | hash | 40 days; settled 15 min, by expiry 7 days | admission: see lua/admit.lua |
+| ig3:{NAME}:notice:NAME | string | 40 days | notices: the last forecast, and the last notice of a key |
+| ig3:{NAME}:credit:ID | hash | 40 days | credits: the credit that an admin gave under an ID |
 | ig3:{NAME}:recent | hash | 20 minutes idle | admission: 5-minute bucket -> reservations settled in it |
 | ig3:{NAME}:open | sorted set | 40 days idle | admission: unsettled reservations by expiry |
 | ig3:{NAME}:batch_open | sorted set | 40 days idle | admission: those of `open` that are lines of batches |
 | ig3:{NAME}:transfers | sorted set | two leases | transfers: see lua/transfer.lua; also ...key:ID:transfers |
 | ig3:{NAME}:rate | hash | 2 minutes idle | admission: second -> requests and images |
-| ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: charged and reserved amounts |
-| ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: charged and reserved amounts |
+| ig3:{NAME}:day:YYYYMMDD | hash | 3 days idle | admission: charged and reserved amounts, credits, alerts |
+| ig3:{NAME}:month:YYYYMM | hash | 40 days idle | admission: the same |
 | ig3:{NAME}:key:ID:open, ... |  | as the tenant's | admission: open, batch_open, rate, day and month, of one API key |
 | ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | settlement: one entry per settled request that was sent |
 | ig3:{NAME}:sums:YYYYMMDD | hash | none | settlement: "KEYID|MEASURE|MODEL" -> integer |
@@ -59,6 +63,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:events_leader | string | 15 s | events: process that delivers them |
 | ig3:{events:}:NAME |  | 30 days idle, most | events: endpoints and deliveries; see events/deliveries.py |
 | ig3:jobs:PROCESS | channel |  | jobs: IDs of orders whose outcome the process is to store |
+| ig3:notice_leader | string | 1 hour | notices: process that checks budgets and keys that expire |
 | ig3:recovery_leader | string | 3 rounds | recovery: process that settles expired reservations |
 | ig3:pool:PROCESS | channel |  | scheduler: IDs of waiting requests that got a lease |
 | ig3:key_check_leader | string | 1 round | key_checks: process that checks provider keys |
@@ -77,6 +82,7 @@ from typing import Final, TypeVar, cast
 
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisClusterException
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis.call_guard import CallNotStartedError, translate_redis_errors
@@ -101,6 +107,7 @@ __all__ = [
     "subscribe",
     "translate_change_errors",
     "translate_redis_errors",
+    "watched",
 ]
 
 KEY_CHECK_LEADER: Final = "key_check_leader"
@@ -115,7 +122,9 @@ _NOT_RUN: Final = (
     RedisClusterException,
 )
 """Errors raised before a command reached a server. After any other error the command may have run."""
-_CHANGES: Final = frozenset({"tenants/compare_and_set", "scheduler/members", "events/change_endpoint"})
+_CHANGES: Final = frozenset(
+    {"tenants/compare_and_set", "scheduler/members", "metering/credit", "events/change_endpoint"}
+)
 """Scripts that apply admin changes; each admin change runs exactly one of them."""
 _MADE: Final[ContextVar[set[str] | None]] = ContextVar("made", default=None)
 """Those that ran in the admin change in progress."""
@@ -140,6 +149,21 @@ def load_script(redis: Client, name: str, shared: Sequence[str] = (), tables: st
         return reply
 
     return run_change if name in _CHANGES else run
+
+
+def watched(script: Script, on_break: Callable[[], None]) -> Script:
+    """Calls `on_break` when a connection breaks: Redis may have restarted. A late reply says nothing."""
+
+    async def run(keys: list[str], args: list[Value]) -> object:
+        try:
+            return await script(keys, args)
+        except GatewayError as error:
+            was_sent = not isinstance(error.__cause__, CallNotStartedError)
+            if isinstance(error.__cause__, RedisConnectionError) and was_sent:
+                on_break()
+            raise
+
+    return run
 
 
 def script_text(name: str, shared: Sequence[str] = (), tables: str = "") -> str:

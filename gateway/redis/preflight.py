@@ -5,7 +5,7 @@ Limits are exact only with scripts, and a server that evicts keys loses billing 
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeGuard
@@ -139,12 +139,15 @@ class PreflightMonitor:
     def __init__(
         self,
         redis: Client,
+        find_problems: Callable[[], Awaitable[list[str]]] | None = None,
         *,
         unreachable_interval_s: float = _UNREACHABLE_INTERVAL_S,
         failed_interval_s: float = _FAILED_INTERVAL_S,
         passed_interval_s: float = _PASSED_INTERVAL_S,
     ) -> None:
+        """`find_problems` returns further ones of a suitable server."""
         self._redis = redis
+        self._find_problems = find_problems
         self._unreachable_interval_s = unreachable_interval_s
         self._failed_interval_s = failed_interval_s
         self._passed_interval_s = passed_interval_s
@@ -158,7 +161,10 @@ class PreflightMonitor:
         while True:
             known = self.problems
             try:
-                self.problems = tuple(await inspect(self._redis))
+                problems = await inspect(self._redis)
+                if self._find_problems and not problems:
+                    problems = await self._find_problems()
+                self.problems = tuple(problems)
                 self.memory = None if self.problems else await read_memory(self._redis)
             except GatewayError as error:
                 if not is_logged:

@@ -113,6 +113,8 @@ class Scheduler:
         if report.error_code is None:
             delivered = {"images": report.images, "usd_micros": report.usd_micros}
             payload |= {"is_success": True, "breaker": "well", **delivered}
+            pool = self._members.pools.get(key.upstream)  # a reload may have removed it
+            payload["alert_usd_micros"] = pool and pool.spend_alerts.get(key.account)
         else:
             payload |= self._error_report(report.error_code, report)
         await self._scripts.run("release", key.upstream, [lease.id, msgspec.json.encode(payload)])

@@ -64,7 +64,7 @@ class AccountRegistry:
         self._secret_box = secret_box
         self._process = process
         self._audit_keep_s = audit_keep_s
-        self._pools: dict[str, Pool] = {}
+        self.pools: dict[str, Pool] = {}
         self._declared: dict[str, dict[str, ProviderKey]] = {}
         self._former: dict[str, dict[str, ProviderKey]] = {}
         """Keys of the previous configuration: Redis may lease them until the new one is registered."""
@@ -77,7 +77,7 @@ class AccountRegistry:
 
     @property
     def upstreams(self) -> tuple[str, ...]:
-        return tuple(self._pools)
+        return tuple(self.pools)
 
     def known(self, upstream: str) -> Mapping[str, ProviderKey]:
         """Returns the keys whose secrets this process has, by "ACCOUNT/KEY"."""
@@ -90,25 +90,25 @@ class AccountRegistry:
         Redis: two round trips per upstream.
         """
         self.configure(pools)
-        for upstream in self._pools:
+        for upstream in self.pools:
             await self.restore(upstream)
 
     async def start(self) -> None:
         """Registers the configuration; if Redis is unavailable, `run` retries."""
         try:
             async with asyncio.timeout(_START_S):
-                await self.declare(tuple(self._pools.values()))
+                await self.declare(tuple(self.pools.values()))
         except (GatewayError, TimeoutError) as error:
             _LOG.warning("pool_registration_pending", detail=str(error), retry_in_s=_RENEWAL_S)
 
     def configure(self, pools: Sequence[Pool]) -> None:
         """Replaces the accounts and keys; `run` registers them."""
         self._former = self._declared
-        self._pools = {pool.upstream: pool for pool in pools}
+        self.pools = {pool.upstream: pool for pool in pools}
         self._declared = {
             pool.upstream: {key.id: key for account in pool.accounts for key in account.keys} for pool in pools
         }
-        self._unapplied = set(self._pools)
+        self._unapplied = set(self.pools)
         self._index_keys()
 
     async def run(self) -> None:
@@ -116,7 +116,7 @@ class AccountRegistry:
         while True:
             await asyncio.sleep(_RENEWAL_S)
             for upstream in self.upstreams:
-                pool = self._pools.get(upstream)  # a reload may have replaced it
+                pool = self.pools.get(upstream)  # a reload may have replaced it
                 try:
                     is_new = upstream in self._unapplied
                     reply = await self._register("renew", pool) if pool and not is_new else None
@@ -127,13 +127,13 @@ class AccountRegistry:
 
     async def withdraw(self) -> None:
         """Withdraws this process's configuration at shutdown."""
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             with suppress(GatewayError):
                 await self._register("withdraw", pool)
 
     async def restore(self, upstream: str) -> None:
         """Registers one upstream, also after Redis lost its data. Raises: GatewayError REDIS_UNAVAILABLE."""
-        if pool := self._pools.get(upstream):
+        if pool := self.pools.get(upstream):
             await self._register("declare", pool)
             self._unapplied.discard(upstream)
             await self.refresh(upstream)
@@ -257,8 +257,8 @@ class AccountRegistry:
         self, upstream: str, change: _Change, actor: Actor, action: str, after: Mapping[str, object] | None
     ) -> Reply:
         """Runs an admin change with its audit entry. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
-        if upstream not in self._pools:
-            known = ", ".join(sorted(self._pools))
+        if upstream not in self.pools:
+            known = ", ".join(sorted(self.pools))
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{upstream}'; there are: {known}.")
         member, text = change[1], msgspec.json.encode(after) if after is not None else ""
         args: list[Value] = [*change, self._audit_keep_s, actor.name, action, member, text, actor.request_id]

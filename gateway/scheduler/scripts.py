@@ -33,8 +33,8 @@ All keys of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 | day:YYYYMMDD | hash | 40 days idle | "ACCOUNT\|images" and "ACCOUNT\|usd_micros" delivered, events of the day |
 """
 
-import time
 from collections.abc import Callable, Mapping
+from datetime import date
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -42,6 +42,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.errors import ErrorCode
 from gateway.domain.health import lua_tables
 from gateway.observability.metrics import Metrics
@@ -51,7 +52,7 @@ from gateway.scheduler.status import PoolStatus
 _LOG = structlog.get_logger("imagegate.pool")
 _NAMES: Final = ("meta", "members", "loads", "health", "leases", "queue")
 """Some of them: the scripts name the others themselves, in the same slot."""
-_INDEX: Final = ("scheduler/prelude", "scheduler/health", "scheduler/accounts", "scheduler/serving")
+_INDEX: Final = ("tenants/streams", "scheduler/prelude", "scheduler/health", "scheduler/accounts", "scheduler/serving")
 _LEASES: Final = (*_INDEX, "scheduler/shares", "scheduler/leases")
 _QUEUE: Final = (*_LEASES, "scheduler/queue", "scheduler/dispatch")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -59,7 +60,6 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     | {"claim": _LEASES, "snapshot": _LEASES, "has_capacity": _INDEX}
 )
 """By script, the files that stand before it, in this order: the ones that it uses, as Redis runs them at every call."""
-_DAY_S: Final = 86_400
 _CACHED_KEYS_MAX: Final = 64
 """One entry per upstream and day."""
 _UPSTREAM: Final = "*"
@@ -92,26 +92,28 @@ def record(upstream: str, name: str, prefix: str = PREFIX) -> str:
 
 
 @lru_cache(maxsize=_CACHED_KEYS_MAX)
-def _keys(upstream: str, day: int, prefix: str = PREFIX) -> list[str]:
-    """Returns the keys passed to every script. `day` counts from the Unix epoch."""
-    today = time.strftime("%Y%m%d", time.gmtime(day * _DAY_S))
-    return [record(upstream, name, prefix) for name in (*_NAMES, f"day:{today}")]
+def _keys(upstream: str, today: date, prefix: str = PREFIX) -> list[str]:
+    """Returns the keys passed to every script."""
+    return [record(upstream, name, prefix) for name in (*_NAMES, f"day:{today:%Y%m%d}")]
 
 
 class Scripts:
     """Runs the scripts, and logs and counts the state changes that they report."""
 
-    def __init__(self, redis: Client, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, redis: Client, metrics: Metrics, clock: Callable[[], float], calendar: Calendar = UTC_CALENDAR
+    ) -> None:
         self._scripts = {
             act: load_script(redis, f"scheduler/{act}", parts, lua_tables()) for act, parts in PARTS.items()
         }
         self._prefix = redis.prefix
         self._metrics = metrics
         self._clock = clock
+        self._calendar = calendar
 
     async def run(self, act: str, upstream: str, args: list[Value]) -> Reply:
         """Runs a script. Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip."""
-        text = await self._scripts[act](_keys(upstream, int(self._clock() // _DAY_S), self._prefix), args)
+        text = await self._scripts[act](_keys(upstream, self._calendar.day(self._clock()), self._prefix), args)
         reply = msgspec.json.decode(str(text), type=Reply, strict=False)
         for event in reply.events:
             self._log_state_change(upstream, *event)

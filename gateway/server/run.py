@@ -51,16 +51,14 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
     allow_files(find_room(settings))
     reloader = ConfigReloader(config, os.environ, settings, watcher)
     with ExitStack() as stack:
-        embedded = embedded_of(settings)
-        if embedded:
+        if embedded := embedded_of(settings):
             stack.enter_context(running(embedded))
         try:
             resolved = resolve(settings, os.environ)
             app = _create(resolved, reloader)
             options = gateway_config(app, settings)
             warn_of_shared_keys(resolved.upstreams)
-            if embedded is None:
-                asyncio.run(refuse_unfit(resolved))
+            asyncio.run(refuse_unfit(_with_address(resolved)))
         except SettingsError as error:
             raise locate(str(error), os.environ, path) from error
         host = host or settings.server.host
@@ -104,10 +102,15 @@ def create_worker(config: str | None, metrics_directory: Path, settings: Setting
 
 
 def _create(config: Config, reloader: ConfigReloader, metrics_directory: Path | None = None) -> Starlette:
+    return create_app(_with_address(config), reload=reloader.run, metrics_directory=metrics_directory)
+
+
+def _with_address(config: Config) -> Config:
+    """Replaces the URL "embedded" by that of the embedded server."""
     if embedded := embedded_of(config.settings):
         redis = msgspec.structs.replace(config.settings.redis, url=embedded.url)
-        config = replace(config, settings=msgspec.structs.replace(config.settings, redis=redis))
-    return create_app(config, reload=reloader.run, metrics_directory=metrics_directory)
+        return replace(config, settings=msgspec.structs.replace(config.settings, redis=redis))
+    return config
 
 
 def _log_start(config: Config, host: str, port: int, workers: int) -> None:

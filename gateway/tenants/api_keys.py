@@ -13,9 +13,9 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ApiKey, digest, key_id
 from gateway.redis import Client, execute, load_script
 from gateway.tenants.authentication import Authenticator, generate_api_key
-from gateway.tenants.records import KeyRecord, lookup_record, read_key, record, write_key
+from gateway.tenants.records import KeyRecord, lookup_record, read_key, record, use_record, write_key
 from gateway.tenants.store import no_tenant
-from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
+from gateway.tenants.transactions import ConflictError, FieldUpdate, FullError, HashKind, TenantTransactions, retrying
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +39,50 @@ class ApiKeyStore:
     """The API keys of all tenants."""
 
     def __init__(
-        self, redis: Client, credentials: Authenticator, changes: TenantTransactions, clock: Callable[[], float]
+        self,
+        redis: Client,
+        credentials: Authenticator,
+        changes: TenantTransactions,
+        clock: Callable[[], float],
+        keys_max: int,
     ) -> None:
+        """`keys_max` limits the keys of one tenant."""
         self._redis = redis
         self._credentials = credentials
         self._changes = changes
         self._clock = clock
+        self._keys_max = keys_max
         self._unindex = load_script(redis, "tenants/delete_lookup")
 
     @retrying
     async def create(self, new: ApiKey, actor: Actor) -> CreatedApiKey:
-        """Creates a key; it gets an ID. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Creates a key; it gets an ID. Raises: GatewayError NOT_FOUND, TOO_MANY_KEYS, REDIS_UNAVAILABLE."""
         secret = generate_api_key()
         key, tenant = replace(new, id=key_id(secret) or ""), new.tenant
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
-        await self.index(key)
         call = self._redis.hget(record(self._redis, tenant, "tenant"), "created_at")
         created_at = await execute(self._redis, call, str)
         if not created_at:
-            await self.unindex(key.id, tenant)
             raise no_tenant(tenant)
+        await self.index(key)
         act = AuditEvent(actor, "key.create", tenant, key.id, after=describe_key(key))
         is_there = FieldUpdate(HashKind.TENANT, "created_at", created_at, created_at)
-        await self._changes.make(act, [is_there, FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))])
+        added = FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))
+        try:
+            await self._changes.make(act, [is_there, added], keys_max=self._keys_max)
+        except (ConflictError, FullError):
+            await self.unindex(key.id, tenant)
+            await self._require_room(tenant)
+            raise ConflictError from None
         return CreatedApiKey(key, secret)
+
+    async def _require_room(self, tenant: str) -> None:
+        """Deletes the tenant's expired keys. Raises: GatewayError TOO_MANY_KEYS, NOT_FOUND, REDIS_UNAVAILABLE."""
+        if len(await self.list_keys(tenant)) >= self._keys_max:
+            text = (
+                f"Tenant '{tenant}' has {self._keys_max} keys, its limit ([api_keys] max_per_tenant). Revoke one first."
+            )
+            raise GatewayError(ErrorCode.TOO_MANY_KEYS, text)
 
     async def get(self, key_id: str) -> ApiKey:
         """Returns a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
@@ -79,7 +99,12 @@ class ApiKeyStore:
         exists, texts = await execute(self._redis, pipeline.execute(), tuple[int, dict[str, str]])
         if not exists:
             raise no_tenant(tenant)
-        stored = [self._parse_stored(key_id, tenant, text) for key_id, text in texts.items()]
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in texts:
+            pipeline.get(use_record(self._redis, tenant, name))
+        used = await execute(self._redis, pipeline.execute(), list[str | None]) if texts else []
+        found = zip(texts.items(), used, strict=True)
+        stored = [self._parse_stored(key_id, tenant, text, used_at) for (key_id, text), used_at in found]
         expired = [entry for entry in stored if self._is_over(entry.key)]
         if expired:
             edits = [FieldUpdate(HashKind.KEYS, entry.key.id, entry.text, None) for entry in expired]
@@ -149,8 +174,11 @@ class ApiKeyStore:
     async def _read(self, key_id: str) -> _StoredKey:
         tenant = await execute(self._redis, self._redis.get(lookup_record(self._redis, key_id)), str)
         if tenant:
-            text = await execute(self._redis, self._redis.hget(record(self._redis, tenant, "keys"), key_id), str)
-            stored = self._parse_stored(key_id, tenant, text) if text else None
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hget(record(self._redis, tenant, "keys"), key_id)
+            pipeline.get(use_record(self._redis, tenant, key_id))
+            text, used_at = await execute(self._redis, pipeline.execute(), tuple[str | None, str | None])
+            stored = self._parse_stored(key_id, tenant, text, used_at) if text else None
             if stored and not self._is_over(stored.key):
                 return stored
         if key_id.startswith("sk-"):  # a secret is not repeated
@@ -159,9 +187,9 @@ class ApiKeyStore:
             )
         raise GatewayError(ErrorCode.NOT_FOUND, f"There is no key '{key_id[:64]}'.")
 
-    def _parse_stored(self, key_id: str, tenant: str, text: str) -> _StoredKey:
+    def _parse_stored(self, key_id: str, tenant: str, text: str, used_at: str | None) -> _StoredKey:
         record = read_key(text)
-        key = record.key(key_id, tenant)
+        key = replace(record.key(key_id, tenant), last_used_at=int(used_at) if used_at else None)
         has_old = key.old_secret_until is not None and key.old_secret_until > self._clock()
         return _StoredKey(key if has_old else replace(key, old_secret_until=None), record, text)
 

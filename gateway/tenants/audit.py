@@ -61,6 +61,10 @@ class Audit:
     def __init__(self, redis: Client) -> None:
         self._redis = redis
 
+    async def length(self, owner: str) -> int:
+        """Returns the number of entries of an owner. Raises: GatewayError REDIS_UNAVAILABLE."""
+        return await execute(self._redis, self._redis.xlen(record(self._redis, owner, "audit")), int)
+
     async def page(self, owners: set[str], limit: int, before: Cursor | None) -> Page:
         """Returns the `limit` newest entries below `before`.
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -19,11 +20,14 @@ import structlog
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ID_CHARS, KEY_ALPHABET, KEY_PREFIX, SECRET_CHARS, Principal, digest, key_id
 from gateway.redis import Client, execute, subscribe
-from gateway.tenants.records import KeyRecord, lookup_record, read_key, read_tenant, record
+from gateway.tenants.records import KeyRecord, lookup_record, read_key, read_tenant, record, use_record
 
 _CACHE_S: Final = 0.8
 """Cache lifetime. Below 1 s, so that a lost message cannot extend a revoked key's life further."""
 _CACHE_MAX: Final = 10_000
+_USE_NOTED_S: Final = 300
+"""A key's use is recorded at most this often."""
+_USE_KEPT_S: Final = 400 * 86_400
 _LISTEN_PAUSE_S: Final = 0.5
 _LISTEN_PAUSE_MAX_S: Final = 5.0
 """Without the channel only latency suffers: cached entries expire."""
@@ -75,12 +79,15 @@ class Authenticator:
         self._monotonic = monotonic
         self._lookups: dict[str, _Lookup] = {}
         """By key ID: in progress, or cached. `forget` removes them."""
+        self._used: dict[str, int] = {}
+        """By key ID: its last recorded use, in Unix seconds."""
 
     async def identify(self, authorization: str | None) -> Principal:
         """Returns the principal of an `Authorization` header.
 
         Raises: GatewayError NO_CREDENTIALS, INVALID_API_KEY, REDIS_UNAVAILABLE.
-        Redis: none if cached, else two round trips, shared by concurrent requests with the same key.
+        Redis: none if cached, else two round trips, shared by concurrent requests with the same key; and one every 5
+        minutes to record the use of the key.
         """
         secret = _bearer(authorization)
         public_id = key_id(secret)
@@ -90,6 +97,7 @@ class Authenticator:
         principal, record = found
         if record.expires_at is not None and record.expires_at <= self._clock():
             raise _invalid(secret)
+        await self._note_use(principal)
         return principal
 
     async def find(self, public_id: str) -> Principal | None:
@@ -160,6 +168,16 @@ class Authenticator:
         self._pepper = await execute(self._redis, self._redis.get(name), str)
         return self._pepper
 
+    async def _note_use(self, caller: Principal) -> None:
+        """Records that a key is used, unless a process did so recently. Without Redis it is not recorded."""
+        key_id, now_s = caller.key.id, int(self._clock())
+        if 0 <= now_s - self._used.get(key_id, 0) < _USE_NOTED_S:
+            return
+        self._used[key_id] = now_s
+        call = self._redis.set(use_record(self._redis, caller.tenant.name, key_id), now_s, ex=_USE_KEPT_S)
+        with suppress(GatewayError):
+            await execute(self._redis, call, bool)
+
     async def _find(self, public_id: str) -> _Found | None:
         lookup = self._lookups.get(public_id)
         if lookup is None or lookup.found is None or lookup.until <= self._monotonic():
@@ -173,6 +191,7 @@ class Authenticator:
         if lookup is None or lookup.until <= now:
             if len(self._lookups) >= _CACHE_MAX:
                 self._lookups.clear()
+                self._used.clear()
             lookup = self._lookups[public_id] = _Lookup(asyncio.ensure_future(self._load(public_id)), now + _CACHE_S)
             lookup.task.add_done_callback(partial(self._end_lookup, public_id, lookup))
         await asyncio.wait({lookup.task})
@@ -195,12 +214,14 @@ class Authenticator:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.hgetall(record(self._redis, name, "tenant"))
         pipeline.hget(record(self._redis, name, "keys"), public_id)
-        fields, text = await execute(self._redis, pipeline.execute(), tuple[dict[str, str], str])
+        pipeline.get(use_record(self._redis, name, public_id))
+        fields, text, used_at = await execute(self._redis, pipeline.execute(), tuple[dict[str, str], str, str | None])
         if not fields or not text:
             return None
         tenant, key = read_tenant(name, fields), read_key(text)
         if tenant.is_disabled:
             return None
+        self._used[public_id] = max(int(used_at or 0), self._used.get(public_id, 0))
         return Principal(tenant, key.key(public_id, name)), key
 
     async def _matches(self, record: KeyRecord, secret: str) -> bool:
@@ -222,12 +243,12 @@ def _bearer(authorization: str | None) -> str:
     if not authorization:
         raise GatewayError(
             ErrorCode.NO_CREDENTIALS,
-            "You did not provide an API key. Send it in an Authorization header: 'Authorization: Bearer YOUR_KEY'.",
+            "You did not provide an API key. Send it in an Authorization header: 'Authorization: Bearer sk-ig-...'.",
         )
     scheme, _, secret = authorization.partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         raise GatewayError(
-            ErrorCode.NO_CREDENTIALS, "The Authorization header is malformed. Send 'Authorization: Bearer YOUR_KEY'."
+            ErrorCode.NO_CREDENTIALS, "The Authorization header is malformed. Send 'Authorization: Bearer sk-ig-...'."
         )
     return secret.strip()
 
@@ -236,4 +257,5 @@ def _invalid(secret: str) -> GatewayError:
     masked = (
         f"{secret[:6]}...{secret[-4:]}" if len(secret) > 16 and secret.isascii() and secret.isprintable() else "***"
     )
-    return GatewayError(ErrorCode.INVALID_API_KEY, f"Incorrect API key provided: {masked}.")
+    text = f"Incorrect API key provided: {masked}. Keys of this gateway begin with '{KEY_PREFIX}'."
+    return GatewayError(ErrorCode.INVALID_API_KEY, text)

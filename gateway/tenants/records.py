@@ -24,6 +24,11 @@ def lookup_record(redis: Client, key_id: str) -> str:
     return f"{redis.prefix}:key:{key_id}"
 
 
+def use_record(redis: Client, tenant: str, key_id: str) -> str:
+    """Returns the string with the Unix second at which a key was last recorded as used."""
+    return record(redis, tenant, f"key:{key_id}:used_at")
+
+
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A value of the hash `ig3:{NAME}:keys`: a key's record, as JSON."""
 

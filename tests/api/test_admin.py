@@ -123,7 +123,7 @@ def test_a_tenant_from_birth_to_end(gateway: Gateway) -> None:
     }
     assert expected == made.json()
     shown = gateway.admin("GET", "/tenants/shop").json()
-    assert set(shown.pop("used").values()) == {0, "0.00"}
+    assert set((shown.pop("used") | shown.pop("credited")).values()) == {0, "0.00"}
     assert expected == shown
     assert {"data": ["acme", "shop"]} == {
         "data": [tenant["name"] for tenant in gateway.admin("GET", "/tenants").json()["data"]]
@@ -187,14 +187,16 @@ def test_a_key_from_birth_to_end(gateway: Gateway) -> None:
     secret = body.pop("key")
     assert secret.startswith(f"sk-ig-{body['id']}")
     known = {"id", "tenant", "label", "role", "tags", "limits", "quotas", "declared", "created_at", "expires_at"}
-    assert known == set(body)
+    assert known | {"last_used_at"} == set(body)
     assert ("acme", "web", FUTURE) == (body["tenant"], body["label"], body["expires_at"])
     assert body in gateway.admin("GET", "/tenants/acme/keys").json()["data"]
     assert 200 == models_status(gateway.url, secret)
-    assert body | {"revoked": True} == gateway.admin("DELETE", f"/keys/{body['id']}").json()
+    revoked = gateway.admin("DELETE", f"/keys/{body['id']}").json()
+    assert abs(revoked["last_used_at"] - time.time()) < 360
+    assert body | {"revoked": True, "last_used_at": revoked["last_used_at"]} == revoked
     assert 401 == models_status(gateway.url, secret)
     assert "not_found" == error(gateway.admin("DELETE", f"/keys/{body['id']}"), 404)["code"]
-    assert body not in gateway.admin("GET", "/tenants/acme/keys").json()["data"]
+    assert body["id"] not in [key["id"] for key in gateway.admin("GET", "/tenants/acme/keys").json()["data"]]
     assert 200 == gateway.get("/v1/models").status_code
 
 

@@ -52,6 +52,7 @@ def test_the_end_of_an_old_secret_is_shown_while_it_opens(gateway: Gateway) -> N
     assert "old_secret_until" not in gateway.admin("POST", f"{place}/rotate", {"grace_s": 0}).json()
     assert before | {"label": "x"} == gateway.admin("GET", place).json()
     newest = gateway.admin("GET", "/audit?limit=1").json()["data"][0]
+    del during["last_used_at"]  # no part of a change
     assert ("key.rotate", during | {"label": "x"}) == (newest["action"], newest["before"])
 
 

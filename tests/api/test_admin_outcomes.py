@@ -39,6 +39,7 @@ CHANGES: Final[tuple[tuple[str, str, dict[str, Any] | None], ...]] = (
     ("POST", "/tenants", {"name": "other"}),
     ("PATCH", "/tenants/{name}", {"weight": 2}),
     ("DELETE", "/tenants/{name}", None),
+    ("POST", "/tenants/{name}/credit", {"images": 1, "reason": "outage"}),
     ("POST", "/tenants/{name}/keys", {}),
     ("POST", "/tenants/{name}/batches/{id}/cancel", None),
     ("PATCH", "/keys/{id}", {"label": "x"}),

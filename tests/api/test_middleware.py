@@ -146,7 +146,7 @@ def test_a_program_that_is_no_browser_gets_no_cors_headers(gateway: Gateway) -> 
 
 
 def test_the_timer_ends_with_a_refused_preflight(make_gateway: MakeGateway) -> None:
-    headers = {"origin": ORIGIN, "access-control-request-method": "PATCH"}
+    headers = {"origin": ORIGIN, "access-control-request-method": "PUT"}
     response = httpx.options(f"{make_gateway().url}/v1/models", headers=headers)
     assert 400 == response.status_code
     assert {"x-request-id", "openai-processing-ms"} <= set(response.headers)
@@ -154,7 +154,7 @@ def test_the_timer_ends_with_a_refused_preflight(make_gateway: MakeGateway) -> N
 
 @pytest.mark.shares_gateway
 def test_a_refused_preflight_has_an_error_body_too(gateway: Gateway) -> None:
-    asked = {"origin": ORIGIN, "access-control-request-method": "PATCH"}
+    asked = {"origin": ORIGIN, "access-control-request-method": "PUT"}
     answer = httpx.options(f"{gateway.url}/v1/images/generations", headers=asked)
     assert (400, "preflight_refused") == (answer.status_code, answer.json()["error"]["code"])
     assert MADE.fullmatch(answer.headers["x-request-id"])

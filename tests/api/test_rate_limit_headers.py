@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.api.middleware import rate_headers
+from gateway.api.response_headers import rate_headers
 from gateway.domain.tenants import Rate, Rates
 from tests.support.harness import Gateway, Simulator, new_key
 

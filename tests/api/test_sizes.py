@@ -98,7 +98,7 @@ def test_a_stream_reports_the_size_in_a_header_or_a_comment(gateway: Gateway, ma
     late = lively.generate(prompt="x [delay=0.5]", size="256x256", stream=True)
     assert ("asked 256x256, made 512x512", False) == (soon.headers[HEADER], HEADER in late.headers)
     for answer in (soon, late):
-        assert answer.text.endswith("\n\n: size asked 256x256, made 512x512\n\n")
+        assert answer.text.endswith("\n\n: size asked 256x256, made 512x512\n\n: cost-usd 0.0035\n\n")
         assert '"size":"512x512"' in answer.text
 
 

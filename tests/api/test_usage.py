@@ -80,6 +80,7 @@ def test_a_report_has_rows_and_a_total(gateway: Gateway, books: "redis.Redis") -
     assert {
         "from": "2026-07-01",
         "to": "2026-07-31",
+        "time_zone": "UTC",
         "by": ["day"],
         "data": [
             {"day": "2026-07-01"} | counts(1, 1, 1, 0, 0, 0, "0.000001"),
@@ -307,6 +308,7 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
     assert {
         "from": "2026-07-01",
         "to": "2026-07-31",
+        "time_zone": "UTC",
         "data": [
             {
                 "id": "t9",

@@ -93,7 +93,7 @@ def test_every_key_that_is_not_right_is_told_the_same(make_gateway: MakeGateway)
     }
     answers = {kind: guess(gateway, key) for kind, key in keys.items()}
     texts = {re.sub(r"\S+\.\.\.\S{4}\.", "KEY", answer.json()["error"]["message"]) for answer in answers.values()}
-    assert {"Incorrect API key provided: KEY"} == texts
+    assert {"Incorrect API key provided: KEY Keys of this gateway begin with 'sk-ig-'."} == texts
     assert {(401, "invalid_api_key")} == {told(answer) for answer in answers.values()}
     varying = {"x-request-id", "openai-processing-ms", "content-length", "date"}
     headers = [{(name, text) for name, text in one.headers.items() if name not in varying} for one in answers.values()]

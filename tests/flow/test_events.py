@@ -1,5 +1,6 @@
 """Events through gateways that are killed, as an operator runs them."""
 
+import json
 import random
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Final
 import pytest
 import redis
 
-from tests.support.harness import wait_until
+from tests.support.harness import MakeGateway, new_key, wait_until
 from tests.support.processes import start_gateway, write_configuration
 from tests.support.receiving import HANG, SECRET, Receiver, receiving
 
@@ -53,6 +54,31 @@ def test_a_delivery_in_flight_of_a_killed_process_is_sent_again_with_its_id(redi
             process.kill()
             process.wait()
         assert [names[0], *names] == receiver.types
+
+
+def test_what_a_tenant_uses_and_an_administrator_changes_is_sent_before_the_next_sweep(
+    make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    with receiving() as receiver:
+        endpoint = {"name": "ops", "url": receiver.url, "secret": {"file": str(tmp_path / "secret")}}
+        gateway = make_gateway(alerts={"endpoints": [endpoint]})
+        key = new_key(gateway.url, "team", quotas={"images_per_month": 1})
+
+        def change(path: str, body: object, count: int) -> None:
+            gateway.admin("PATCH", path, body)
+            wait_until(lambda: len(receiver.received) >= count, f"{count} events are sent", 30)
+
+        change("/tenants/team", {"quotas": {"images_per_month": 2}}, 1)  # the first sweep may have found it
+        sent = {"authorization": f"Bearer {key}"}
+        assert 200 == gateway.post("/v1/images/generations", {"prompt": "x", "n": 2}, **sent).status_code
+        wait_until(lambda: len(receiver.received) >= 4, "the settlement's events are sent", 30)
+        assert 429 == gateway.post("/v1/images/generations", {"prompt": "x"}, **sent).status_code
+        wait_until(lambda: len(receiver.received) >= 5, "the refusal's event is sent", 30)
+        change("/tenants/team", {"limits": {"concurrency": 3}}, 6)
+        crossed = ["quota.threshold_crossed"] * 3
+        expected = ["quota.raised", *crossed, "quota.exhausted", "limits.changed"]
+        assert expected == [json.loads(body)["type"] for _, body in receiver.received]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 import gateway
+from gateway.metering.reservations import PARTS
 from tests.support.harness import admin, new_key, simulating, wait_until
 from tests.support.processes import ask_at_once, start_gateway, used, write_configuration
 
@@ -25,8 +26,11 @@ def other_version(folder: Path) -> Path:
     return package.parent
 
 
-def digest(script: Path) -> str:
-    return hashlib.sha1(script.read_bytes(), usedforsecurity=False).hexdigest()
+def settle_digest(package: Path) -> str:
+    """Returns the digest of a version's settle.lua with the files that stand before it."""
+    names = (name.split("/") for name in (*PARTS["settle"], "metering/settle"))
+    text = "\n".join((package / room / "lua" / f"{script}.lua").read_text() for room, script in names)
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def test_two_versions_share_one_redis_and_its_accounts(redis_url: str, tmp_path: Path) -> None:
@@ -51,7 +55,7 @@ def test_two_versions_share_one_redis_and_its_accounts(redis_url: str, tmp_path:
     assert [200] * REQUESTS == [answer.status for answer in answers]
     assert [2 * REQUESTS] * 2 == totals
     assert 2 * REQUESTS == invoice
-    settles = [digest(root / "metering/lua/settle.lua") for root in (Path(gateway.__file__).parent, other / "gateway")]
+    settles = [settle_digest(root) for root in (Path(gateway.__file__).parent, other / "gateway")]
     assert settles[0] != settles[1]
     with redis.Redis.from_url(redis_url) as client:
         assert [True, True] == client.script_exists(*settles)

@@ -1,12 +1,12 @@
 """The scripts of admission, one call each, on a clock of the test's own."""
 
 import json
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import redis
 
 from gateway.domain.attribution import Attribution
+from gateway.domain.calendar import UTC_CALENDAR
 from gateway.metering.ledger_keys import day_number, write_attribution
 from gateway.metering.reservations import PARTS
 from tests.support.clocked import Clock, clocked_script
@@ -21,12 +21,22 @@ class Desk:
     def __init__(self, client: "redis.Redis", now_s: float, **limits: int) -> None:
         self.client = client
         self.clock = Clock(client, now_s)
+        self.calendar = UTC_CALENDAR
+        self.percents: tuple[int, ...] = ()
+        """Of a quota, at which events are appended."""
         self._scripts = {
             name: clocked_script(client, f"metering/{name}", PARTS.get(name, ()))
             for name in ("admit", "mark_sent", "renew", "settle")
         }
-        client.hset(f"{BASE}tenant", mapping={"created_at": 1, "limits": json.dumps(limits)})
-        client.hset(f"{BASE}keys", "k1", json.dumps({"limits": {}}))
+        client.hset(f"{BASE}tenant", mapping={"created_at": 1})
+        self.limit(**limits)
+        self.limit_key()
+
+    def limit(self, **limits: int) -> None:
+        self.client.hset(f"{BASE}tenant", "limits", json.dumps(limits))
+
+    def limit_key(self, **limits: int) -> None:
+        self.client.hset(f"{BASE}keys", "k1", json.dumps({"limits": limits}))
 
     def admit(
         self,
@@ -34,10 +44,12 @@ class Desk:
         images: int = 1,
         identity: dict[str, Any] | None = None,
         attribution: Attribution = NOBODY,
-        cost: int = 3500,
+        cost: int | None = None,
     ) -> dict[str, Any]:
-        args = [reservation, "k1", "rq", "m", images, f"0:{cost}", 60_000, "0", "1000", "1000", ""]
-        args += ["" if identity is None else json.dumps(identity), "null", write_attribution(attribution)]
+        price = 3500 * images if cost is None else cost
+        args = [reservation, "k1", "rq", "m", images, f"0:{price}", 60_000, 0, "1000", "1000", ""]
+        args += [json.dumps(identity) if identity else "", "null", self.calendar.offsets(self.clock.now_s)]
+        args.append(write_attribution(attribution))
         found = self._run(
             "admit", ["tenant", "keys", self._name(reservation), *self._open(), "rate", "key:k1:rate"], args
         )
@@ -71,13 +83,15 @@ class Desk:
         return str(self._settle(reservation, retention_days, {})["status"])
 
     def used(self) -> dict[str, Any]:
-        found = self._run("admit", ["tenant", "keys", "x", *self._open(), "rate", "x"], ["", "", "", "", 0, "", 0])
-        return dict(found["used"])
+        args = ["", "", "", "", 0, "", 0, 0, "", "", "", "", "null", self.calendar.offsets(self.clock.now_s)]
+        found = self._run("admit", ["tenant", "keys", "x", *self._open(), "rate", "x"], args)
+        return dict(found["used"]["tenant"])
 
     def _settle(self, reservation: str, retention_days: int, told: dict[str, Any]) -> dict[str, Any]:
         outcome = {"reservation": reservation, "charges_withheld": False, "charges_unconfirmed": True} | told
-        today = day_number(datetime.fromtimestamp(self.clock.now_s, UTC).date())
-        args = [json.dumps(outcome), retention_days, today]
+        today = self.calendar.day(self.clock.now_s)
+        args = [json.dumps(outcome), retention_days, json.dumps(self.percents)]
+        args += [day_number(today), self.calendar.end_s(today)]
         return dict(self._run("settle", [self._name(reservation), "open"], args))
 
     def _run(self, script: str, names: list[str], args: list[Any]) -> Any:

@@ -75,6 +75,13 @@ class Ticket:
         return (("open", "batch_open") if self.batch else ("open",)) if self.is_open else ()
 
     @property
+    def amounts(self) -> Iterator[tuple[str, int]]:
+        """What it adds to its windows, by field."""
+        for prefix in ("",) if self.is_open else ("", "charged_"):
+            yield f"{prefix}images", self.images
+            yield f"{prefix}usd_micros", self.images * self.price
+
+    @property
     def sums(self) -> Iterator[tuple[tuple[str, str], int]]:
         """What it adds, by hash and field."""
         for name, amount in self.record.items():
@@ -108,6 +115,8 @@ class World:
         self.reservations: dict[str, Ticket] = {}
         self.refused: list[Ticket] = []
         """Requests that were not admitted and count in their minute."""
+        self.exhausted: set[tuple[str, str]] = set()
+        """Windows and quotas that have refused a request which they would admit unused."""
         self.ends: dict[str, int] = {}
         self.days: set[str] = set()
         self.used_days()
@@ -155,18 +164,20 @@ class World:
             second, day = reservation.at_ms // 1000, reservation.day
             for scope, prefix in (("", ""), (reservation.key, f"key:{reservation.key}:")):
                 for window in (f"{prefix}day:{day}", f"{prefix}month:{day[:6]}"):
-                    found[window]["images"] += reservation.images
-                    found[window]["usd_micros"] += reservation.images * reservation.price
+                    for name, amount in reservation.amounts:
+                        found[window][name] += amount
                 if reservation.is_recent(scope, now_s):
                     found[f"{prefix}rate"][f"{second} images"] += reservation.images
                 for name in reservation.places:
                     found[prefix + name][reservation.id] = reservation.expires_ms
-            if not reservation.is_open:
-                found[f"ledger:{day}"]["length"] += reservation.is_recorded
-                for (name, field), amount in reservation.sums:
-                    found[name][field] += amount
+            found[f"ledger:{day}"]["length"] += reservation.is_recorded
+            for (name, measure), amount in reservation.sums:
+                found[name][measure] += amount
         for name, second in self.recent_seconds():
             found[name][f"{second} requests"] += 1
+        for window, limit in self.exhausted:
+            found[window][f"exhausted:{limit}"] = 1
+        found["events"]["length"] = len(self.exhausted)
         return {name: {key: value for key, value in fields.items() if value} for name, fields in found.items()}
 
     def recent_seconds(self) -> Iterator[tuple[str, int]]:
@@ -181,7 +192,7 @@ class World:
         scopes = ("", *(f"key:{key}:" for key in KEYS))
         windows = [*(f"day:{day}" for day in self.days), *(f"month:{month}" for month in {d[:6] for d in self.days})]
         scoped = [scope + name for scope in scopes for name in ("open", "batch_open", "rate", *windows)]
-        return scoped + [f"{kind}:{day}" for kind in ("ledger", "sums", "batch_sums") for day in self.days]
+        return ["events", *scoped] + [f"{kind}:{day}" for kind in ("ledger", "sums", "batch_sums") for day in self.days]
 
     # What the scripts are to do, from docs/metering.md.
 
@@ -202,6 +213,11 @@ class World:
             if refusals:
                 self.refused.append(replace(new, images=0))
         if refusals:
+            for _, reply in refusals:
+                if reply["decision"] == "quota" and not reply["is_permanent"]:
+                    prefix = f"key:{key}:" if reply["scope"] == "key" else ""
+                    window = f"day:{new.day}" if reply["limit"].endswith("_day") else f"month:{new.day[:6]}"
+                    self.exhausted.add((prefix + window, reply["limit"]))
             top = max(refusals, key=lambda found: found[0])[0]
             return [reply for rank, reply in refusals if rank == top]
         self.reservations[reservation_id] = new

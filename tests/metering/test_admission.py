@@ -436,6 +436,32 @@ async def test_a_place_tells_that_somebody_must_end(redis_url: str) -> None:
     assert 2 == refused.retry_after_s
 
 
+async def test_the_quotas_of_tenant_and_key_are_told_with_this_request_and_exactly(redis_url: str) -> None:
+    most = 999_999_999_999_999
+    async with connected(redis_url) as redis:
+        admission = admitting(redis)
+        tenant_limits = {"images_per_month": 7, "usd_micros_per_month": most}
+        caller = await put_tenant(redis, limits=tenant_limits, key_limits={"images_per_day": 5})
+        began_s = time.time()
+        async with admitted(admission, caller, 4) as reservation:
+            during = [(quota.scope, quota.name, quota.limit, quota.used) for quota in reservation.rates.quotas]
+        refused = await refusal(admission, caller, 8)
+        plain = await put_tenant(redis, "globex")
+        async with admitted(admission, plain) as other:
+            pass
+    assert [
+        ("tenant", "images_per_month", 7, 4),
+        ("tenant", "usd_micros_per_month", most, 4 * 3500),
+        ("key", "images_per_day", 5, 4),
+    ] == during
+    resets = [quota.resets_at_s for quota in reservation.rates.quotas]
+    assert 0 < resets[2] - began_s <= 86_401
+    assert (resets[0], 0) == (resets[1], resets[0] % 86_400)
+    assert refused.rates
+    assert [0, 0, 0] == [quota.used for quota in refused.rates.quotas]  # the first request came to nothing
+    assert () == other.rates.quotas
+
+
 async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis_url: str) -> None:
     async with connected(redis_url) as redis:
         admission = admitting(redis)
@@ -444,7 +470,7 @@ async def test_the_rates_are_those_of_the_tighter_scope_after_this_request(redis
         )
         async with admitted(admission, caller, 4) as reservation:
             pass
-        looked = await admission.peek_rates(caller)
+        looked = (await admission.peek(caller)).rates
         refused = await refusal(admission, caller, 10)
     assert Rates(Rate(10, 9, 61), Rate(9, 5, 61)) == reservation.rates
     assert looked.images == Rate(9, 9, 0)  # the request came to nothing

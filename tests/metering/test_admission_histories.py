@@ -16,7 +16,7 @@ MUTANTS: dict[str, Mutant] = {
     "a window of 59 seconds": ("admit", "WINDOW_S = 60", "WINDOW_S = 59"),
     "a refusal that frees a second early": ("admit", "second.at + WINDOW_S + 1", "second.at + WINDOW_S"),
     "seconds that have not begun": ("admit", "elseif at <= now_s then", "else"),
-    "a day for a month": ("admit", "'images_per_month', scope.month.images", "'images_per_month', scope.day.images"),
+    "a day for a month": ("admit", "'month', measure = 'images'", "'day', measure = 'images'"),
     "a second admission": ("admit", "reservation_id ~= '' and not is_known", "reservation_id ~= ''"),
     "an expired ticket's place is free": ("admit", "count('open', now_ms - UNSWEPT_MS)", "count('open', now_ms)"),
     "the first price": ("admit", "tonumber(since) > latest", "latest < 0"),

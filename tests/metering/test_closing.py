@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import pytest
 import redis
 
 from gateway.domain.attribution import Attribution
 from gateway.domain.audit import Actor
+from gateway.domain.calendar import Calendar
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.focus import FOCUS_COLUMNS
 from gateway.domain.usage import GroupBy, Reconciliation, UsageFilter, UsageReport
@@ -49,10 +51,10 @@ def books(redis_url: str) -> Iterator["redis.Redis"]:
 class Office:
     """The exports and the closer of one gateway."""
 
-    def __init__(self, client: Any, clock: Any) -> None:
+    def __init__(self, client: Any, clock: Any, calendar: Calendar) -> None:
         self.ledger = Ledger(client)
-        self.verifier = LedgerVerifier(self.ledger, 400, lambda: float(clock.now_s))
-        self.exports = Exports(self.ledger, "Example AG")
+        self.verifier = LedgerVerifier(self.ledger, 400, lambda: float(clock.now_s), calendar=calendar)
+        self.exports = Exports(self.ledger, "Example AG", calendar)
         transactions = TenantTransactions(client, lambda _: None, 86_400)
         self.closer = MonthCloser(client, self.exports, self.verifier, transactions, lambda: float(clock.now_s))
 
@@ -77,7 +79,7 @@ class Office:
 @asynccontextmanager
 async def office(url: str, desk: Desk) -> Any:
     async with connected(url) as client:
-        yield Office(client, desk.clock)
+        yield Office(client, desk.clock, desk.calendar)
 
 
 def buy(desk: Desk, name: str, calls: str = "u/a:1,0,0,0", cost: int = 3500, images: int = 1) -> None:
@@ -190,6 +192,43 @@ async def test_what_is_settled_after_the_close_is_a_correction_of_the_present_da
         assert 7000 == await at.total(BOTH)
         assert Reconciliation(days=2, records=3) == (await at.verifier.verify(BOTH))[0]
         assert before == [await at.text(JULY), await at.csv(JULY, *CLOSED_BY)]
+
+
+@pytest.mark.parametrize(
+    ("name", "opens", "corrected"),
+    [
+        ("Pacific/Auckland", "2026-07-31T13:00:00Z", "20260802"),
+        ("Pacific/Pago_Pago", "2026-08-01T12:00:00Z", "20260801"),
+    ],
+)
+async def test_a_month_is_closed_and_corrected_by_the_days_of_its_time_zone(
+    books: "redis.Redis", redis_url: str, name: str, opens: str, corrected: str
+) -> None:
+    opens_s = datetime.fromisoformat(opens).timestamp()
+    desk = Desk(books, NOON_S)
+    desk.calendar = Calendar(name, ZoneInfo(name))
+    buy(desk, "r1", "", 7000, 2)
+    desk.clock.advance(120)
+    desk.expire("r1")
+    async with office(redis_url, desk) as at:
+        desk.clock.set(opens_s - 1)
+        with pytest.raises(GatewayError, match=f"can be closed from {opens}"):
+            await at.close()
+        desk.clock.set(opens_s)
+        await at.close()
+        before = await at.text(JULY)
+        desk.clock.set(datetime(2026, 8, 2, 9, tzinfo=UTC).timestamp())  # 21:00 in Auckland, 22:00 before in Pago Pago
+        desk.settle("r1", "u/a:1,0,0,0")
+        assert before == await at.text(JULY)
+        [row] = await at.rows(AUGUST)
+        assert Reconciliation(days=2, records=2) == (await at.verifier.verify(BOTH))[0]
+    day = date.fromisoformat(corrected)
+    assert 1 == books.xlen(f"ig3:{{acme}}:ledger:{corrected}")
+    assert str(desk.calendar.end_s(day) + 3660 * 86_400) == books.hget("ig3:{acme}:records_end", corrected)
+    starts = [desk.calendar.start(date(2026, month, 1)) for month in (8, 9)]
+    period = ("BillingPeriodStart", "BillingPeriodEnd")
+    assert [f"{start:%Y-%m-%dT%H:%M:%SZ}" for start in starts] == [row[name] for name in period]
+    assert "-0.0035" == row["BilledCost"]
 
 
 async def test_a_request_that_slipped_through_is_billed_whole_in_the_next_period(

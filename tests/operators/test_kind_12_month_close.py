@@ -43,6 +43,7 @@ def test_a_wrong_command_is_refused_before_the_server_is_asked(shows: Shows, giv
     [
         (f"close {datetime.now(UTC):%Y-%m} --yes", f"{datetime.now(UTC):%Y-%m} is not over: it can be closed from "),
         ("close 2999-12 --yes", "2999-12 is not over: it can be closed from 3000-01-01T01:00:00Z."),
+        ("close 9999-12 --yes", "9999-12 is not over."),
         ("export --format jsonl --tag env", "format=jsonl has every request's own. Use it with format=csv."),
         ("export --format focus --tenant nobody", "There is no tenant named 'nobody'."),
         ("export --format csv --by user,upstream", "usage by user and upstream has separate sums."),

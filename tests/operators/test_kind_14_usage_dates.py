@@ -1,13 +1,11 @@
 """Periods and groups of `imagegate usage` that cannot be: the message names the form."""
 
-from collections.abc import Callable
-
 import pytest
 
 from tests.support.commands import run
 from tests.support.harness import ADMIN_KEY, Gateway
+from tests.support.operators import Shows
 
-Shows = Callable[[int, str, str], None]
 DAY = "expected a day, YYYY-MM-DD, as 2026-01-31, but got "
 MONTH = "expected a month, YYYY-MM, as 2026-01, but got "
 LAST = "expected a number of days, today included, as 30d, but got "

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 from typing import Any, Final
 
 import redis
@@ -60,7 +61,7 @@ class ClockedPool:
         self.clock = Clock(client)
         self.leases: dict[str, _Found] = {}
         """What was leased and not given back, by id."""
-        self._keys = _keys("sim", 1)
+        self._keys = _keys("sim", date(1970, 1, 2))
         self._mutant = mutant
         self._scripts: dict[str, Any] = {}
 

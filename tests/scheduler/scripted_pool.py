@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final
 
 import msgspec
@@ -47,7 +48,7 @@ class ClockedPool:
 
     def __init__(self, client: "redis.Redis", mutant: Mutant | None = None) -> None:
         self._client = client
-        self._keys = _keys(UPSTREAM, 1)
+        self._keys = _keys(UPSTREAM, date(1970, 1, 2))
         texts = {
             act: str(clocked_script(client, f"scheduler/{act}", parts, lua_tables()).script)
             for act, parts in PARTS.items()

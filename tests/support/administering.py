@@ -75,11 +75,12 @@ async def storing(
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     audit_keep_s: int = 86_400,
+    keys_max: int = 1000,
 ) -> AsyncIterator[Stores]:
     redis = connect(url, 2.0)
     credentials = Authenticator(redis, pepper=pepper, clock=clock, monotonic=monotonic)
     changes = TenantTransactions(redis, credentials.forget, audit_keep_s)
-    keys = ApiKeyStore(redis, credentials, changes, clock)
+    keys = ApiKeyStore(redis, credentials, changes, clock, keys_max)
     try:
         yield Stores(redis, credentials, changes, TenantStore(redis, changes), keys, clock)
     finally:

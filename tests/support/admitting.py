@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 
 from gateway.domain.billing import BillingRule
 from gateway.domain.tenants import ApiKey, Limits, Principal, Quotas, Tenant
@@ -23,10 +24,12 @@ def admitting(
     lease_s: float = 60,
     ledger_days: int = 30,
     journal: Journal | None = None,
+    alert_percents: tuple[int, ...] = (),
+    notify: Callable[[str], Awaitable[None]] | None = None,
 ) -> Admission:
-    terms = ReservationConfig(rule or BillingRule(), lease_s, ledger_days)
+    terms = ReservationConfig(rule or BillingRule(), lease_s, ledger_days, alert_percents=alert_percents)
     process = (metrics or Metrics(), time.monotonic, lambda: uuid.uuid4().hex, journal or Journal())
-    return Admission(redis, terms, *process)
+    return Admission(redis, terms, *process, notify=notify)
 
 
 async def put_tenant(

@@ -30,14 +30,18 @@ class AuditSection:
 
     async def list_entries(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
-        tenant, upstream = query.text("tenant"), query.text("upstream")
+        owners = await self._owners(query.text("tenant"), query.text("upstream"))
+        return await self.page(query, owners)
+
+    async def page(self, query: QueryFields, owners: set[str]) -> Response:
+        """Returns a page of entries of these owners. Raises: GatewayError."""
         limit = query.integer("limit", 1, 1000, 100)
         text = query.text("before")
         before = Cursor.parse(text) if text else None
         if text and before is None:
             raise refused_value("before", "expected the 'next' of an earlier response.")
         query.reject_unknown()
-        page = await self.audit.page(await self._owners(tenant, upstream), limit, before)
+        page = await self.audit.page(owners, limit, before)
         return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
 
     async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:

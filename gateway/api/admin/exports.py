@@ -22,9 +22,10 @@ from starlette.types import Receive, Scope, Send
 from gateway.api.admin import Handlers
 from gateway.api.admin.periods import parse_month
 from gateway.api.admin.schemas import QueryFields, Schema, read_document
-from gateway.api.admin.usage import UsageSection, parse_by, parse_filter, record_document
+from gateway.api.admin.usage import UsageSection, parse_by
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value, wrong_value
+from gateway.api.usage_amounts import describe_record
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import GroupBy, UsageFilter
@@ -130,7 +131,8 @@ class ExportSection:
         form = query.text("format") or "csv"
         if form not in _FORMATS:
             raise wrong_value("format", form, _FORMATS)
-        selection, texts = parse_filter(query, self.usage.today()), {name: query.text(name) for name in ("by", "tag")}
+        selection = UsageFilter(*self.usage.parse_days(query), query.text("tenant"))
+        texts = {name: query.text(name) for name in ("by", "tag")}
         has_bom = query.text("bom")
         if has_bom not in {None, "true", "false"}:
             raise refused_value("bom", "expected true or false.")
@@ -185,7 +187,7 @@ class ExportSection:
         while True:
             page = await self.exports.ledger.records(selection, place, _RECORDS_PER_PAGE)
             for record in page.records:
-                yield json.dumps(record_document(record), default=str, separators=(",", ":")) + "\n"
+                yield json.dumps(describe_record(record), default=str, separators=(",", ":")) + "\n"
             if page.end is None:
                 return
             place = page.end

@@ -27,6 +27,12 @@ def parse_period(query: QueryFields, today: date) -> tuple[date | None, date | N
     return first, last
 
 
+def check_days(first: date, last: date, days_max: int) -> None:
+    """Raises: GatewayError INVALID_VALUE."""
+    if (last - first).days >= days_max:
+        raise refused_value("from", f"expected at most {days_max} days, up to 'to' ({last}).")
+
+
 def _day(query: QueryFields, name: str) -> date | None:
     text = query.text(name)
     return None if text is None else _parse_day(name, text, "a day, YYYY-MM-DD, as 2026-01-31")

@@ -37,6 +37,9 @@ _WORDS: Final = {
     "tags": "a key of 1 to 32 characters of a-z, 0-9, '_', '.' and '-'",
     "tags[...]": "a value of 1 to 64 printable ASCII characters",
     "to": "'mailto:' and an address, or a URL",
+    "month": "a month, as 2026-01",
+    "id": "at most 64 characters of A-Z, a-z, 0-9, '.', '_' and '-'",
+    "usd": 'a decimal string up to 999999999 with up to 6 decimals, as "50.00"',
     "usd_per_month": 'a decimal string up to 999999999 with up to 6 decimals, as "50.00"',
 }
 _FIELD: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)

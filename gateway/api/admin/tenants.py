@@ -27,7 +27,8 @@ from gateway.api.admin.schemas import (
 )
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value
-from gateway.domain.audit import CONFIGURATION, Actor, describe_key, describe_tenant
+from gateway.api.usage_amounts import describe_usage
+from gateway.domain.audit import CONFIGURATION, Actor, describe_tenant, show_key
 from gateway.domain.billing import usd
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -110,18 +111,15 @@ class TenantSection:
         tenant = await self.tenants.get(request.path_params["name"])
         body = await self._describe(tenant)
         if usage := await self.admission.usage(tenant.name):
-            used: dict[str, object] = {
-                "requests_last_minute": usage.requests_last_minute,
-                "images_last_minute": usage.images_last_minute,
-                "concurrency": usage.concurrency,
-                "images_today": usage.images_today,
-                "images_this_month": usage.images_this_month,
-                "usd_this_month": usd(usage.usd_micros_this_month),
-                "open_requests": usage.open_requests,
-            }
+            used = describe_usage(usage)
             if self.storage:
                 used["stored_bytes"] = await self.storage.stored_bytes(tenant.name, self.clock())
             body["used"] = used
+            body["credited"] = {
+                "images_per_day": usage.credited_images_today,
+                "images_per_month": usage.credited_images_this_month,
+                "usd_per_month": usd(usage.credited_usd_micros_this_month),
+            }
         return json_response(body)
 
     async def change(self, request: Request, actor: Actor) -> Response:
@@ -200,6 +198,10 @@ class _Rotation(Schema):
     grace_s: Annotated[int, Meta(ge=0, le=GRACE_MAX_S)] = GRACE_S
 
 
+CheckKey = Callable[[ApiKey | None, ApiKey], None]
+"""Raises for a change that is not permitted, of a key from its state before, None for a new one."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class KeySection:
     """Routes of tenants' API keys. A key is shown only once."""
@@ -217,9 +219,9 @@ class KeySection:
 
     async def list_keys(self, request: Request, _: Actor) -> Response:
         keys = await self.keys.list_keys(request.path_params["name"])
-        return json_response({"data": [describe_key(key) for key in keys]})
+        return json_response({"data": [show_key(key) for key in keys]})
 
-    async def create(self, request: Request, actor: Actor) -> Response:
+    async def create(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
         new = await read_document(request, self.limits, _NewKey)
         self._check_moment(new.expires_at)
         key = ApiKey(
@@ -233,17 +235,18 @@ class KeySection:
             role=new.role,
             tags=merged_tags({}, new.tags),
         )
+        check(None, key)
         return _shown_once(await self.keys.create(key, actor))
 
     async def get(self, request: Request, _: Actor) -> Response:
-        return json_response(describe_key(await self.keys.get(request.path_params["id"])))
+        return json_response(show_key(await self.keys.get(request.path_params["id"])))
 
-    async def change(self, request: Request, actor: Actor) -> Response:
+    async def change(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
         change = await read_document(request, self.limits, _KeyChange)
         self._check_moment(change.expires_at)
 
         def changed(key: ApiKey) -> ApiKey:
-            return replace(
+            after = replace(
                 key,
                 label=value_or(change.label, key.label),
                 role=value_or(change.role, key.role),
@@ -252,8 +255,10 @@ class KeySection:
                 limits=merged(key.limits, change.limits),
                 quotas=merged(key.quotas, change.quotas),
             )
+            check(key, after)
+            return after
 
-        return json_response(describe_key(await self.keys.update(request.path_params["id"], changed, actor)))
+        return json_response(show_key(await self.keys.update(request.path_params["id"], changed, actor)))
 
     async def rotate(self, request: Request, actor: Actor) -> Response:
         rotation = await read_document(request, self.limits, _Rotation)
@@ -261,7 +266,7 @@ class KeySection:
 
     async def revoke(self, request: Request, actor: Actor) -> Response:
         key = await self.keys.revoke(request.path_params["id"], actor)
-        return json_response(describe_key(key) | {"revoked": True})
+        return json_response(show_key(key) | {"revoked": True})
 
     def _check_moment(self, moment: int | UnsetType | None) -> None:
         if isinstance(moment, int) and moment <= self.clock():
@@ -270,4 +275,4 @@ class KeySection:
 
 
 def _shown_once(made: CreatedApiKey) -> Response:
-    return json_response({"id": made.key.id, "key": made.secret} | describe_key(made.key), 201)
+    return json_response({"id": made.key.id, "key": made.secret} | show_key(made.key), 201)

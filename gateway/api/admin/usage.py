@@ -6,7 +6,7 @@ Cursors are opaque and encode the filter of the first page, so that paging is st
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -15,20 +15,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.periods import parse_period
+from gateway.api.admin.periods import check_days, parse_period
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.refusals import excerpt, listed, refused_value, wrong_value
+from gateway.api.usage_amounts import describe_record
 from gateway.domain.attribution import TagFilter
 from gateway.domain.audit import Actor
-from gateway.domain.billing import usd
+from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import (
     MEASURES,
     SPLITS,
     Group,
     GroupBy,
-    LedgerEntry,
     TenantDay,
     UsageFilter,
     UsageReport,
@@ -41,10 +41,7 @@ from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
 
 _ROWS_MAX: Final = 1000
-_LAST_MS: Final = 253_402_300_799_999
-"""End of the year 9999, the last that ISO 8601 dates of four digits can express."""
 _NO_TAGS: Final = "No tag has sums: [attribution] keys names none."
-_UNCHARGED: Final = ("withheld", "lost", "unconfirmed")
 _EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
 """Below 2**64, the limit of Redis."""
 _Total = Annotated[tuple[int, ...], Meta(min_length=len(MEASURES), max_length=len(MEASURES))]
@@ -87,6 +84,23 @@ class _RecordsCursor(_VerifyCursor, frozen=True, tag="records"):
 _C = TypeVar("_C", bound=_Cursor)
 
 
+@dataclass(frozen=True, slots=True)
+class ReportBounds:
+    """The bounds of a report for one tenant."""
+
+    tenant: str
+    groups: frozenset[str]
+    """Values of GroupBy that it may be grouped by."""
+    days_max: int
+
+    def check(self, by: tuple[GroupBy, ...], selection: UsageFilter) -> None:
+        """Raises: GatewayError INVALID_VALUE."""
+        for group in by:
+            if group.value not in self.groups:
+                raise wrong_value("by", group.value, [known.value for known in GroupBy if known.value in self.groups])
+        check_days(selection.first, selection.last, self.days_max)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class UsageSection:
     """Routes of the ledger: reports, records and verification."""
@@ -94,6 +108,7 @@ class UsageSection:
     ledger: Ledger
     verifier: LedgerVerifier
     clock: Callable[[], float]
+    calendar: Calendar = UTC_CALENDAR
     tag_keys: tuple[str, ...] = ()
     """Of the tags that have sums."""
 
@@ -105,10 +120,16 @@ class UsageSection:
         }
 
     async def report(self, request: Request, _: Actor) -> Response:
+        return (await self.report_of(request))[0]
+
+    async def report_of(self, request: Request, bounds: ReportBounds | None = None) -> tuple[Response, int]:
+        """Returns the response, and the number of sums that it took. Raises: GatewayError."""
         query = QueryFields(request)
-        cursor, selection = self._parse(query, _ReportCursor)
+        cursor, selection = self._parse(query, _ReportCursor, bounds.tenant if bounds else None)
         by = parse_by(query.text("by"), cursor)
         tag = self.parse_tag(query.text("tag"), cursor, by)
+        if bounds:
+            bounds.check(by, selection)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
         after, total = (cursor.after, UsageTotals(*cursor.total)) if cursor else (None, None)
@@ -121,7 +142,8 @@ class UsageSection:
             sums, place = tuple(report.total.of(measure) for measure in MEASURES), (",".join(columns), rows[-1][0])
             of = (selection.first, selection.last, selection.tenant)
             following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
-        return _page(selection, {"by": columns, "data": data, "total": amounts_document(report.total)}, following)
+        body = {"by": columns, "data": data, "total": amounts_document(report.total)}
+        return self._page(selection, body, following), report.groups_read
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -139,9 +161,8 @@ class UsageSection:
             following = _RecordsCursor(
                 selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
             )
-        return _page(
-            selection, {"data": [record_document(record) for record in page.records], "total": total}, following
-        )
+        data = [describe_record(record) for record in page.records]
+        return self._page(selection, {"data": data, "total": total}, following)
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -167,27 +188,46 @@ class UsageSection:
         following = (
             _VerifyCursor(selection.first, selection.last, selection.tenant, last.day, last.tenant) if last else None
         )
-        return _page(selection, counts | {"differences": differences}, following)
+        return self._page(selection, counts | {"differences": differences}, following)
+
+    def _page(self, selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
+        """Renders a page with its days, which may be defaults, and the cursor of the next page."""
+        cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
+        days = {"from": selection.first, "to": selection.last, "time_zone": self.calendar.name}
+        return json_response(days | body | {"next_cursor": cursor})
 
     def today(self) -> date:
-        return datetime.fromtimestamp(self.clock(), UTC).date()
+        return self.calendar.day(self.clock())
 
-    def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
-        """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
+    def parse_days(self, query: QueryFields) -> tuple[date, date]:
+        """Parses the period. The default is this month up to today, or the month of 'to' up to that day.
+
+        Raises: GatewayError INVALID_VALUE.
+        """
+        today = self.today()
+        first, last = parse_period(query, today)
+        last = last or today
+        first = first or last.replace(day=1)
+        if first > last:
+            raise refused_value("from", f"it is after 'to' ({last}).")
+        return first, last
+
+    def _parse(
+        self, query: QueryFields, kind: type[_C], own_tenant: str | None = None
+    ) -> tuple[_C | None, UsageFilter]:
+        """Parses cursor and filter, or the filter of `own_tenant`.
 
         Raises: GatewayError INVALID_VALUE, also for a cursor that no response of this kind contained.
         """
-        text, tenant, cursor = query.text("cursor"), query.text("tenant"), None
-        today = self.today()
-        if text is not None:
-            try:
-                padded = text + "=" * (-len(text) % 4)
-                cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
-            except (*JSON_DECODE_ERRORS, ValueError):
-                raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
-        first, last = parse_period(query, cursor.last if cursor else today)
-        if cursor is None:
-            return None, _filter(tenant, first, last, today)
+        text, tenant = query.text("cursor"), own_tenant or query.text("tenant")
+        if text is None:
+            return None, UsageFilter(*self.parse_days(query), tenant)
+        try:
+            padded = text + "=" * (-len(text) % 4)
+            cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
+        except (*JSON_DECODE_ERRORS, ValueError):
+            raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
+        first, last = parse_period(query, cursor.last)
         for name, value, own in (
             ("tenant", tenant, cursor.tenant),
             ("from", first, cursor.first),
@@ -226,19 +266,6 @@ class UsageSection:
         return TagFilter(key, value if is_filter else None)
 
 
-def parse_filter(query: QueryFields, today: date) -> UsageFilter:
-    """Parses the filter of a request without pages. Raises: GatewayError INVALID_VALUE."""
-    return _filter(query.text("tenant"), *parse_period(query, today), today)
-
-
-def _filter(tenant: str | None, first: date | None, last: date | None, today: date) -> UsageFilter:
-    last = last or today
-    first = first or last.replace(day=1)
-    if first > last:
-        raise refused_value("from", f"it is after 'to' ({last}).")
-    return UsageFilter(first, last, tenant)
-
-
 def parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, ...]:
     """Parses the grouping columns, in order. Raises: GatewayError INVALID_VALUE."""
     known = {group.value: group for group in GroupBy}
@@ -258,43 +285,3 @@ def parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, .
     if len(cursor.after) != len(by):
         raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.")
     return by
-
-
-def _page(selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
-    """Renders a page with its days, which may be defaults, and the cursor of the next page."""
-    cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
-    return json_response({"from": selection.first, "to": selection.last} | body | {"next_cursor": cursor})
-
-
-def record_document(record: LedgerEntry) -> dict[str, object]:
-    amounts = record.amounts
-    seconds, ms = divmod(min(max(record.admitted_ms, 0), _LAST_MS), 1000)
-    return {
-        "id": record.reservation,
-        "time": f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z",
-        "request_id": record.request_id,
-        "tenant": record.tenant,
-        "correction_of": record.correction_of,
-        "key_id": record.key_id,
-        "user": record.user or None,
-        "tags": record.tags,
-        "batch_id": record.line and record.line.batch_id,
-        "custom_id": record.line and record.line.custom_id,
-        "model": record.model,
-        "upstream": ",".join(dict.fromkeys(upstream for upstream, _ in record.calls)),
-        "account": ",".join(dict.fromkeys(account for _, account in record.calls)),
-        "asked": amounts.asked,
-        "delivered": amounts.delivered,
-        **{name: amounts.of(name) for name in _UNCHARGED},
-        "usd": usd(amounts.usd_micros),
-        "price_per_image_usd": usd(record.price_usd_micros),
-        "outcome": record.outcome,
-        "calls": [
-            {"upstream": upstream, "account": account, "delivered": share.delivered}
-            | {name: getattr(share, name) for name in _UNCHARGED}
-            for (upstream, account), share in record.calls.items()
-        ],
-        "queue_ms": record.durations.queue_ms,
-        "upstream_ms": record.durations.upstream_ms,
-        "total_ms": record.durations.total_ms,
-    }

@@ -76,6 +76,7 @@ class ErrorCode(Enum):
         "allowed_hosts in [admin] or [metrics].",
     )
     METHOD_NOT_ALLOWED = caller("method_not_allowed", 405, "This method is not allowed here.")
+    NOT_PERMITTED = caller("not_permitted", 403, "This key is not permitted to do this.")
     # The admin API
     ADMIN_API_DISABLED = caller(
         "admin_api_disabled", 403, "The admin API is disabled: no admin key is configured. Set [admin] key."
@@ -84,14 +85,15 @@ class ErrorCode(Enum):
     ADMIN_READ_ONLY = caller("admin_read_only", 403, "This admin key is read-only.")
     NOT_FOUND = caller("not_found", 404, "Not found.")
     CONFLICT = caller("conflict", 409, "Already exists.", "already_exists")
+    TOO_MANY_KEYS = caller("too_many_keys", 409, "The tenant has as many keys as it may have.")
     CHANGE_NOT_MADE = gateway(
         "change_not_made", "Redis is unavailable. The change was not made. Try again.", retry_after_s=5
     )
     CHANGE_UNCONFIRMED = gateway(
         "change_unconfirmed",
         "Redis did not confirm the change, which may have been made. Before you repeat it, search for it with "
-        "`imagegate audit` or GET /admin/v1/audit: each entry has the x-request-id of its request. A secret that was "
-        "not shown is lost: rotate or revoke its key.",
+        "`imagegate audit` or GET /admin/v1/audit (a lead: `imagegate me audit`, GET /v1/tenant/audit): each entry has "
+        "the x-request-id of its request. A secret that was not shown is lost: rotate or revoke its key.",
         504,
         "change_unconfirmed",
         Outcome.UNKNOWN,

@@ -24,21 +24,25 @@
 --          "plain", name, fingerprint, channel (of its process), unknown_ms and keyed_ms (retentions), keys_max; or ""
 -- ARGV[13] JSON: the line of a batch that the request is made for: batch_id, custom_id, claim (see
 --          jobs/lua/claim_lines.lua; not checked if ""); or null or absent
--- ARGV[14] JSON: what the request is attributed to, tags, user and summed, see split_sums.lua; or absent
+-- ARGV[14] offsets of the time zone of days and months, see windows.lua; or "" or absent
+-- ARGV[15] JSON: what the request is attributed to, tags, user and summed, see split_sums.lua; or absent
 -- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "unclaimed" (the line is
 --          not to run, or not by this process), "rate", "quota" or
 --          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
 --          "quota": scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks for
 --          more than is ever allowed). With all but "unknown" and "unclaimed": rates, whose requests and
 --          images have limit, remaining and reset_s (seconds until nothing is used) of the tighter scope, if there is such
---          a limit; not for a line. With ARGV[1] "": used, the counters of the narrowest scope
+--          a limit, and whose quotas list the status of every quota of tenant and key: scope, name, limit, used (this request
+--          included, less what was credited) and resets_at_s (Unix); not for a line. With ARGV[1] "": used, the counters of
+--          each scope, of quotas less what was credited, with requests_free_at_s and images_free_at_s (Unix, when none of
+--          its minute is used; absent if none is), and month_ends_s (Unix), when the month of the quotas ends.
+--          has_events if a quota refused for the first time in its window: an event is appended, see events.lua
 -- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
 --          waits for its recovery
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
 --          was written before the clock was set back, and counts again when the clock reaches it.
 -- Repeats  with the same reservation ID reserve nothing more
 local RATE_KEPT_S, DAY_KEPT_S, MONTH_KEPT_S, OPEN_KEPT_S = 120, 3 * 86400, 40 * 86400, 40 * 86400
-local WINDOW_S = 60
 local RECENT_S, RECENT_SLICE_S = 900, 300
 -- Limit on the requests that join a running order: each holds a connection.
 local JOINED_MAX = 32
@@ -55,20 +59,7 @@ if ARGV[11] and ARGV[11] ~= '' then
   for _, prefix in ipairs({base, key_base}) do redis.call('ZREM', prefix .. 'transfers', ARGV[11]) end
 end
 
--- Year, month and day of a day since 1970 (Richards, "Explanatory Supplement to the Astronomical Almanac", 15.11.3).
-local function civil(days)
-  local f = days + 2441951 + math.floor(math.floor((4 * days + 10036629) / 146097) * 3 / 4)
-  local e = 4 * f + 3
-  local h = 5 * math.floor(e % 1461 / 4) + 2
-  local month = (math.floor(h / 153) + 2) % 12 + 1
-  return math.floor(e / 1461) - 4716 + math.floor((14 - month) / 12), month, math.floor(h % 153 / 5) + 1
-end
-
-local today = math.floor(now_s / 86400)
-local year, month, day = civil(today)
-local day_name, month_name = string.format('%04d%02d%02d', year, month, day), string.format('%04d%02d', year, month)
-local day_ends_s, month_ends_s = (today + 1) * 86400, (today + 1) * 86400
-while select(2, civil(month_ends_s / 86400)) == month do month_ends_s = month_ends_s + 86400 end
+local calendar = windows_at(now_s, ARGV[14] or '')
 
 -- The seconds that count, oldest first, and those that never will again. A future one, within a minute, is neither,
 -- because its reservations still refund to it.
@@ -91,24 +82,25 @@ local function read_rate(name)
   return rate
 end
 
-local function read_window(name, kept_s)
-  local used = redis.call('HMGET', name, 'images', 'usd_micros')
-  return {name = name, kept_s = kept_s, images = tonumber(used[1] or 0), usd_micros = tonumber(used[2] or 0)}
-end
-
-local function read_scope(name, prefix, open, rate, limits)
-  local function count(set, after_ms) return redis.call('ZCOUNT', prefix .. set, '(' .. after_ms, '+inf') end
-  local interactive = count('open', now_ms - UNSWEPT_MS) - count('batch_open', now_ms - UNSWEPT_MS)
+local function read_window(prefix, period, kept_s)
+  local name = prefix .. period .. ':' .. calendar[period]
+  local found = redis.call('HMGET', name, 'images', 'usd_micros', 'credited_images', 'credited_usd_micros')
   return {
-    name = name, limits = limits, open = open, batch_open = prefix .. 'batch_open', rate = read_rate(rate),
-    day = read_window(prefix .. 'day:' .. day_name, DAY_KEPT_S),
-    month = read_window(prefix .. 'month:' .. month_name, MONTH_KEPT_S),
-    running = interactive + count('transfers', now_ms),
+    name = name, kept_s = kept_s, ends_s = calendar[period .. '_ends_s'],
+    images = (found[1] or 0) - (found[3] or 0), usd_micros = (found[2] or 0) - (found[4] or 0),
+    credited_images = tonumber(found[3] or 0), credited_usd_micros = tonumber(found[4] or 0),
   }
 end
 
--- A whole number as text: cjson preserves 14 digits only.
-local function exact(number) return string.format('%.0f', number) end
+local function read_scope(name, key_id, prefix, open, rate, limits)
+  local function count(set, after_ms) return redis.call('ZCOUNT', prefix .. set, '(' .. after_ms, '+inf') end
+  local interactive = count('open', now_ms - UNSWEPT_MS) - count('batch_open', now_ms - UNSWEPT_MS)
+  return {
+    name = name, key_id = key_id, limits = limits, open = open, batch_open = prefix .. 'batch_open', rate = read_rate(rate),
+    day = read_window(prefix, 'day', DAY_KEPT_S), month = read_window(prefix, 'month', MONTH_KEPT_S),
+    running = interactive + count('transfers', now_ms),
+  }
+end
 
 local refusal = nil
 
@@ -123,6 +115,21 @@ local function check(scope, decision, limit, used, asked, frees_at_s)
     decision = decision, scope = scope.name, limit = limit, frees_at_s = frees_at_s, now_s = now_s, rank = rank,
     allowed = exact(allowed), taken = exact(used), asked = exact(asked), is_permanent = asked > allowed,
   }
+end
+
+local exhausted = {}
+
+-- A request that would not fit into an unused quota does not exhaust it.
+local function check_quota(scope, quota, asked)
+  local window, limit = scope[quota.period], not quota.budget and scope.limits[quota.limit]
+  if not limit then return end
+  local used = window[quota.measure]
+  check(scope, 'quota', quota.limit, used, asked, window.ends_s)
+  if used + asked > limit and asked <= limit then
+    local data = describe_quota(base, scope.key_id, quota, window, used, limit)
+    data.percent, data.asked = math.floor(used / limit * 100), quota.measure == 'images' and asked or dollars(asked)
+    table.insert(exhausted, {window = window.name, mark = 'exhausted:' .. quota.limit, data = data})
+  end
 end
 
 -- Returns true if the minute is full. It frees when enough seconds have left the window for `asked` to fit.
@@ -158,12 +165,12 @@ limits.recent_requests, limits.records_per_day = tonumber(ARGV[9] or ''), tonumb
 local identity = ARGV[12] and ARGV[12] ~= '' and cjson.decode(ARGV[12]) or nil
 local line = ARGV[13] and ARGV[13] ~= 'null' and cjson.decode(ARGV[13]) or nil
 if identity then limits.joined_requests, limits.idempotency_keys = JOINED_MAX, identity.keys_max end
-local scopes = {read_scope('tenant', base, KEYS[4], KEYS[6], limits)}
+local scopes = {read_scope('tenant', '', base, KEYS[4], KEYS[6], limits)}
 if key_id ~= '' then
   local record = redis.call('HGET', KEYS[2], key_id)
   local key = record and cjson.decode(record)
   if not key or (key.expires_at and key.expires_at <= now_s) then return cjson.encode({decision = 'unknown'}) end
-  scopes[2] = read_scope('key', key_base, KEYS[5], KEYS[7], key.limits or {})
+  scopes[2] = read_scope('key', key_id, key_base, KEYS[5], KEYS[7], key.limits or {})
 end
 
 local cost, latest = 0, -1
@@ -184,9 +191,7 @@ end
 if order and order.state == 'running' then check(scopes[1], 'rate', 'joined_requests', order.joined, 1, 0) end
 if is_new and not order then
   for _, scope in ipairs(scopes) do
-    check(scope, 'quota', 'images_per_day', scope.day.images, images, day_ends_s)
-    check(scope, 'quota', 'images_per_month', scope.month.images, images, month_ends_s)
-    check(scope, 'quota', 'usd_micros_per_month', scope.month.usd_micros, cost, month_ends_s)
+    for _, quota in ipairs(QUOTAS) do check_quota(scope, quota, quota.measure == 'images' and images or cost) end
     if not line then
       check_rate(scope, 'images', images)
       check(scope, 'rate', 'concurrency', scope.running, 1, 0)
@@ -200,9 +205,11 @@ if is_new and not order then
     local keys, key_frees_at_s = sum_slices(base .. 'idempotency_keys', kept_s / 24, kept_s, now_s)
     check(scopes[1], 'rate', 'idempotency_keys', keys, 1, math.ceil(key_frees_at_s))
   end
-  local records = tonumber(redis.pcall('XLEN', base .. 'ledger:' .. day_name)) or 0
-  check(scopes[1], 'quota', 'records_per_day', records, 1, day_ends_s)
+  local records = tonumber(redis.pcall('XLEN', base .. 'ledger:' .. calendar.day)) or 0
+  check(scopes[1], 'quota', 'records_per_day', records, 1, calendar.day_ends_s)
 end
+
+if #exhausted > 0 then redis.call('XLEN', base .. 'events') end
 
 local is_reserved = is_new and not refusal and not order
 local is_counted = not line and (is_reserved or (not is_minute_full and (is_new or ARGV[8] == '1')))
@@ -228,9 +235,10 @@ if is_reserved then
     end
   end
   redis.call('HSET', KEYS[3], 'key_id', key_id, 'request_id', ARGV[3], 'model', ARGV[4], 'images', images,
-    'cost', cost, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
+    'cost', cost, 'second', now_s, 'admitted_ms', now_ms, 'day', calendar.day, 'month', calendar.month,
+    'day_ends_s', calendar.day_ends_s, 'month_ends_s', calendar.month_ends_s)
   if line then redis.call('HSET', KEYS[3], 'batch_id', line.batch_id, 'custom_id', line.custom_id) end
-  for name, value in pairs(cjson.decode(ARGV[14] or '{}')) do redis.call('HSET', KEYS[3], name, value) end
+  for name, value in pairs(cjson.decode(ARGV[15] or '{}')) do redis.call('HSET', KEYS[3], name, value) end
   redis.call('EXPIRE', KEYS[3], OPEN_KEPT_S)
   if identity then remember_order(base, identity, reservation_id, now_ms) end
 elseif order and order.joined and not refusal then
@@ -239,35 +247,22 @@ elseif refusal and identity and not order then
   remember_refusal(base, identity, reservation_id, now_ms)
 end
 
--- The status of a rate limit in its tightest scope, `taken` by this request included.
-local function status(measure, taken)
-  local found, least = nil, math.huge
-  for _, scope in ipairs(scopes) do
-    local limit = scope.limits[measure .. '_per_minute']
-    if limit then
-      local used, last_s = scope.rate[measure] + taken, taken > 0 and now_s or 0
-      for _, second in ipairs(scope.rate.seconds) do
-        if second[measure] > 0 then last_s = math.max(last_s, second.at) end
-      end
-      if limit - used < least then
-        least = limit - used
-        local reset_s = last_s > 0 and last_s + WINDOW_S + 1 - now_s or 0
-        found = {limit = limit, remaining = math.max(0, least), reset_s = reset_s}
-      end
-    end
+local has_events
+for _, one in ipairs(exhausted) do
+  if redis.call('HSETNX', one.window, one.mark, 1) == 1 then
+    append_event(base .. 'events', 'quota.exhausted', now_ms, cjson.encode(one.data))
+    has_events = true
   end
-  return found
 end
 
 local answer = refusal or {decision = order and 'repeated' or 'admitted', order = order}
+answer.has_events = has_events
 answer.rates = line and {} or {
-  requests = status('requests', is_counted and 1 or 0), images = status('images', is_reserved and images or 0) }
+  requests = rate_status(scopes, 'requests', is_counted and 1 or 0, now_s),
+  images = rate_status(scopes, 'images', is_reserved and images or 0, now_s),
+  quotas = quota_statuses(scopes, is_reserved and images or 0, is_reserved and cost or 0) }
 if reservation_id == '' then
-  local scope = scopes[#scopes]
-  answer.used = {
-    requests_last_minute = scope.rate.requests, images_last_minute = scope.rate.images, concurrency = scope.running,
-    images_today = scope.day.images, images_this_month = scope.month.images,
-    usd_micros_this_month = exact(scope.month.usd_micros), open_requests = redis.call('ZCARD', scope.open),
-  }
+  answer.used, answer.month_ends_s = {}, calendar.month_ends_s
+  for _, scope in ipairs(scopes) do answer.used[scope.name] = counters(scope) end
 end
 return cjson.encode(answer)

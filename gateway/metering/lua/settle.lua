@@ -9,14 +9,17 @@
 --          a request that ended settlement, was_sent, calls, queue_ms, upstream_ms, total_ms and key_id. Without settlement
 --          it is settled only if it has expired, by its own fields: sent images are unconfirmed
 -- ARGV[2]  retention of the ledger's records, days
--- ARGV[3]  the present day, YYYYMMDD. If the month of the admission is closed, sums and records of that month stay, and the
---          difference is a correction: it is added to this day's sums, with a record that has correction_of (the day of
---          the admission), the differences as its amounts, and upstreams (JSON: those of each upstream)
+-- ARGV[3]  JSON, ascending: the percentages of quotas and budgets at which an event is appended, see events.lua, unless the
+--          tenant has its own; absent: none
+-- ARGV[4], [5]  the present day, YYYYMMDD, and the Unix second at which it ends. If the month of the admission is closed,
+--          sums and records of that month stay, and the difference is a correction: it is added to this day's sums, with a
+--          record that has correction_of (the day of the admission), the differences as its amounts, and upstreams (JSON:
+--          those of each upstream)
 -- Writes   BASE .. "unknown:NAME" also, see repeats.lua, if the outcome is unknown and the reservation names its request
 -- Returns  JSON: status "settled", "corrected" (settled before; only the difference moved), "repeated" (settled before by
 --          the same call, whose reply was lost), "same" (settled before, by another process), "alive" (it has not expired) or
 --          "gone" (no such reservation); with the first three also outcome, model and usd_micros (the charge, or the
---          difference)
+--          difference), and has_events if it appended events
 -- TTL      the settled reservation 15 minutes, for corrections, or as long as its idempotency key (kept_s); 7 days if
 --          settled by expiry, for journal replays. That of a request that was never sent is deleted, unless it was settled
 --          by expiry. All records of a day expire together, at the stored time: ARGV[2] days after their day, later if a
@@ -50,15 +53,20 @@ local function number(name) return tonumber(reservation[name] or 0) end
 local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
 local scopes = {base, base .. 'key:' .. reservation.key_id .. ':'}
 local is_correction = redis.call('HEXISTS', base .. 'closed', string.sub(reservation.day, 1, 6)) == 1
-local sheet = is_correction and ARGV[3] or reservation.day
+local sheet = is_correction and ARGV[4] or reservation.day
 local sums, ledger, batch_sums = base .. 'sums:' .. sheet, base .. 'ledger:' .. sheet, base .. 'batch_sums:' .. sheet
 
 -- Reads every key before the first write: an error (wrong key type, a migrating slot) would not roll back earlier writes,
 -- and the settlement is repeated.
+local tenant = redis.call('HMGET', base .. 'tenant', 'limits', 'about')
+local key = redis.call('HGET', base .. 'keys', reservation.key_id)
 local windows, rates = {}, {}
-for _, scope in ipairs(scopes) do
-  for _, window in ipairs({scope .. 'day:' .. reservation.day, scope .. 'month:' .. reservation.month}) do
-    if redis.call('HLEN', window) > 0 then table.insert(windows, window) end
+for i, scope in ipairs(scopes) do
+  for _, period in ipairs({'day', 'month'}) do
+    local name = scope .. period .. ':' .. reservation[period]
+    if redis.call('HLEN', name) > 0 then
+      table.insert(windows, {name = name, period = period, scope = i, ends_s = tonumber(reservation[period .. '_ends_s'])})
+    end
   end
   if not reservation.batch_id then rates[scope .. 'rate'] = redis.call('HGET', scope .. 'rate', reservation.second) end
   redis.call('ZCARD', scope .. 'open')
@@ -68,6 +76,7 @@ local split_sums = base .. 'split_sums:' .. sheet
 local splits = read_splits(split_sums, reservation, is_correction)
 redis.call('XLEN', ledger)
 redis.call('ZCARD', base .. 'days')
+redis.call('XLEN', base .. 'events')
 local recent = redis.call('HKEYS', base .. 'recent')
 local records_end_s = tonumber(redis.call('HGET', base .. 'records_end', sheet))
 
@@ -103,8 +112,10 @@ end
 local charged = charge(new.delivered, new.withheld, new.unconfirmed)
 new.usd_micros = cost_of(charged)
 
+local has_events
 local function reply(status, usd_micros)
-  return cjson.encode({status = status, outcome = ended.settlement, model = reservation.model, usd_micros = usd_micros})
+  return cjson.encode({status = status, outcome = ended.settlement, model = reservation.model, usd_micros = usd_micros,
+    has_events = has_events})
 end
 local taken = {images = number('images'), usd_micros = number('cost')}
 if reservation.settled then
@@ -116,9 +127,24 @@ end
 
 -- The difference between reserved and charged amounts, in every window that still exists.
 local images, usd_micros = charged - taken.images, new.usd_micros - taken.usd_micros
+local newly_charged = charged - number('settled:charged')
+local limits, percents = {}, {}
+if newly_charged > 0 then
+  local function read(text) return text and text ~= '' and cjson.decode(text) or {} end
+  limits = {read(tenant[1]), read(key).limits or {}}
+  percents = read(tenant[2]).alert_percents or read(ARGV[3])
+end
 for _, window in ipairs(windows) do
-  redis.call('HINCRBY', window, 'images', images)
-  redis.call('HINCRBY', window, 'usd_micros', usd_micros)
+  redis.call('HINCRBY', window.name, 'images', images)
+  redis.call('HINCRBY', window.name, 'usd_micros', usd_micros)
+  if newly_charged ~= 0 then
+    redis.call('HINCRBY', window.name, 'charged_images', newly_charged)
+    redis.call('HINCRBY', window.name, 'charged_usd_micros', new.usd_micros - number('settled:usd_micros'))
+  end
+  if #percents > 0 then
+    local key_id = window.scope == 2 and reservation.key_id or ''
+    has_events = cross_thresholds(base, key_id, window, limits[window.scope], percents, now_ms) or has_events
+  end
 end
 for name, rate in pairs(rates) do
   if rate then
@@ -181,7 +207,8 @@ if is_recorded then
     table.insert(record, corrects)
   end
   redis.call('HSET', KEYS[1], 'entry', redis.call('XADD', ledger, '*', unpack(record)))
-  local day_ends_s = (math.floor((is_correction and now_ms or number('admitted_ms')) / 86400000) + 1) * 86400
+  local day_ends_s = is_correction and tonumber(ARGV[5]) or reservation.day_ends_s
+    or (math.floor(number('admitted_ms') / 86400000) + 1) * 86400
   local wanted_end_s = day_ends_s + tonumber(ARGV[2]) * 86400
   if not records_end_s or (records_end_s < wanted_end_s and records_end_s * 1000 > now_ms) then
     records_end_s = wanted_end_s

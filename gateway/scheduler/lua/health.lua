@@ -1,4 +1,4 @@
--- Cooldowns: what is out of rotation, why and until when. Shared, after prelude.lua.
+-- Cooldowns: what is out of rotation, why and until when. Shared, after prelude.lua and tenants/lua/streams.lua.
 --
 -- A cooldown, cmsgpack in `health` under "*" (the upstream), ACCOUNT, ACCOUNT/KEY or ACCOUNT/KEY|MODEL:
 --   state, error_code, since_us, until_us, seconds, busy, announced: its end was emitted
@@ -59,9 +59,9 @@ local function append_loss(field, after, error_code)
   if not account or not (is_spent or after == 'quarantined') then return end
   local kind = is_spent and 'pool.account_spent' or 'pool.key_quarantined'
   if redis.call('HSETNX', touch('day'), field .. '|' .. kind, 1) == 0 then return end
-  redis.call('XADD', touch('events'), 'MAXLEN', '~', 10000, '*', 'type', kind, 'at_ms', math.floor(now / 1000), 'data',
-    cjson.encode({upstream = string.match(base, '{pool:(.+)}'), account = account, key = key ~= '' and key or nil,
-      error_code = error_code}))
+  append_event(touch('events'), kind, math.floor(now / 1000), cjson.encode({
+    upstream = string.match(base, '{pool:(.+)}'), account = account, key = key ~= '' and key or nil,
+    error_code = error_code}))
 end
 
 -- Starts, replaces or extends a cooldown in the state `after`; `new` as for move.

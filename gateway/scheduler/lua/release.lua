@@ -2,6 +2,8 @@
 -- ARGV[1]  id of the lease
 -- ARGV[2]  JSON, the report; all optional but account, key, fingerprint and model:
 --          is_unsent: nothing was sent; later_us: time from the lease to the sending; images, usd_micros: delivered
+--          alert_usd_micros: deliveries of the account in a day at which an event is appended, once a day. Calls whose
+--          process died count nothing; a release that a journal repeats counts, and leaves the event to the next one
 --          is_success; or error_code, with scope (key, model, account, upstream), state, seconds, seconds_max (the same
 --          error again, with no success between, doubles up to this) and busy if it starts a cooldown
 --          is_unauthorized: if every key has this error, it is the configuration's
@@ -178,7 +180,14 @@ elseif is_ours and report.lowers then
 end
 if report.images and is_counted then
   redis.call('HINCRBY', touch('day'), report.account .. '|images', report.images)
-  redis.call('HINCRBY', touch('day'), report.account .. '|usd_micros', report.usd_micros)
+  local spent = redis.call('HINCRBY', touch('day'), report.account .. '|usd_micros', report.usd_micros)
+  local limit = tonumber(report.alert_usd_micros)
+  if limit and spent >= limit and redis.call('HSETNX', K.day, report.account .. '|alerted', 1) == 1 then
+    local day = string.gsub(string.match(K.day, '%d+$'), '^(%d%d%d%d)(%d%d)(%d%d)$', '%1-%2-%3')
+    append_event(touch('events'), 'upstream.spend_threshold_crossed', math.floor(now / 1000), cjson.encode({
+      upstream = string.match(base, '{pool:(.+)}'), account = report.account, day = day, used = dollars(spent),
+      limit = dollars(limit)}))
+  end
 end
 if a then put_back(a) end
 apply_time()
