@@ -9,6 +9,8 @@ def main() -> None:
 
     As process 1 of a container it would not be ended by a signal without a handler.
     """
+    if sys.platform == "win32":
+        sys.exit("error: imagegate does not run on Windows: use WSL 2, a container, Linux or macOS")
     if sys.argv[1:2] == ["serve"]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _end)

@@ -42,6 +42,11 @@ SCRAPED: Final = tuple(
         ),
         ("event_outbox_length", (), "Events that are not queued for their endpoints yet."),
         ("event_deliveries_pending", (), "Deliveries of events that were not accepted yet."),
+        (
+            "certificate_expiry_timestamp_seconds",
+            (),
+            "Unix time at which the certificate in the file of `[server.tls]` expires; 0 without TLS.",
+        ),
         ("redis_up", (), "Whether Redis responds: 1 or 0."),
         ("redis_memory_used_bytes", (), "Memory that Redis uses; of a cluster, its fullest server."),
         (
@@ -72,6 +77,8 @@ class PoolGauges:
     """None without a storage."""
     events: tuple[int, int] | None = None
     """Length of the outbox, and pending deliveries."""
+    certificate_end_s: float = 0.0
+    """0 without TLS."""
 
     def render(self) -> bytes:
         """Renders lines that both text formats have in common."""
@@ -85,6 +92,7 @@ class PoolGauges:
 
     def _samples(self) -> Iterator[_Sample]:
         yield "build_info", (self.version,), 1
+        yield "certificate_expiry_timestamp_seconds", (), self.certificate_end_s
         yield "redis_up", (), self.statuses is not None
         if self.statuses is None:
             return

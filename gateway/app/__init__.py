@@ -121,7 +121,7 @@ def create_app(
         config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
     )
     health, samplers = _build_operations(core, config.calendar.name)
-    told = ProcessEvents(core.outbox, core.metrics)
+    told = ProcessEvents(core.outbox, core.metrics, core.gauges)
     declare = (members.declare, core.upstreams.configure, admin.provisioner.reload)
     targets = ReloadTargets(core.catalog, *declare, told.note_reload)
     reloading = (partial(reload, targets),) if reload else ()

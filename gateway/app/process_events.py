@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from gateway.api.pool_gauges import PoolGauges
 from gateway.domain.errors import GatewayError
 from gateway.domain.events import EventType
 from gateway.events.outbox import Outbox
@@ -26,6 +27,7 @@ class ProcessEvents:
 
     outbox: Outbox
     metrics: Metrics
+    gauges: PoolGauges
 
     async def note_reload(self, refusal: str) -> None:
         """Tells that a changed configuration was refused, with the reason; empty if it was accepted."""
@@ -43,6 +45,8 @@ class ProcessEvents:
     async def check_certificate(self, host: str, certificate: Path) -> None:
         ends, now_s = await asyncio.to_thread(_expiry, certificate), time.time()
         days = max(0, int((ends.timestamp() - now_s) // _DAY_S)) if ends else -1
+        if ends:
+            self.gauges.certificate_end_s = ends.timestamp()
         if ends and days in _DAYS:
             data = {"host": host, "expires_at": int(ends.timestamp()), "days": days}
             await self._append(EventType.CERTIFICATE_EXPIRING, data, f"{ends.isoformat()} {int(now_s) // _DAY_S}")

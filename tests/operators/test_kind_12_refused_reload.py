@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import pytest
 import redis as redis_py
+from cryptography import x509
 
+from gateway.api.pool_gauges import PoolGauges
 from gateway.app.process_events import ProcessEvents
 from gateway.events.outbox import Outbox
 from gateway.observability.metrics import Metrics
@@ -79,8 +81,11 @@ async def test_a_certificate_that_expires_is_told_once_a_day(
     file = certify(tmp_path, days=days + 0.1).certificate
     async with connected(redis_url) as redis:
         outbox = Outbox(redis, list)
+        gauges = PoolGauges("1")
         for _ in range(2):  # as two processes do
-            await ProcessEvents(outbox, Metrics(None, 10)).check_certificate("gateway.example", file)
+            await ProcessEvents(outbox, Metrics(None, 10), gauges).check_certificate("gateway.example", file)
+    certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    assert certificate.not_valid_after_utc.timestamp() == gauges.certificate_end_s
     with stream(redis_url) as client:
         entries = [fields for _, fields in client.xrange("ig3:events")]
     assert ({"certificate.expiring"} if is_told else set()) == {fields["type"] for fields in entries}
