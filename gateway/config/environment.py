@@ -82,13 +82,17 @@ def misspelled_variables(settings: Settings, environ: Mapping[str, str]) -> Iter
     by_words = {_words(name): name for name in sorted(known)}
     for name in sorted(own - taken):
         path = name.removeprefix(ENV_PREFIX).lower().split("__")
-        if name.startswith(ENV_PREFIX) and (len(path) > 1 and path[0] or path[0] in Settings.__struct_fields__):
+        if name.startswith(ENV_PREFIX) and ((len(path) > 1 and path[0]) or path[0] in Settings.__struct_fields__):
             continue
         if _OF_SERVICES.search(name) or _SERVICE_URL.match(environ[name]):
             continue
         if match := get_close_matches(_words(name), by_words, 1, _SIMILAR):
-            numbers = iter(re.findall(r"(?<=_)\d+(?=_)", name))
-            yield name, re.sub(r"(?<=_)0(?=_)", lambda _: next(numbers, "0"), by_words[match[0]])
+            parts = by_words[match[0]].split("_0_")
+            numbers = [*re.findall(r"(?<=_)\d+(?=_)", name), *["0"] * len(parts)]
+            yield (
+                name,
+                "".join(f"{part}_{number}_" for part, number in zip(parts[:-1], numbers, strict=False)) + parts[-1],
+            )
 
 
 def _words(name: str) -> str:

@@ -30,15 +30,18 @@ class Problems:
         self.found.append(Problem(f"{path}: {reason}" if path else reason, at or path))
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Collects the mistakes of settings without the invalid parts, where items of lists have other numbers."""
+    def collecting(self, where: str = "") -> Iterator[None]:
+        """Collects the mistakes of settings without the invalid parts, where items of lists have other numbers.
+
+        `where` is the place of those that do not name theirs.
+        """
         try:
             yield
         except SettingsError as error:
             for text, at in error.problems:
-                path = self._original(at)
+                path = self._original(at or where)
                 if path not in (known for _, known in self.found):
-                    self.found.append(Problem(path + text.removeprefix(at), path))
+                    self.found.append(Problem(path + text.removeprefix(at) if at else text, path))
 
     def is_known_to_lack(self, *lists: str) -> bool:
         """Returns True if a name that is not in these lists is a mistake."""

@@ -7,25 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import httpx
-from msgspec import convert
 from msgspec.structs import asdict
 
 from gateway.api.admin import AdminKey, Role
 from gateway.config import places
 from gateway.config import upstreams as tables
+from gateway.config.declared import declared_tenants
 from gateway.config.loading import config_path, read_file
 from gateway.config.problems import Problems
 from gateway.config.schema import Redis, Settings
 from gateway.config.secrets import read_admin_key, read_key, read_password, read_strong_secret
-from gateway.config.upstreams import SecretSource, SettingsError, Table
+from gateway.config.upstreams import SecretSource, SettingsError, fields_of
 from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, Secret, WaitConfig
 from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
 from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.images import LinkSource
-from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
@@ -33,13 +32,12 @@ from gateway.redis import FORMS, Credentials
 from gateway.redis.client import parse_address
 from gateway.scheduler.encryption import SecretBox
 from gateway.storage.location import StorageLocation
-from gateway.tenants.provisioning import ProvisionedKey, ProvisionedTenant
+from gateway.tenants.provisioning import ProvisionedTenant
 
 _PEPPER_MIN_CHARS: Final = 16
 """As many hexadecimal digits are 64 random bits, more than can be tried offline against a leaked hash."""
 _KEY_MIN_CHARS: Final = 32
 """As many hexadecimal digits are 128 random bits. Also of a key that signs links."""
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,10 @@ def _resolve(settings: Settings, environ: Mapping[str, str], problems: Problems,
     strong = partial(_strong_secrets, environ, problems)
     encryption_keys = strong("pool.encryption_keys", "an encryption key", settings.pool.encryption_keys)
     signing_keys = strong("storage.signing_keys", "a signing key", settings.storage.signing_keys)
-    upstreams, tenants = _upstreams(settings, environ, problems), _tenants(settings, environ, catalog, problems)
+    upstreams, tenants = (
+        _upstreams(settings, environ, problems),
+        declared_tenants(settings.tenants, environ, catalog, problems),
+    )
     admin_keys = _admin_keys(settings, environ, problems)
     hash_pepper = storage = None
     credentials, webhook = Credentials(), ""
@@ -183,10 +184,10 @@ def _upstreams(settings: Settings, environ: Mapping[str, str], problems: Problem
     for number, upstream in enumerate(settings.upstreams):
         where, name, provider = f"upstreams[{number}]", upstream.name, PROVIDERS[upstream.provider]
         base_url = upstream.base_url.rstrip("/")
-        try:
-            httpx.URL(base_url)
-        except httpx.InvalidURL as error:
-            with problems.collecting():
+        with problems.collecting(where):
+            try:
+                httpx.URL(base_url)
+            except httpx.InvalidURL as error:
                 raise SettingsError(f"{where}.base_url: '{upstream.base_url}' is no address ({error})") from error
         hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
         endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts))
@@ -194,14 +195,9 @@ def _upstreams(settings: Settings, environ: Mapping[str, str], problems: Problem
             _account(name, account, environ, problems, f"{where}.accounts[{at}]")
             for at, account in enumerate(upstream.accounts)
         )
-        pools.append(Pool(name, accounts, _fields_of(upstream, PoolConfig)))
-        waits[name] = _fields_of(upstream, WaitConfig)
+        pools.append(Pool(name, accounts, fields_of(upstream, PoolConfig)))
+        waits[name] = fields_of(upstream, WaitConfig)
     return UpstreamSet(endpoints, tuple(pools), waits)
-
-
-def _fields_of(table: Table, kind: type[_T]) -> _T:
-    """Copies the settings of a table to a domain value with fields of the same names."""
-    return convert(table, kind, from_attributes=True)
 
 
 def _account(
@@ -212,83 +208,7 @@ def _account(
         with problems.collecting():
             secret = read_key(key.secret, environ, f"{where}.keys[{number}].secret")
             keys.append(ProviderKey(upstream, account.name, key.name, secret))
-    return Account(upstream, account.name, _fields_of(account, AccountLimits), tuple(keys))
-
-
-def _tenants(
-    settings: Settings, environ: Mapping[str, str], catalog: Catalog, problems: Problems
-) -> tuple[ProvisionedTenant, ...]:
-    """`[[tenants]]` with their keys, of which only the hashes are stored."""
-    found, owners = [], dict[str, str]()
-    for number, entry in enumerate(settings.tenants):
-        keys, models, where = [], None, f"tenants[{number}]"
-        if entry.models is not None:
-            models = _model_ids(entry.models, catalog, problems, f"{where}.models")
-        for at, declared in enumerate(entry.keys):
-            with problems.collecting():
-                key = _api_key(entry.name, declared, environ, f"{where}.keys[{at}]")
-                if key.key.id in owners:
-                    raise SettingsError(
-                        f"{where}.keys[{at}]: key {key.key.id} is already used by tenant "
-                        f"'{owners[key.key.id]}'. Each key may be used only once; `imagegate key hash` makes one"
-                    )
-                owners[key.key.id] = entry.name
-                keys.append(key)
-        limits, quotas = _fields_of(entry.limits, Limits), _quotas(entry.quotas)
-        tenant = Tenant(entry.name, models, entry.disabled, 0, limits, quotas, entry.weight, is_declared=True)
-        percents = entry.alerts.percent
-        tenant = replace(
-            tenant,
-            keep_hours=entry.keep_hours,
-            storage_bytes=entry.storage_bytes,
-            owner=entry.owner,
-            contact=entry.contact,
-            cost_centre=entry.cost_centre,
-            tags=entry.tags,
-            required_tags=frozenset(entry.required_tags),
-            alert_percents=None if percents is None else tuple(sorted(set(percents))),
-            alert_to=entry.alerts.to,
-        )
-        found.append(ProvisionedTenant(tenant, tuple(keys)))
-    return tuple(found)
-
-
-def _model_ids(names: Sequence[str], catalog: Catalog, problems: Problems, where: str) -> frozenset[str]:
-    found = {name: catalog.find(name) for name in names}
-    known = ", ".join(known for known, _ in catalog.names())
-    for number, name in enumerate(names):
-        if found[name] is None and problems.is_known_to_lack("models"):
-            with problems.collecting():
-                raise SettingsError(f"{where}[{number}]: there is no model '{name}'; known are {known}")
-    return frozenset(model.id for model in found.values() if model)
-
-
-def _api_key(tenant: str, key: tables.ConfiguredKey, environ: Mapping[str, str], where: str) -> ProvisionedKey:
-    if (key.hash is None) == (key.secret is None):
-        raise SettingsError(
-            f"{where}: give either hash, as `imagegate key hash` prints it, or secret = "
-            '{ env = "VARIABLE" } or { file = "/path" }'
-        )
-    public_id, _, hashed = (key.hash or "").partition(".")
-    if key.secret is not None:
-        secret = read_key(key.secret, environ, f"{where}.secret").plaintext
-        public_id, hashed = key_id(secret) or "", digest(secret)
-    if not public_id:
-        raise SettingsError(
-            f"{where}.secret: not an API key of this gateway (sk-ig- and 42 letters and digits); "
-            "`imagegate key hash` makes one"
-        )
-    expires_at = int(key.expires_at.timestamp()) if key.expires_at else None
-    limits, quotas = _fields_of(key.limits, Limits), _quotas(key.quotas)
-    made = ApiKey(public_id, tenant, key.label, 0, expires_at, limits, quotas, True, role=key.role, tags=key.tags)
-    return ProvisionedKey(made, hashed)
-
-
-def _quotas(table: tables.Quotas) -> Quotas:
-    hard, soft = (
-        None if money is None else usd_micros(money) for money in (table.usd_per_month, table.soft_usd_per_month)
-    )
-    return Quotas(table.images_per_day, table.images_per_month, hard, soft)
+    return Account(upstream, account.name, fields_of(account, AccountLimits), tuple(keys))
 
 
 def _admin_keys(settings: Settings, environ: Mapping[str, str], problems: Problems) -> tuple[AdminKey, ...]:

@@ -4,6 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from gateway.config.upstreams import SecretSource, SettingsError
@@ -102,26 +103,28 @@ def _read_file(path: str) -> tuple[str, str]:
     """Returns the text of a file, or why it cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
-    except FileNotFoundError:
-        return "", "is missing; create it, or correct the path"
     except PermissionError:
         return "", f"cannot be read by this user (uid {os.getuid()}); allow it, as with chown"
     except (OSError, ValueError) as error:
-        return "", f"cannot be read ({getattr(error, 'strerror', None) or 'no path'})"
+        is_missing = isinstance(error, FileNotFoundError)
+        return "", "is missing; create it, or correct the path" if is_missing else "cannot be read; correct the path"
     with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            return "", "is a directory, as a bind mount makes of a missing file; give the file inside"
-        if not stat.S_ISREG(mode):
-            return "", "is not a regular file"
-        content = file.read(_FILE_MAX_BYTES + 1)
-    if len(content) > _FILE_MAX_BYTES:
-        return "", f"has more than {_FILE_MAX_BYTES} bytes; a secret is one line"
-    try:
-        return content.decode("utf-8"), ""
-    except UnicodeDecodeError:
-        is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        return "", f"is {'UTF-16' if is_utf16 else 'not UTF-8'}; save it as UTF-8"
+        mode, content, text = os.fstat(descriptor).st_mode, b"", ""
+        if stat.S_ISREG(mode):
+            content = file.read(_FILE_MAX_BYTES + 1)
+    with suppress(UnicodeDecodeError):
+        text = content.decode("utf-8")
+    if stat.S_ISDIR(mode):
+        problem = "is a directory, as a bind mount makes of a missing file; give the file inside"
+    elif not stat.S_ISREG(mode):
+        problem = "is not a regular file"
+    elif len(content) > _FILE_MAX_BYTES:
+        problem = f"has more than {_FILE_MAX_BYTES} bytes; a secret is one line"
+    elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        problem = "is UTF-16; save it as UTF-8"
+    else:
+        return text, "is empty" if text or not content else "is not UTF-8; save it as UTF-8"
+    return "", problem
 
 
 def read_strong_secret(

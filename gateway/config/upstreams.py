@@ -2,12 +2,12 @@
 
 import re
 from datetime import datetime
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-
+_T = TypeVar("_T")
 _PATH: Final = re.compile(r"([a-z]\w*(?:\.\w+|\[\d+\])*): ", re.ASCII)
 """The setting at the beginning of a mistake: `storage.signing_keys[0]`."""
 
@@ -70,6 +70,11 @@ def _problem(text: str) -> Problem:
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TOML table. Unknown keys are errors."""
+
+
+def fields_of(table: Table, kind: type[_T]) -> _T:
+    """Copies the settings of a table to a domain value with fields of the same names."""
+    return msgspec.convert(table, kind, from_attributes=True)
 
 
 class SecretSource(Table, frozen=True, kw_only=True):

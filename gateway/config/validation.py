@@ -1,7 +1,7 @@
 """Converts a document to typed settings. Collects every mistake, and leaves out what is invalid."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from types import UnionType
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import FieldInfo
 
 from gateway.config.problems import Problems
 from gateway.config.upstreams import Limits, Price, Quotas, SecretSource, SettingsError, Table, Usd
@@ -43,21 +44,31 @@ def read_table(value: object, kind: type[Table], path: str, problems: Problems) 
             continue  # the misspelled table has the rest of it
         elif (found := _read_value(item, fields[name].type, at, problems)) is not INVALID:
             values[name] = found
-    is_whole = True
-    for name, field in fields.items():
-        if not field.required or name in values:
-            continue
-        if name not in value and name not in misspelled and not problems.is_partial:
+    missing = [field for name, field in fields.items() if field.required and name not in values]
+    for field in missing:
+        if field.name not in value and field.name not in misspelled and not problems.is_partial:
             expected = expected_in_words(field.type)
-            problems.add(path, f"missing required field `{name}`{f'; expected {expected}' if expected else ''}")
-        if get_origin(plain_type(field.type)) is tuple:
-            values[name] = ()
-            problems.incomplete.add(f"{path}.{name}".lstrip("."))
-        elif plain_type(field.type) is str and isinstance(value.get(name, 0), str | int | float | Decimal):
-            values[name] = "0" if field.type == Price else str(value.get(name, ""))  # it is unique, and referred to
-        else:
-            is_whole = False
+            problems.add(path, f"missing required field `{field.name}`{f'; expected {expected}' if expected else ''}")
+    is_whole = all(_replace_missing(field, value, values, path, problems) for field in missing)
     return kind(**values) if is_whole else INVALID
+
+
+def _replace_missing(
+    field: FieldInfo, value: Mapping[str, object], values: dict[str, object], path: str, problems: Problems
+) -> bool:
+    """Puts something in the place of a required setting that is missing or invalid, so that the rest can be checked.
+
+    Returns: False if there is nothing to put there.
+    """
+    kind = plain_type(field.type)
+    if get_origin(kind) is tuple:
+        values[field.name] = ()
+        problems.incomplete.add(f"{path}.{field.name}".lstrip("."))
+    elif kind is str and isinstance(value.get(field.name, 0), str | int | float | Decimal):
+        values[field.name] = "0" if field.type == Price else str(value.get(field.name, ""))
+    else:
+        return False
+    return True
 
 
 def _table_problem(value: object, kind: type[Table], path: str) -> str:

@@ -7,6 +7,11 @@ from typing import Final
 _QUOTES: Final = "\"'`\u2018-\u201f\u00ab\u00bb"
 _INVISIBLE: Final = re.compile("[\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]")
 _REFERENCE: Final = "it is a reference that nothing replaced; give the value itself"
+_PLACEHOLDER: Final = (
+    r"(?i:<.*>$|(your|my|the|insert|enter|paste|put|add)[-_ ].*(key|token|secret|here)|(sk-)?x{4,}$"
+    r"|change[-_ ]?(me|it)|replace[-_ ](me|with)|todo\b|fixme|placeholder|example"
+    r"|(none|null|undefined|nil|false|true)$|(api|secret)?[-_ ]?(key|token|secret)([-_ ]here)?$)"
+)
 _SHAPES: Final = (
     (rf"[{_QUOTES}]|.*[{_QUOTES}]$", "it has a quote at an end; remove the quotes"),
     (
@@ -28,9 +33,7 @@ _SHAPES: Final = (
     (r".*\\[nrt]$", "it ends with a backslash and a letter, as \\n; remove both"),
     (r".*(\.\.\.|\u2026|\*{3}|\u2022{2})", "it is shortened or masked; copy the whole key"),
     (
-        r"(?i:<.*>$|(your|my|the|insert|enter|paste|put|add)[-_ ].*(key|token|secret|here)|(sk-)?x{4,}$"
-        r"|change[-_ ]?(me|it)|replace[-_ ](me|with)|todo\b|fixme|placeholder|example"
-        r"|(none|null|undefined|nil|false|true)$|(api|secret)?[-_ ]?(key|token|secret)([-_ ]here)?$)",
+        _PLACEHOLDER,
         "it is the placeholder of an example; give the real one",
     ),
 )
