@@ -91,10 +91,16 @@ def _line(at: str, lines: TomlLines) -> int:
 
 
 def _variable(at: str, environ: Mapping[str, str]) -> tuple[str, bool] | None:
-    """Returns the variable that sets the setting or a table around it, and True if it sets the setting itself."""
+    """Returns the variable that sets the setting, the source of its secret, or a table around it.
+
+    With True if it sets the setting itself.
+    """
     if at.startswith(ENV_PREFIX):
         return at, False
     steps = re.findall(r"\w+", at)
+    for source in ("ENV", "FILE"):
+        if environ.get(variable := ENV_PREFIX + "__".join((*steps, source)).upper()):
+            return variable, False
     for depth in range(len(steps), 0, -1):
         variable = ENV_PREFIX + "__".join(steps[:depth]).upper()
         if environ.get(variable):

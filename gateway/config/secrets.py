@@ -108,10 +108,11 @@ def _read_file(path: str) -> tuple[str, str]:
     except (OSError, ValueError) as error:
         is_missing = isinstance(error, FileNotFoundError)
         return "", "is missing; create it, or correct the path" if is_missing else "cannot be read; correct the path"
-    with os.fdopen(descriptor, "rb") as file:
-        mode, content, text = os.fstat(descriptor).st_mode, b"", ""
-        if stat.S_ISREG(mode):
-            content = file.read(_FILE_MAX_BYTES + 1)
+    try:
+        mode, text = os.fstat(descriptor).st_mode, ""
+        content = os.read(descriptor, _FILE_MAX_BYTES + 1) if stat.S_ISREG(mode) else b""
+    finally:
+        os.close(descriptor)
     with suppress(UnicodeDecodeError):
         text = content.decode("utf-8")
     if stat.S_ISDIR(mode):
