@@ -10,7 +10,6 @@ from urllib.parse import quote, urlencode
 import typer
 
 from gateway.cli.output import fail, print_json, printable
-from gateway.domain.secret_shapes import find_paste, find_unsendable
 
 if TYPE_CHECKING:
     import ssl
@@ -71,6 +70,8 @@ class AdminApi:
     ) -> Document:
         """Sends one request. An error ends the command with one line on standard error."""
         import httpx
+
+        from gateway.domain.secret_shapes import find_paste, find_unsendable
 
         admin_key = self.admin_key.strip()
         if not admin_key:

@@ -15,7 +15,6 @@ import typer
 from gateway.cli.client import AdminApi, Document, admin_command, rows
 from gateway.cli.output import fail, print_text, terminal_width
 from gateway.cli.pool_table import render_pool, why
-from gateway.domain.secret_shapes import find_paste_of_key
 
 app = typer.Typer(help="Manage upstream accounts and provider keys.", no_args_is_help=True)
 
@@ -173,12 +172,14 @@ def _print_state(thing: object) -> None:
 
 def _read_secret(variable: str | None, file: str | None, target: str) -> str:
     """Reads the secret. Not from the command line, which every process of the machine may see."""
+    from gateway.domain.secret_shapes import find_paste_of_key, name_shown, path_shown
+
     secret, source = "", "no secret was entered"
     if variable:
-        # What stands there may be the secret itself.
-        secret, source = os.environ.get(variable, ""), "the environment variable of --secret-env is not set or empty"
+        secret = os.environ.get(variable, "")
+        source = f"the environment variable {name_shown(variable) or 'of --secret-env'} is not set or empty"
     elif file:
-        source = "the file of --secret-file is missing, unreadable or empty"
+        source = f"the file {path_shown(file) or 'of --secret-file'} is missing, unreadable or empty"
         with suppress(OSError, ValueError):
             secret = Path(file).read_text("utf-8-sig")[:_SECRET_MAX_CHARS]
     elif sys.stdin.isatty():

@@ -25,7 +25,9 @@ _SYNTAX: Final = (
     ("Cannot mutate", "this table is already complete above; merge the two"),
     ("Illegal character '\\n'", "a quote at the end of the line is missing"),
     ("Expected newline", "unexpected characters; put text in quotes, and each setting on a line of its own"),
-    ("Unterminated string", "a quote at its end is missing"),
+    ("Unterminated string", "quotes at the end of this text are missing"),
+    ('Expected "\'"', "a quote at the end of the line is missing"),
+    ("Unclosed", "a closing bracket is missing, or a comma"),
 )
 """Beginnings of tomllib's messages, and what they mean. None repeats a value."""
 
@@ -75,20 +77,24 @@ def _parse_toml(text: str, problems: Problems) -> dict[str, Any]:
             return tomllib.loads(text, parse_float=Decimal)
         except tomllib.TOMLDecodeError as error:
             problems.is_partial = True
-            message, lines = str(error), text.split("\n")
-            place = _SYNTAX_PLACE.search(message)
-            number = int(place[1]) if place and place[1] else TomlLines(text).last
-            column = f" (column {place[2]})" if place and place[2] else ""
-            reason = next(
-                (words for start, words in _SYNTAX if message.startswith(start)), message[: place and place.start()]
-            )
-            problems.found.append(Problem(f"invalid TOML: {reason}{column}", f"line {number}"))
-            end = number
-            if lines[number - 1].lstrip().startswith("[") or not column:
-                heads = (at for at in range(number, len(lines)) if lines[at].lstrip().startswith("["))
-                end = next(heads, len(lines))
-            text = "\n".join([*lines[: number - 1], *[""] * (end - number + 1), *lines[end:]])
+            text = _cut_out(text, str(error), problems)
     return {}
+
+
+def _cut_out(text: str, message: str, problems: Problems) -> str:
+    """Adds the mistake that a message of tomllib reports. Returns: the text with empty lines in its place."""
+    lines, place = text.split("\n"), _SYNTAX_PLACE.search(message)
+    line = int(place[1]) if place and place[1] else 0
+    is_open = not line or message.startswith("Unclosed")
+    start = TomlLines(text).last if is_open else line
+    end = line - 1 if is_open and line > start else start
+    if not line or lines[start - 1].lstrip().startswith("["):  # the rest of the table would belong to another
+        heads = (at for at in range(start, len(lines)) if lines[at].lstrip().startswith("["))
+        end = next(heads, len(lines))
+    reason = next((words for sign, words in _SYNTAX if message.startswith(sign)), _SYNTAX_PLACE.sub("", message))
+    column = f" (column {place[2]})" if place and not is_open else ""
+    problems.found.append(Problem(f"invalid TOML: {reason}{column}", f"line {start}"))
+    return "\n".join([*lines[: start - 1], *[""] * (end - start + 1), *lines[end:]])
 
 
 def _read_document(document: dict[str, Any], environ: Mapping[str, str], problems: Problems) -> Settings:

@@ -61,10 +61,10 @@ def journal_directory(settings: Settings, environ: Mapping[str, str]) -> tuple[P
     """Returns: the directory of this user's journals, None for no journal, and the problem if none was found."""
     directory = settings.requests.journal_dir
     if directory is not None:
-        return (Path(directory).expanduser().absolute() if directory else None), ""
+        return (Path(directory).expanduser().absolute() if directory not in {"", "none"} else None), ""
     state, home = (Path(environ.get(name, "")) for name in ("XDG_STATE_HOME", "HOME"))
     if state.is_absolute():
         return state / "imagegate" / "journal", ""
     if home.is_absolute():
         return home / ".local" / "state" / "imagegate" / "journal", ""
-    return None, 'requests.journal_dir: there is no HOME to put it in; set it, "" for none'
+    return None, 'requests.journal_dir: there is no HOME to put it in; set it, or "none"'

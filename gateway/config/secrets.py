@@ -9,12 +9,9 @@ from typing import Final
 
 from gateway.config.upstreams import SecretSource, SettingsError
 from gateway.domain.accounts import Secret, make_secret
-from gateway.domain.secret_shapes import find_paste, find_paste_of_key, find_unsendable
+from gateway.domain.secret_shapes import find_paste, find_paste_of_key, find_unsendable, name_shown, path_shown
 
 _FILE_MAX_BYTES: Final = 65_536
-_VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9]{0,19}(_[A-Z0-9]{0,20})*")
-"""Names that can be printed. A secret in their place hardly has this form."""
-_PATH: Final = re.compile(r"(~|\.{0,2})/")
 _REFERENCE: Final = re.compile(r"\$\{?(\w+)\}?")
 
 _ADMIN_KEY_MIN_CHARS: Final = 16
@@ -83,14 +80,14 @@ def _read_text(source: SecretSource, environ: Mapping[str, str], where: str) -> 
 def _origin(source: SecretSource) -> str:
     """Names a variable or a file. A secret in the place of a name is not repeated."""
     if source.env is not None:
-        return f"the environment variable{f' {source.env}' if _VARIABLE.fullmatch(source.env) else ' that env names'}"
-    return f"the file{f' {source.file}' if _PATH.match(str(source.file)) else ' that file names'}"
+        return f"the environment variable {name_shown(source.env) or 'that env names'}"
+    return f"the file {path_shown(str(source.file)) or 'that file names'}"
 
 
 def _check_variable(name: str, where: str) -> None:
     """Raises: SettingsError, unless this is the name of a variable."""
     if reference := _REFERENCE.fullmatch(name):
-        named = reference[1] if _VARIABLE.fullmatch(reference[1]) else "VARIABLE"
+        named = name_shown(reference[1]) or "VARIABLE"
         raise SettingsError(f'{where}: env is a name without $ and braces; write env = "{named}"')
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise SettingsError(

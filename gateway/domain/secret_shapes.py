@@ -40,7 +40,19 @@ _SHAPES: Final = (
 """Beginnings of a text that is no secret, and what to do."""
 _ENCODED: Final = ("c2st", "ZXlK")
 """Base64 of "sk-" and of the beginning of a JSON Web Token."""
+_VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9]{0,19}(_[A-Z0-9]{0,20})*")
+_PATH: Final = re.compile(r"(~|\.{0,2})/")
 _SEPARATORS: Final = re.compile(r"[,;|]")
+
+
+def name_shown(text: str) -> str:
+    """Returns the name of a variable; empty unless it has the form of one: a secret may stand in its place."""
+    return text if _VARIABLE.fullmatch(text) else ""
+
+
+def path_shown(text: str) -> str:
+    """Returns the path of a file; empty unless it has the form of one: a secret may stand in its place."""
+    return text if _PATH.match(text) else ""
 
 
 def find_paste(text: str) -> str:

@@ -224,7 +224,7 @@ def test_a_redis_that_takes_no_writes_is_a_reason(simulator: Simulator, tmp_path
     ):
         wait_for(own, 200)
         client.config_set("min-replicas-to-write", 1)
-        wait_for(own, 503, "redis refuses writes (NOREPLICAS Not enough good replicas to write.)")
+        wait_for(own, 503, "redis refuses writes (NOREPLICAS), as it has too few replicas: see min-replicas-to-write")
         client.config_set("min-replicas-to-write", 0)
         wait_for(own, 200)
 

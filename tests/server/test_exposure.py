@@ -26,9 +26,11 @@ def environ(tmp_path: Path, redis_url: str, simulator: Simulator) -> dict[str, s
 
 def warnings(environ: dict[str, str], **settings: str) -> list[str]:
     """What the check warns of; it passes."""
-    done = run("check", **environ | {f"IMAGEGATE_{name}": value for name, value in settings.items()}, COLUMNS="1000")
+    changed = environ | {f"IMAGEGATE_{name}": value for name, value in settings.items()}
+    done = run("check", "--no-upstreams", **changed, COLUMNS="1000")
     assert (0, "") == (done.returncode, done.stderr)
-    return [line.removeprefix("warning: ") for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    found = [line.removeprefix("warning: ") for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    return [line.rstrip() for line in found if "append-only file" not in line]  # the tests' Redis has none
 
 
 def test_a_safe_configuration_is_not_warned_of(environ: dict[str, str]) -> None:
