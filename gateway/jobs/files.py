@@ -175,15 +175,15 @@ class Files:
         )
         return await self._add(record)
 
-    async def get(self, tenant: str, file_id: str) -> FileRecord:
-        """Returns a file. Raises: GatewayError NOT_FOUND, also for another tenant's."""
+    async def get(self, tenant: str, file_id: str, param: str = "id") -> FileRecord:
+        """Returns a file. Raises: GatewayError NOT_FOUND, also for another tenant's; `param` named the file."""
         if not _ID.fullmatch(file_id):
-            raise no_file(file_id)
+            raise no_file(file_id, param)
         [name] = redis_keys(self._redis.prefix, tenant, "files")
         text = await execute(self._redis, self._redis.hget(name, file_id), object)
         record = _decode(text) if text else None
         if record is None or record.expires_at <= self._clock():
-            raise no_file(file_id)
+            raise no_file(file_id, param)
         return record
 
     async def list_page(

@@ -236,8 +236,8 @@ def test_a_create_is_refused_for_what_needs_no_reading(place: Place) -> None:
         client.batches.create(**created, metadata={"a": "b" * 513})
     with pytest.raises(openai.BadRequestError, match="'seconds' from 3600 to 2592000"):
         client.batches.create(**created, output_expires_after={"anchor": "created_at", "seconds": 1})
-    assert 404 == refusal(created | {"input_file_id": "file-unknown"})[0]
-    assert 404 == refusal(created, other)[0]
+    assert (404, "not_found", "input_file_id") == refusal(created | {"input_file_id": "file-unknown"})
+    assert (404, "not_found", "input_file_id") == refusal(created, other)
     with pytest.raises(openai.NotFoundError):
         client.batches.retrieve("batch_unknown")
     batch = wait(client, client.batches.create(**created))

@@ -61,14 +61,22 @@ class Place:
     @contextmanager
     def without_storage(self) -> Iterator[None]:
         """Puts a file in the place of the directory, so that every call fails."""
+        with self.without(self.storage):
+            self.storage.touch()
+            try:
+                yield
+            finally:
+                self.storage.unlink()
+
+    @contextmanager
+    def without(self, path: Path) -> Iterator[None]:
+        """Moves a directory away, so that what it holds is lost for a while."""
         aside = self.storage.with_name("aside")
-        self.storage.rename(aside)
-        self.storage.touch()
+        path.rename(aside)
         try:
             yield
         finally:
-            self.storage.unlink()
-            aside.rename(self.storage)
+            aside.rename(path)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +157,7 @@ def test_the_lines_of_a_batch_need_room_in_the_storage(place: Place) -> None:
 
 def test_a_line_without_room_in_the_storage_is_not_bought(place: Place) -> None:
     client = place.client("tight", storage_bytes=100_000)
+    client.images.generate(prompt="measured")
     batch = begin(client, [line(str(number), f"tight {number}") for number in range(4)])
     wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is paused")
     assert 0 == place.prompts("tight ")
@@ -158,6 +167,25 @@ def test_a_line_without_room_in_the_storage_is_not_bought(place: Place) -> None:
     batch = wait(client, batch)
     assert (4, 4, None) == (len(read(client, batch.output_file_id)), place.prompts("tight "), batch.error_file_id)
     assert paused(client, batch) is None
+
+
+def test_a_batch_whose_input_is_lost_or_unavailable_says_so(place: Place) -> None:
+    client = place.client("blind", storage_bytes=100_000)
+    batch = begin(client, [line("a"), line("b")])
+    wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is paused before anything is bought")
+    admin(place.gateway.url, "PATCH", "/tenants/blind", {"storage_bytes": 100_000_000})
+    for aside in (place.without(place.storage / "files"), place.without_storage()):
+        with aside:
+            change(place, "blind", batch, paused_until_ms=0)
+            wait_until(lambda: paused(client, batch) == "storage", "the batch reports why no line runs")
+        assert 0 == place.images_of("blind")
+
+    def has_ended() -> bool:
+        change(place, "blind", batch, paused_until_ms=0)  # again: the circuit breaker is open for seconds
+        return ended(client, batch) == 2
+
+    wait_until(has_ended, "both lines ran")
+    assert {"a", "b"} == set(read(client, wait(client, batch).output_file_id))
     with redis.Redis.from_url(place.redis_url) as server:
         counted = sum(int(size) for size in server.hvals("ig3:{tight}:stored"))
     assert counted < 1024 * 1024  # the images; the room that was held for them is given back
@@ -237,6 +265,15 @@ def test_a_forecast_counts_the_concurrency_and_the_batches_before(place: Place) 
         client.batches.cancel(batch.id)
     assert forecasts[0] >= 2 * left / 2
     assert forecasts[1] >= 2 * (left + 8) / 2
+
+
+def test_a_forecast_before_the_first_call_of_its_kind_is_left_out(place: Place) -> None:
+    client = place.client("first", storage_bytes=100_000)
+    batch = begin(client, [line("a", n=4)])
+    wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is in progress")
+    response = client.batches.with_raw_response.retrieve(batch.id)
+    assert response.headers.get("x-imagegate-batch-eta-s") is None
+    client.batches.cancel(batch.id)
 
 
 def test_a_forecast_that_fails_is_left_out(place: Place) -> None:
