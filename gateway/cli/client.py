@@ -47,6 +47,7 @@ _QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month
 _MONEY: Final = frozenset({"usd_per_month", "soft_usd_per_month"})
 _LIMIT_MAX: Final = 1_000_000_000
 _NONE: Final = "none"
+_UNCONFIRMED: Final = "the change may have been made: before you repeat it, search for it with `imagegate audit`"
 
 Document = dict[str, object]
 Command = Callable[..., None]
@@ -98,23 +99,19 @@ class AdminApi:
             not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
             was_sent = isinstance(error, httpx.TransportError) and not isinstance(error, not_sent)
             if was_sent and method != "GET":
-                fail(
-                    f"the gateway at {self.shown_url} does not respond ({error}); the change may have been made: "
-                    "before you repeat it, search for it with `imagegate audit`"
-                )
+                fail(f"the gateway at {self.shown_url} does not respond ({error}); {_UNCONFIRMED}")
             fail(f"the gateway at {self.shown_url} does not respond ({error}); check --url or IMAGEGATE_URL")
-        return self._read(response)
+        return self._read(response, method)
 
-    def _read(self, response: "httpx.Response") -> Document:
+    def _read(self, response: "httpx.Response", method: str) -> Document:
         try:
             body = response.json()
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            status = response.status_code
-            fail(
-                f"{self.shown_url} is not a gateway: HTTP {status} without a JSON object; check --url or IMAGEGATE_URL"
-            )
+            problem = f"{self.shown_url} is not a gateway: HTTP {response.status_code} without a JSON object"
+            is_unknown = response.status_code >= 500 and method != "GET"  # as of a proxy that gave up
+            fail(f"{problem}; {_UNCONFIRMED if is_unknown else 'check --url or IMAGEGATE_URL'}")
         if response.status_code == 401:
             fail("the gateway rejected the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
         if not response.is_success:

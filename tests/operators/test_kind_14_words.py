@@ -1,7 +1,11 @@
 """Messages that misled: of mistakes in the file, of prices, and of commands that failed."""
 
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from gateway.config import Settings, SettingsError, load
 from gateway.config.resolve import read_config
 from tests.operators.conftest import Shows
 from tests.support.commands import CONFIG, environment, run
+from tests.support.servers import free_port
 
 FILE = CONFIG.format(redis_url="redis://h")
 SECRETS = {"UPSTREAM_SECRET": "main-1", "ADMIN_KEY": "7f3e9a1c5b2d8046"}
@@ -211,3 +216,56 @@ def test_the_commands_for_the_admin_api_need_no_module_that_windows_lacks() -> N
     )
     done = run_python(program)
     assert (1, True) == (done.returncode, "does not respond" in done.stderr), done.stderr
+
+
+@contextmanager
+def answering(content: bytes) -> Iterator[str]:
+    """The address of a server that reads one request, sends this and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(content)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(10)
+
+
+def page(status: str) -> bytes:
+    return f"HTTP/1.1 {status}\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>".encode()
+
+
+UNKNOWN = "the change may have been made: before you repeat it, search for it with `imagegate audit`"
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "words"),
+    [
+        (("tenant", "create", "acme"), b"", UNKNOWN),
+        (("tenant", "create", "acme"), page("504 Gateway Time-out"), UNKNOWN),
+        (("tenant", "create", "acme"), page("502 Bad Gateway"), UNKNOWN),
+        (("tenant", "create", "acme"), page("404 Not Found"), "check --url or IMAGEGATE_URL"),
+        (("tenant", "list"), b"", "check --url or IMAGEGATE_URL"),
+        (("tenant", "list"), page("502 Bad Gateway"), "check --url or IMAGEGATE_URL"),
+    ],
+)
+def test_an_admin_command_whose_outcome_is_unknown_says_so(
+    command: tuple[str, ...], content: bytes, words: str, shows: Shows
+) -> None:
+    with answering(content) as url:
+        done = run(*command, "--url", url, "--admin-key", "7f3e9a1c5b2d8046")
+    given = content.partition(b"\r")[0].decode() or "the connection is closed"
+    shows(14, f"imagegate {' '.join(command)}: {given}", done.stderr.replace(url, "http://HOST").strip())
+    assert (1, "") == (done.returncode, done.stdout)
+    assert done.stderr.endswith(f"{words}\n")
+
+
+def test_an_admin_command_that_was_not_sent_does_not_say_that_it_may_have_been_carried_out(shows: Shows) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    done = run("tenant", "create", "acme", "--url", url, "--admin-key", "7f3e9a1c5b2d8046")
+    shows(14, "imagegate tenant create acme: nothing listens", done.stderr.replace(url, "http://HOST").strip())
+    assert (1, True, False) == (done.returncode, "check --url" in done.stderr, "may have been made" in done.stderr)
