@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, TypeGuard
 
 import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.domain.errors import GatewayError
@@ -62,11 +63,11 @@ async def inspect(redis: Client) -> list[str]:
         (partial(redis.info, "memory"), "report its eviction policy", "INFO"),
     )
     rights = f"ACL SETUSER NAME ~{redis.prefix}:* resetchannels &{redis.prefix}:* +@all -@admin -@dangerous +info"
-    problems, error = [], None
+    problems, refusal = [], ""
     for call, what, right in checks:
-        if error := await _refusal(redis, call()):
-            problems.append(f"redis does not {what} ({error}): allow {right}, as with {rights}")
-    if error is None:  # INFO is allowed
+        if refusal := await _refusal(redis, call()):
+            problems.append(f"redis does not {what} ({refusal}): allow {right}, as with {rights}")
+    if not refusal:  # INFO is allowed
         for info in await execute(redis, redis.infos("server", "memory"), list[Mapping[str, object]]):
             version, policy = str(info.get("redis_version", "")), info.get("maxmemory_policy", "noeviction")
             numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -99,18 +100,21 @@ async def _access_problem(redis: Client) -> str | None:
     return None
 
 
-async def _refusal(redis: Client, call: object) -> ResponseError | None:
-    """Returns the error reply of a call, or None."""
+async def _refusal(redis: Client, call: object) -> str:
+    """Returns the error reply of a call, or that it closes the connection, as with proxies that lack the command."""
     try:
         await execute(redis, call, object)
     except GatewayError as failure:
         error = failure.__cause__
         if isinstance(error, NoScriptError):
-            return None
+            return ""
         if _is_answer(error):
-            return error
-        raise
-    return None
+            return str(error)
+        if not isinstance(error, RedisConnectionError):
+            raise
+        await ping(redis)
+        return "the connection is closed, as by a proxy that lacks the command"
+    return ""
 
 
 def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:

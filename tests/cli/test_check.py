@@ -1,5 +1,6 @@
 """What `imagegate check` says of keys that work and of keys that do not, of the journal and of the storage."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,45 @@ def test_a_secret_that_stands_in_several_accounts_is_warned_of(tmp_path: Path, r
     assert "\n  sim/main/both-1, relay/main/both-1: each account is assumed" in done.stdout
     assert "one-1" not in done.stdout
     assert fits(below_path(done.stdout))
+
+
+def test_what_fails_does_not_keep_the_rest_from_being_tried(tmp_path: Path, simulator: Simulator) -> None:
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    environ = write_config(tmp_path, away, ("sim", simulator.url, "good-1,dead-1"))
+    storage = (tmp_path / "imagegate.toml/files").as_uri()
+    done = run("check", **environ, IMAGEGATE_STORAGE__URL=storage)
+    assert 1 == done.returncode
+    places = [line.split(": ")[1] for line in done.stderr.splitlines()]
+    assert [f"{tmp_path}/imagegate.toml:2", "IMAGEGATE_STORAGE__URL", "1 of 2 upstream keys do not work"] == places
+    assert {"good-1": "ok", "dead-1": "invalid key"} == findings(done.stdout)
+    assert "journal: writable" in done.stdout
+
+
+def test_programs_get_every_result_as_json(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:
+    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1,dead-1"))
+    done = run("check", "--json", **environ)
+    assert (1, "") == (done.returncode, done.stderr)
+    report = json.loads(done.stdout)
+    results = {found["check"]: found["result"] for found in report["checks"] if found["result"] != "warning"}
+    assert not report["ok"]
+    assert {
+        "valid": "ok",
+        "admin API": "ok",
+        "redis": "ok",
+        "storage": "ok",
+        "journal": "ok",
+        "key sim/main/good-1": "ok",
+        "key sim/main/dead-1": "failed",
+    } == results
+    done = run("check", "--json", "--no-upstreams", **environ)
+    assert (0, True) == (done.returncode, json.loads(done.stdout)["ok"])
+
+
+def test_programs_get_every_mistake_as_json(tmp_path: Path) -> None:
+    environ = write_config(tmp_path, "redis://h", ("sim", "api.example.org", "main-1"))
+    done = run("check", "--json", **environ, IMAGEGATE_SERVER__PROT="1")
+    assert (1, "") == (done.returncode, done.stderr)
+    report = json.loads(done.stdout)
+    assert [("configuration", "failed")] * 2 == [(found["check"], found["result"]) for found in report["checks"]]
+    places = [found["detail"].partition(": ")[0] for found in report["checks"]]
+    assert [f"{tmp_path}/imagegate.toml:10", "IMAGEGATE_SERVER__PROT"] == places
