@@ -12,7 +12,7 @@ from gateway.app import build_telemetry
 from gateway.app.backends import redis_id
 from gateway.app.redis_check import try_redis
 from gateway.app.storage import check_storage
-from gateway.cli.output import ReportProgress, print_error, print_json, print_table, print_text, progressing
+from gateway.cli.output import ReportProgress, print_error, print_json, print_table, print_text, printable, progressing
 from gateway.config import Settings, SettingsError, config_path, locate, misspelled_variables
 from gateway.config.resolve import Config, read_config
 from gateway.domain.accounts import ProviderKey
@@ -85,8 +85,10 @@ class Report:
             return
         if result == "failed":
             print_error(text)
+        elif result == "warning":
+            print_text(f"warning: {check}: {text}")
         else:
-            print_text(f"{'warning: ' if result == 'warning' else ''}{check}: {text}")
+            print(printable(f"{check}: {text}"))
         if more:
             print_text(more, indent=2)
         sys.stdout.flush()

@@ -52,8 +52,8 @@ class TomlLines:
         path, steps = "", self._read_key()
         for number, step in enumerate(steps, 1):
             path = f"{path}.{step}".lstrip(".")
+            self._note(path)
             if is_item and number == len(steps):
-                self._note(path)
                 self._sizes[path] = self._sizes.get(path, 0) + 1
             if path in self._sizes:
                 path += f"[{self._sizes[path] - 1}]"
