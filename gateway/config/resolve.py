@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-import httpx
 from msgspec import convert
 from msgspec.structs import asdict
 
 from gateway.api.admin import AdminKey, Role
 from gateway.config import upstreams as tables
+from gateway.config.egress import check_authorities, read_base_url, read_proxies
 from gateway.config.schema import Settings, Storage
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret
 from gateway.config.upstreams import SecretSource, SettingsError, Table
@@ -71,6 +71,8 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
     Raises: SettingsError naming the setting and the fix.
     """
     catalog, redis, pepper = _catalog(settings), settings.redis, settings.api_keys.hash_pepper
+    if settings.requests.ca_file is not None:
+        check_authorities(settings.requests.ca_file, "requests.ca_file")
     encryption_keys = _keys(settings.pool.encryption_keys, environ, "pool.encryption_keys", "an encryption key")
     signing_keys = _keys(settings.storage.signing_keys, environ, "storage.signing_keys", "a signing key")
     passwords = (
@@ -181,14 +183,11 @@ def _capability(upstream: tables.Upstream, name: str, model: tables.Model) -> Ca
 def _upstreams(settings: Settings, environ: Mapping[str, str]) -> UpstreamSet:
     endpoints, pools, waits = {}, [], {}
     for upstream in settings.upstreams:
-        name, provider, base_url = upstream.name, PROVIDERS[upstream.provider], upstream.base_url.rstrip("/")
-        try:
-            httpx.URL(base_url)
-        except httpx.InvalidURL as error:
-            problem = f"'{upstream.base_url}' is no address ({error})"
-            raise SettingsError(f"upstreams '{name}': base_url: {problem}") from error
+        name, provider = upstream.name, PROVIDERS[upstream.provider]
+        base_url = read_base_url(upstream, provider)
+        proxies = read_proxies(upstream, environ, base_url)
         hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
-        endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts))
+        endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts), proxies)
         accounts = tuple(_account(name, account, environ) for account in upstream.accounts)
         pools.append(Pool(name, accounts, _fields_of(upstream, PoolConfig)))
         waits[name] = _fields_of(upstream, WaitConfig)

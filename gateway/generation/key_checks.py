@@ -14,7 +14,7 @@ import structlog
 
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
-from gateway.generation.calls import read_reply
+from gateway.generation.calls import find_proxy, read_reply
 from gateway.generation.redaction import redact
 from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.providers.protocol import KeyCheck
@@ -66,13 +66,14 @@ class KeyChecker:
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{key.upstream}'.")
         started, asked = self._monotonic(), endpoint.provider.build_key_check(key.secret)
         headers = [*asked.headers, ("accept-encoding", "identity"), ("user-agent", self._user_agent)]
-        extensions = {"timeout": {"connect": _CONNECT_S, "read": _DEADLINE_S}}
+        url, body = endpoint.base_url + asked.path, b"".join(asked.body)
         try:
-            url, body = endpoint.base_url + asked.path, b"".join(asked.body)
+            proxy = find_proxy(endpoint.proxies, url)
+            extensions = {"timeout": {"connect": _CONNECT_S, "read": _DEADLINE_S}, "proxy": proxy}
             request = httpx.Request(asked.method, url, headers=headers, content=body, extensions=extensions)
             async with asyncio.timeout(_DEADLINE_S):
                 reply = await read_reply(self._transport, request, _MAX_BYTES)
-            result = endpoint.provider.read_key_check(reply)
+            result = endpoint.provider.read_key_check(replace(reply, url=url))
         except TimeoutError:
             result = KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete response within {_DEADLINE_S:.0f} s")
         except httpx.InvalidURL:

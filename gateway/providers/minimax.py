@@ -128,6 +128,10 @@ class MiniMax:
     code_words: Mapping[str, ErrorCode] = {}
     """Error code by the word in `code`, where there is no code of MiniMax's, which is more precise."""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self.path, self.key_check_path
+
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of a model (reference/minimax.md 1.2)."""
         is_live = model == _LIVE

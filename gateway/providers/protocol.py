@@ -50,6 +50,10 @@ class Provider(Protocol):
     def result_hosts(self) -> tuple[str, ...]:
         """Known host patterns of its result URLs."""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that it appends to the base URL."""
+
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting."""
 

@@ -75,6 +75,8 @@ class UpstreamResponse:
     """Names are lower case, or lookup ignores case."""
     sent: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
     """Pieces of the request's JSON body, empty for a GET. The response's texts may repeat its words."""
+    url: str = field(default="", compare=False)
+    """The URL that was requested, for messages."""
 
 
 class _FastReply(msgspec.Struct):
