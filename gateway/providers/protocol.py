@@ -68,3 +68,9 @@ class Provider(Protocol):
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the response of a key check. Raises: GatewayError with the provider's error."""
+
+    def build_second_check(self, secret: Secret) -> ProviderRequest | None:
+        """Builds a free request that confirms KEY_INVALID of the first one; None if that is certain."""
+
+    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
+        """Reads its response. Raises: GatewayError with the provider's error."""
