@@ -41,8 +41,10 @@ _LIMITS: Final = {
     "images_per_day": "Images in a calendar day (UTC)",
     "images_per_month": "Images in a calendar month (UTC)",
     "usd_per_month": "US dollars in a calendar month (UTC), as 50.00",
+    "soft_usd_per_month": "US dollars in a calendar month (UTC) that warn and refuse nothing",
 }
-_QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month"})
+_QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month", "soft_usd_per_month"})
+_MONEY: Final = frozenset({"usd_per_month", "soft_usd_per_month"})
 _LIMIT_MAX: Final = 1_000_000_000
 _NONE: Final = "none"
 
@@ -163,6 +165,44 @@ def admin_command(app: typer.Typer, name: str, short_help: str | None = None) ->
     return register
 
 
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="KEY=VALUE", help="A tag of all its requests; repeatable. KEY= removes one."),
+]
+
+
+def tags_document(tags: list[str] | None) -> Document:
+    """Builds the merge patch of tags that were given. Raises: typer.BadParameter."""
+    patch: Document = {}
+    for tag in tags or ():
+        name, equals, value = tag.partition("=")
+        if not equals:
+            raise typer.BadParameter("expected KEY=VALUE, as feature=shop", param_hint="--tag")
+        patch[name] = value or None
+    return patch
+
+
+def about_fields(document: Document) -> list[tuple[str, object]]:
+    """Returns names and values of what a tenant or key says about itself; those that are set."""
+    alerts = document.get("alerts")
+    percents, to = (alerts.get("percent"), alerts.get("to")) if isinstance(alerts, dict) else (None, None)
+    tags, required = document.get("tags"), document.get("required_tags")
+    lines: list[tuple[str, object]] = [
+        (name.replace("_", " "), document.get(name) or None) for name in ("owner", "contact", "cost_centre", "role")
+    ]
+    pairs = [f"{name}={value}" for name, value in tags.items()] if isinstance(tags, dict) else []
+    lines += [
+        (name, ", ".join(map(str, values)) if isinstance(values, list) and values else None)
+        for name, values in (
+            ("tags", pairs),
+            ("required tags", required),
+            ("alerts at percent", percents),
+            ("alerts to", to),
+        )
+    ]
+    return lines
+
+
 def limit_fields(document: Document) -> list[tuple[str, object]]:
     """Returns names and values of limits and quotas, then their current usage."""
     lines: list[tuple[str, object]] = []
@@ -187,7 +227,7 @@ def _read_limit(name: str, text: str) -> int | str | None:
     """Raises: typer.BadParameter."""
     if text == _NONE:
         return None
-    if name == "usd_per_month":
+    if name in _MONEY:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
             raise typer.BadParameter("expected US dollars with up to six decimals, as 50.00, or 'none'")
         return text
@@ -207,7 +247,7 @@ def _parameter(name: str, default: object, annotation: object) -> inspect.Parame
 
 
 def _limit_option(name: str, what: str) -> object:
-    metavar, text = "USD" if name == "usd_per_month" else "N", f"{what}; 'none' for no limit."
+    metavar, text = "USD" if name in _MONEY else "N", f"{what}; 'none' for no limit."
     return Annotated[str | None, typer.Option(metavar=metavar, callback=_check_limit, help=text, show_default=False)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, admin_command, limit_fields, rows
+from gateway.cli.client import AdminApi, Document, Tags, about_fields, admin_command, limit_fields, rows, tags_document
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
 
 app = typer.Typer(help="Manage a tenant's API keys.", no_args_is_help=True)
@@ -34,9 +34,12 @@ def create(
     limits: Document,
     label: Annotated[str, typer.Option(help="Purpose of the key.")] = "",
     days: Days = None,
+    lead: Annotated[bool, typer.Option("--lead", help="It may also manage the tenant's own keys.")] = False,
+    tag: Tags = None,
 ) -> None:
     """Create a key and show it once. Its own limits apply in addition to the tenant's."""
-    body: Document = {"label": label, "expires_at": _in_days(days)} | limits
+    body: Document = {"label": label, "expires_at": _in_days(days), "tags": tags_document(tag)} | limits
+    body["role"] = "lead" if lead else ""
     api.show(api.ask("POST", "tenants", tenant, "keys", body=body), partial(_print_secret, tenant))
 
 
@@ -72,14 +75,19 @@ def update(
     label: Annotated[str | None, typer.Option(help="Purpose of the key.", show_default=False)] = None,
     days: Days = None,
     never_expires: Annotated[bool, typer.Option("--never-expires", help="Remove the expiry.")] = False,
+    lead: Annotated[
+        bool | None, typer.Option("--lead/--no-lead", help="Whether it may manage the tenant's own keys.")
+    ] = None,
+    tag: Tags = None,
 ) -> None:
     """Change a key. Omitted options stay unchanged."""
     if days and never_expires:
         raise typer.BadParameter("--days and --never-expires cannot be used together")
     change = limits | ({} if label is None else {"label": label})
     change |= {"expires_at": _in_days(days)} if days or never_expires else {}
+    change |= ({} if lead is None else {"role": "lead" if lead else ""}) | ({"tags": tags_document(tag)} if tag else {})
     if not change:
-        raise typer.BadParameter("nothing to change; set a limit, --label, --days or --never-expires")
+        raise typer.BadParameter("nothing to change; for what can be changed: imagegate key update --help")
     _find(api, tenant, key_id)
     response = api.ask("PATCH", "keys", key_id, body=change)
     api.show(response, _print)
@@ -165,6 +173,7 @@ def _print(key: Document) -> None:
         ("expires", day(key.get("expires_at"))),
         ("old key until", minute(key["old_secret_until"]) if key.get("old_secret_until") else None),
         ("declared", "in the configuration" if key.get("declared") else None),
+        *about_fields(key),
         *limit_fields(key),
     )
 

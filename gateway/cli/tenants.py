@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, admin_command, limit_fields, rows
+from gateway.cli.client import AdminApi, Document, Tags, about_fields, admin_command, limit_fields, rows, tags_document
 from gateway.cli.output import day, print_fields, print_table
 
 app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
@@ -27,6 +27,22 @@ StorageBytes = Annotated[
     int | None, typer.Option(min=-1, help="Bytes that it may have stored at one time; -1 for the setting's.")
 ]
 
+Owner = Annotated[str | None, typer.Option(help="Who answers for it, for reports.", show_default=False)]
+Contact = Annotated[str | None, typer.Option(help="How to reach the owner.", show_default=False)]
+CostCentre = Annotated[str | None, typer.Option(help="Who pays, for reports.", show_default=False)]
+RequiredTag = Annotated[
+    list[str] | None,
+    typer.Option("--required-tag", metavar="KEY", help="A tag that its requests must have; repeatable."),
+]
+AlertPercent = Annotated[
+    list[int] | None,
+    typer.Option("--alert-percent", min=1, max=1000, help="Percentage of a quota that alerts; repeatable."),
+]
+AlertTo = Annotated[
+    list[str] | None,
+    typer.Option("--alert-to", metavar="URL", help="mailto: address or URL of its alerts; repeatable."),
+]
+
 
 @admin_command(app, "create")
 def create(
@@ -37,10 +53,19 @@ def create(
     weight: Weight = None,
     keep_hours: KeepHours = None,
     storage_bytes: StorageBytes = None,
+    owner: Owner = None,
+    contact: Contact = None,
+    cost_centre: CostCentre = None,
+    tag: Tags = None,
+    required_tag: RequiredTag = None,
+    alert_percent: AlertPercent = None,
+    alert_to: AlertTo = None,
 ) -> None:
     """Create a tenant. Omitted limits are unlimited."""
     body: Document = {"name": name, "models": model} | ({} if weight is None else {"weight": weight})
-    api.show(api.ask("POST", "tenants", body=body | limits | _storage_terms(keep_hours, storage_bytes)), _print)
+    about = _about(owner, contact, cost_centre, tag, required_tag) | _alerts(alert_percent, alert_to)
+    terms = limits | _storage_terms(keep_hours, storage_bytes) | about
+    api.show(api.ask("POST", "tenants", body=body | terms), _print)
 
 
 @admin_command(app, "list")
@@ -73,6 +98,13 @@ def update(
     weight: Weight = None,
     keep_hours: KeepHours = None,
     storage_bytes: StorageBytes = None,
+    owner: Owner = None,
+    contact: Contact = None,
+    cost_centre: CostCentre = None,
+    tag: Tags = None,
+    required_tag: RequiredTag = None,
+    alert_percent: AlertPercent = None,
+    alert_to: AlertTo = None,
     enable: Annotated[bool | None, typer.Option("--enable/--disable", help="Enable or disable the tenant.")] = None,
 ) -> None:
     """Change a tenant. Omitted options stay unchanged."""
@@ -81,11 +113,9 @@ def update(
     change: Document = {"models": model or None} if model or all_models else {}
     change |= ({} if weight is None else {"weight": weight}) | ({} if enable is None else {"disabled": not enable})
     change |= limits | _storage_terms(keep_hours, storage_bytes)
+    change |= _about(owner, contact, cost_centre, tag, required_tag) | _alerts(alert_percent, alert_to)
     if not change:
-        raise typer.BadParameter(
-            "nothing to change; set a limit, --model, --all-models, --weight, --keep-hours, --storage-bytes, --enable "
-            "or --disable"
-        )
+        raise typer.BadParameter("nothing to change; for what can be changed: imagegate tenant update --help")
     response = api.ask("PATCH", "tenants", name, body=change)
     api.show(response, _print)
     if response.get("declared"):
@@ -132,8 +162,31 @@ def _print(tenant: Document) -> None:
         ("declared", "in the configuration" if tenant.get("declared") else None),
         ("keep hours", tenant.get("keep_hours")),
         ("storage bytes", tenant.get("storage_bytes")),
+        *about_fields(tenant),
         *limit_fields(tenant),
     )
+
+
+def _about(
+    owner: str | None,
+    contact: str | None,
+    cost_centre: str | None,
+    tag: list[str] | None,
+    required_tag: list[str] | None,
+) -> Document:
+    """Builds the fields that were given; an empty text removes."""
+    texts = {"owner": owner, "contact": contact, "cost_centre": cost_centre}
+    about: Document = {name: text or None for name, text in texts.items() if text is not None}
+    if tag:
+        about["tags"] = tags_document(tag)
+    if required_tag:
+        about["required_tags"] = [key for key in required_tag if key]
+    return about
+
+
+def _alerts(percent: list[int] | None, to: list[str] | None) -> Document:
+    alerts = ({"percent": percent} if percent else {}) | ({"to": [url for url in to if url]} if to else {})
+    return {"alerts": alerts} if alerts else {}
 
 
 def _storage_terms(keep_hours: int | None, storage_bytes: int | None) -> Document:

@@ -225,7 +225,19 @@ def _tenants(settings: Settings, environ: Mapping[str, str], catalog: Catalog) -
             keys.append(key)
         limits, quotas = _fields_of(entry.limits, Limits), _quotas(entry.quotas)
         tenant = Tenant(entry.name, models, entry.disabled, 0, limits, quotas, entry.weight, is_declared=True)
-        tenant = replace(tenant, keep_hours=entry.keep_hours, storage_bytes=entry.storage_bytes)
+        percents = entry.alerts.percent
+        tenant = replace(
+            tenant,
+            keep_hours=entry.keep_hours,
+            storage_bytes=entry.storage_bytes,
+            owner=entry.owner,
+            contact=entry.contact,
+            cost_centre=entry.cost_centre,
+            tags=entry.tags,
+            required_tags=frozenset(entry.required_tags),
+            alert_percents=None if percents is None else tuple(sorted(set(percents))),
+            alert_to=entry.alerts.to,
+        )
         found.append(ProvisionedTenant(tenant, tuple(keys)))
     return tuple(found)
 
@@ -255,12 +267,15 @@ def _api_key(tenant: str, key: tables.ConfiguredKey, environ: Mapping[str, str],
         )
     expires_at = int(key.expires_at.timestamp()) if key.expires_at else None
     limits, quotas = _fields_of(key.limits, Limits), _quotas(key.quotas)
-    return ProvisionedKey(ApiKey(public_id, tenant, key.label, 0, expires_at, limits, quotas, True), hashed)
+    made = ApiKey(public_id, tenant, key.label, 0, expires_at, limits, quotas, True, role=key.role, tags=key.tags)
+    return ProvisionedKey(made, hashed)
 
 
 def _quotas(table: tables.Quotas) -> Quotas:
-    micros = None if table.usd_per_month is None else usd_micros(table.usd_per_month)
-    return Quotas(table.images_per_day, table.images_per_month, micros)
+    hard, soft = (
+        None if money is None else usd_micros(money) for money in (table.usd_per_month, table.soft_usd_per_month)
+    )
+    return Quotas(table.images_per_day, table.images_per_month, hard, soft)
 
 
 def _admin_keys(settings: Settings, environ: Mapping[str, str]) -> tuple[AdminKey, ...]:

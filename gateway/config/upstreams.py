@@ -143,17 +143,44 @@ class Limits(Table, frozen=True, kw_only=True):
 
 
 class Quotas(Table, frozen=True, kw_only=True):
-    """Quotas per calendar day or month (UTC)."""
+    """Quotas per calendar day or month (UTC); the soft one is a budget, which warns and refuses nothing."""
 
     images_per_day: Limit | None = None
     images_per_month: Limit | None = None
     usd_per_month: Usd | None = None
+    soft_usd_per_month: Usd | None = None
+
+
+TagKey = Annotated[
+    str, Meta(pattern=r"^[a-z0-9_.-]{1,32}\Z", description="1 to 32 characters of a-z, 0-9, '_', '.' and '-'")
+]
+TagValue = Annotated[str, Meta(pattern=r"^[ -~]{1,64}\Z", description="1 to 64 printable ASCII characters")]
+Tags = Annotated[dict[TagKey, TagValue], Meta(max_length=8)]
+Percents = tuple[Annotated[int, Meta(ge=1, le=1000, description="a percentage, 1 to 1000")], ...]
+AlertAddress = Annotated[
+    str,
+    Meta(
+        max_length=2000,
+        pattern=r"^(mailto:[^\s@]+@[^\s@]+|https?://\S+)\Z",
+        description='"mailto:" and an address, or a URL',
+    ),
+]
+Text = Annotated[str, Meta(max_length=100)]
+
+
+class TenantAlerts(Table, frozen=True, kw_only=True):
+    """At which percentages of a quota a tenant is told, and where; default: those of [alerts]."""
+
+    percent: Percents | None = None
+    to: tuple[AlertAddress, ...] = ()
 
 
 class ConfiguredKey(Table, frozen=True, kw_only=True):
     """An API key: its hash as printed by `imagegate key hash`, or the source of the key."""
 
-    label: Annotated[str, Meta(max_length=100)] = ""
+    label: Text = ""
+    role: Literal["", "lead"] = ""
+    tags: Tags = {}
     hash: KeyHash | None = None
     secret: SecretSource | None = None
     expires_at: Moment | None = None
@@ -170,6 +197,12 @@ class ConfiguredTenant(Table, frozen=True, kw_only=True):
     quotas: Quotas = Quotas()
     keep_hours: KeepHours | None = None
     storage_bytes: StorageBytes | None = None
+    owner: Text = ""
+    contact: Text = ""
+    cost_centre: Text = ""
+    tags: Tags = {}
+    required_tags: tuple[TagKey, ...] = ()
+    alerts: TenantAlerts = TenantAlerts()
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
     disabled: bool = False
     keys: tuple[ConfiguredKey, ...] = ()

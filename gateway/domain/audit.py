@@ -43,6 +43,15 @@ def describe_tenant(tenant: Tenant) -> dict[str, object]:
         "models": None if tenant.models is None else sorted(tenant.models),
         "keep_hours": tenant.keep_hours,
         "storage_bytes": tenant.storage_bytes,
+        "owner": tenant.owner,
+        "contact": tenant.contact,
+        "cost_centre": tenant.cost_centre,
+        "tags": dict(tenant.tags),
+        "required_tags": sorted(tenant.required_tags),
+        "alerts": {
+            "percent": None if tenant.alert_percents is None else list(tenant.alert_percents),
+            "to": list(tenant.alert_to),
+        },
         "weight": tenant.weight,
         "disabled": tenant.is_disabled,
         "disabled_by": tenant.disabled_by or None,
@@ -56,6 +65,8 @@ def describe_key(key: ApiKey) -> dict[str, object]:
         "id": key.id,
         "tenant": key.tenant,
         "label": key.label,
+        "role": key.role,
+        "tags": dict(key.tags),
         "limits": describe_limits(key.limits),
         "quotas": describe_quotas(key.quotas),
         "declared": key.is_declared,
@@ -71,5 +82,7 @@ def describe_limits(limits: Limits) -> dict[str, object]:
 def describe_quotas(quotas: Quotas) -> dict[str, object]:
     """Renders money as an exact decimal in dollars."""
     quotas_set = {name: value for name in QUOTA_NAMES if (value := getattr(quotas, name)) is not None}
-    micros = quotas_set.pop("usd_micros_per_month", None)
-    return quotas_set if micros is None else quotas_set | {"usd_per_month": usd(micros)}
+    for name in ("usd_micros_per_month", "soft_usd_micros_per_month"):
+        if (micros := quotas_set.pop(name, None)) is not None:
+            quotas_set[name.replace("usd_micros", "usd")] = usd(micros)
+    return quotas_set

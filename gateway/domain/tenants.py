@@ -7,12 +7,15 @@ hash of a key can be published.
 import hashlib
 import re
 import string
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 KEY_PREFIX: Final = "sk-ig-"
 KEY_ALPHABET: Final = string.ascii_letters + string.digits
 ID_CHARS: Final = 10
+LEAD: Final = "lead"
+"""Role of a key that manages its tenant's own keys and reads its usage."""
 SECRET_CHARS: Final = 32
 _KEY: Final = re.compile(rf"{KEY_PREFIX}([A-Za-z0-9]{{{ID_CHARS}}})[A-Za-z0-9]{{{SECRET_CHARS}}}")
 
@@ -28,15 +31,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Quotas of a tenant or an API key per calendar day or month (UTC); None is unlimited."""
+    """Quotas of a tenant or an API key per calendar day or month (UTC); None is unlimited.
+
+    The soft one is a budget: it warns and refuses nothing.
+    """
 
     images_per_day: int | None = None
     images_per_month: int | None = None
     usd_micros_per_month: int | None = None
+    soft_usd_micros_per_month: int | None = None
 
 
-LIMIT_NAMES: Final = tuple(field.name for field in fields(Limits))
-QUOTA_NAMES: Final = tuple(field.name for field in fields(Quotas))
+LIMIT_NAMES: Final = tuple(limit.name for limit in fields(Limits))
+QUOTA_NAMES: Final = tuple(quota.name for quota in fields(Quotas))
 LIMIT_MAX: Final = 1_000_000_000
 """Maximum of every limit, and of every quota of images."""
 
@@ -73,6 +80,13 @@ class Tenant:
     disabled_by: str = ""  # name of the admin key that disabled it, or "configuration"
     keep_hours: int | None = None  # for which its pictures are stored; None is the setting
     storage_bytes: int | None = None  # quota of stored bytes; None is the setting
+    owner: str = ""
+    contact: str = ""
+    cost_centre: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)  # of every request of the tenant
+    required_tags: frozenset[str] = frozenset()  # without one of these keys a request is refused
+    alert_percents: tuple[int, ...] | None = None  # of a quota, ascending; None is the setting
+    alert_to: tuple[str, ...] = ()  # "mailto:" addresses and https URLs
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,8 @@ class ApiKey:
     is_declared: bool = False
     old_secret_until: int | None = None
     """Unix seconds until which the secret before the last rotation is valid; None if it is not."""
+    role: str = ""  # LEAD, or "" for a key that only makes images
+    tags: Mapping[str, str] = field(default_factory=dict)  # in addition to the tenant's
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,15 @@ another node, is written before the record and deleted after it. The lookup alon
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
 
 from gateway.domain.audit import Actor, AuditEvent, describe_key
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.tenants import ApiKey, Limits, Quotas, digest, key_id
+from gateway.domain.tenants import ApiKey, digest, key_id
 from gateway.redis import Client, execute, load_script
 from gateway.tenants.authentication import Authenticator, generate_api_key
 from gateway.tenants.records import KeyRecord, lookup_record, read_key, record, write_key
 from gateway.tenants.store import no_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
-
-_NO_LIMITS: Final = Limits()
-_NO_QUOTAS: Final = Quotas()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +48,10 @@ class ApiKeyStore:
         self._unindex = load_script(redis, "tenants/delete_lookup")
 
     @retrying
-    async def create(
-        self,
-        tenant: str,
-        actor: Actor,
-        label: str = "",
-        expires_at: int | None = None,
-        limits: Limits = _NO_LIMITS,
-        quotas: Quotas = _NO_QUOTAS,
-    ) -> CreatedApiKey:
-        """Creates a key. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+    async def create(self, new: ApiKey, actor: Actor) -> CreatedApiKey:
+        """Creates a key; it gets an ID. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         secret = generate_api_key()
-        key = ApiKey(key_id(secret) or "", tenant, label, int(self._clock()), expires_at, limits, quotas)
+        key, tenant = replace(new, id=key_id(secret) or ""), new.tenant
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
         await self.index(key)
         call = self._redis.hget(record(self._redis, tenant, "tenant"), "created_at")

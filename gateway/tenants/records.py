@@ -1,6 +1,7 @@
 """Redis keys and record fields of tenants and API keys."""
 
 from dataclasses import asdict
+from typing import TypedDict
 
 import msgspec
 
@@ -36,6 +37,8 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     expires_at: int | None = None
     declared: bool = False
     limits: dict[str, int] = msgspec.field(default_factory=dict)
+    role: str = ""
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
 
     def key(self, key_id: str, tenant: str) -> ApiKey:
         return ApiKey(
@@ -48,6 +51,8 @@ class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             msgspec.convert(self.limits, Quotas),
             self.declared,
             self.old_until if self.old_mac else None,
+            self.role,
+            self.tags,
         )
 
 
@@ -66,8 +71,22 @@ def write_key(key: ApiKey, keyed_hash: str, old_mac: str = "", old_until: int = 
             expires_at=key.expires_at,
             declared=key.is_declared,
             limits=_flat(key.limits, key.quotas),
+            role=key.role,
+            tags=dict(key.tags),
         )
     )
+
+
+class _About(TypedDict, total=False):
+    """The field `about` of a tenant's record, as JSON."""
+
+    owner: str
+    contact: str
+    cost_centre: str
+    tags: dict[str, str]
+    required_tags: frozenset[str]
+    alert_percents: tuple[int, ...] | None
+    alert_to: tuple[str, ...]
 
 
 def read_tenant(name: str, fields: dict[str, str]) -> Tenant:
@@ -83,6 +102,7 @@ def read_tenant(name: str, fields: dict[str, str]) -> Tenant:
         fields.get("declared") == "1",
         fields.get("disabled_by", ""),
         **msgspec.json.decode(fields.get("storage") or "{}", type=dict[str, int]),
+        **msgspec.json.decode(fields.get("about") or "{}", type=_About),
     )
 
 
@@ -97,6 +117,7 @@ def write_tenant(tenant: Tenant) -> dict[str, str]:
         "declared": str(int(tenant.is_declared)),
         "limits": _json(_flat(tenant.limits, tenant.quotas)),
         "storage": _json(_without_none({"keep_hours": tenant.keep_hours, "storage_bytes": tenant.storage_bytes})),
+        "about": _json({name: value for name in _About.__annotations__ if (value := getattr(tenant, name))}),
     }
 
 

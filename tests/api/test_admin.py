@@ -107,6 +107,12 @@ def test_a_tenant_from_birth_to_end(gateway: Gateway) -> None:
         "models": ["image-01"],
         "keep_hours": None,
         "storage_bytes": None,
+        "owner": "",
+        "contact": "",
+        "cost_centre": "",
+        "tags": {},
+        "required_tags": [],
+        "alerts": {"percent": None, "to": []},
         "weight": 1,
         "disabled": False,
         "disabled_by": None,
@@ -129,13 +135,57 @@ def test_a_tenant_from_birth_to_end(gateway: Gateway) -> None:
     assert 200 == gateway.admin("PATCH", "/tenants/shop", {"disabled": False}).status_code
 
 
+def test_a_tenant_says_who_answers_and_pays_for_it(gateway: Gateway) -> None:
+    about = {
+        "owner": "Jo",
+        "contact": "jo@example.com",
+        "cost_centre": "4711",
+        "tags": {"env": "prod", "team": "a b"},
+        "required_tags": ["feature"],
+        "alerts": {"percent": [50, 90], "to": ["mailto:jo@example.com", "https://example.com/hook"]},
+        "quotas": {"soft_usd_per_month": "40.00"},
+    }
+    made = gateway.admin("POST", "/tenants", {"name": "about"} | about).json()
+    assert about == {name: made[name] for name in about}
+    shown = gateway.admin("GET", "/tenants/about").json()
+    assert about == {name: shown[name] for name in about}
+    change = {"owner": None, "tags": {"env": None, "x": "1"}, "alerts": {"percent": [90, 10, 90]}, "quotas": None}
+    changed = gateway.admin("PATCH", "/tenants/about", change).json()
+    assert ("", "4711", {"team": "a b", "x": "1"}) == (changed["owner"], changed["cost_centre"], changed["tags"])
+    assert {"percent": [10, 90], "to": about["alerts"]["to"]} == changed["alerts"]  # type: ignore[index]
+    assert {} == changed["quotas"]
+    emptied = gateway.admin("PATCH", "/tenants/about", {"tags": None, "alerts": None, "required_tags": None}).json()
+    assert ({}, [], {"percent": None, "to": []}) == (emptied["tags"], emptied["required_tags"], emptied["alerts"])
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"tags": {"UP": "x"}}, "tags"),
+        ({"tags": {"a": "\n"}}, "tags"),
+        ({"tags": {f"t{number}": "x" for number in range(9)}}, "tags"),
+        ({"alerts": {"to": ["ftp://x"]}}, "alerts"),
+        ({"alerts": {"percent": [0]}}, "alerts"),
+        ({"owner": "x" * 101}, "owner"),
+    ]
+    for body, field in wrong:
+        refused = error(gateway.admin("PATCH", "/tenants/about", body), 400)
+        assert str(refused["param"]).startswith(field)
+
+
+def test_a_key_has_a_role_and_tags(gateway: Gateway) -> None:
+    body: dict[str, object] = {"role": "lead", "tags": {"feature": "shop"}}
+    made = gateway.admin("POST", "/tenants/acme/keys", body).json()
+    assert ("lead", {"feature": "shop"}) == (made["role"], made["tags"])
+    changed = gateway.admin("PATCH", f"/keys/{made['id']}", {"role": "", "tags": {"feature": None}}).json()
+    assert ("", {}) == (changed["role"], changed["tags"])
+    assert 400 == gateway.admin("PATCH", f"/keys/{made['id']}", {"role": "owner"}).status_code
+
+
 def test_a_key_from_birth_to_end(gateway: Gateway) -> None:
     made = gateway.admin("POST", "/tenants/acme/keys", {"label": "web", "expires_at": FUTURE})
     assert 201 == made.status_code
     body: dict[str, Any] = made.json()
     secret = body.pop("key")
     assert secret.startswith(f"sk-ig-{body['id']}")
-    assert {"id", "tenant", "label", "limits", "quotas", "declared", "created_at", "expires_at"} == set(body)
+    known = {"id", "tenant", "label", "role", "tags", "limits", "quotas", "declared", "created_at", "expires_at"}
+    assert known == set(body)
     assert ("acme", "web", FUTURE) == (body["tenant"], body["label"], body["expires_at"])
     assert body in gateway.admin("GET", "/tenants/acme/keys").json()["data"]
     assert 200 == models_status(gateway.url, secret)

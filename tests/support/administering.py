@@ -37,7 +37,7 @@ class Stores:
         return await self.tenants.create(Tenant(name, **fields), OPS)
 
     async def key(self, tenant: str = "acme", label: str = "", expires_at: int | None = None) -> CreatedApiKey:
-        return await self.keys.create(tenant, OPS, label, expires_at)
+        return await self.keys.create(ApiKey("", tenant, label, int(self.clock()), expires_at), OPS)
 
     async def fault_of(self, secret: str) -> ErrorCode | None:
         """Returns the error code with which a key is refused, or None."""

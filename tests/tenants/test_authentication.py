@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.tenants import Limits, Quotas, Tenant
+from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant
 from gateway.redis import Client
 from tests.support.administering import OPS, Stores, generate_api_key, storing
 from tests.support.harness import REDIS_BINARIES
@@ -28,7 +28,9 @@ async def test_a_key_identifies_its_tenant_with_the_limits_of_both(each_redis: s
     async with storing(each_redis) as stores:
         quotas = Quotas(images_per_day=5, usd_micros_per_month=123_456_789_123_456)
         acme = await stores.tenant(models=frozenset({"image-01"}), created_at=7, limits=Limits(60, 0), quotas=quotas)
-        made = await stores.keys.create("acme", OPS, "laptop", None, Limits(concurrency=2), Quotas(images_per_month=9))
+        made = await stores.keys.create(
+            ApiKey("", "acme", "laptop", 0, None, Limits(concurrency=2), Quotas(images_per_month=9)), OPS
+        )
         caller = await stores.credentials.identify(f"Bearer {made.secret}")
     assert made.secret.startswith("sk-ig-")
     assert (acme, made.key) == (caller.tenant, caller.key)

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
@@ -10,14 +10,18 @@ from starlette.responses import Response
 
 from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import (
+    AboutChange,
     KeepHours,
     LimitsChange,
     Name,
     QuotasChange,
     Schema,
     StorageBytes,
+    TagsChange,
+    Text,
     Weight,
     merged,
+    merged_tags,
     read_document,
     value_or,
 )
@@ -35,12 +39,12 @@ from gateway.tenants.store import TenantStore
 
 GRACE_S: Final = 86_400
 GRACE_MAX_S: Final = 30 * 86_400
-_Label = Annotated[str, Meta(max_length=100)]
+_Role = Literal["", "lead"]
 _Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 """Unix seconds, up to the year 9999."""
 
 
-class _NewTenant(Schema):
+class _NewTenant(AboutChange, kw_only=True):
     name: Name
     limits: LimitsChange | None = None
     quotas: QuotasChange | None = None
@@ -51,7 +55,7 @@ class _NewTenant(Schema):
     disabled: bool = False
 
 
-class _TenantChange(Schema):
+class _TenantChange(AboutChange):
     """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
 
     limits: LimitsChange | UnsetType | None = UNSET
@@ -99,7 +103,7 @@ class TenantSection:
             keep_hours=new.keep_hours,
             storage_bytes=new.storage_bytes,
         )
-        return json_response(describe_tenant(await self.tenants.create(tenant, actor)), 201)
+        return json_response(describe_tenant(await self.tenants.create(new.applied(tenant), actor)), 201)
 
     async def get(self, request: Request, _: Actor) -> Response:
         """Returns the tenant with its current usage, which includes the reservations of in-flight requests."""
@@ -126,7 +130,7 @@ class TenantSection:
 
         def changed(tenant: Tenant) -> Tenant:
             after = replace(
-                tenant,
+                change.applied(tenant),
                 models=value_or(models, tenant.models),
                 limits=merged(tenant.limits, change.limits),
                 quotas=merged(tenant.quotas, change.quotas),
@@ -173,7 +177,9 @@ def _with_disabled(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  
 
 
 class _NewKey(Schema):
-    label: _Label = ""
+    label: Text = ""
+    role: _Role = ""
+    tags: TagsChange | None = None
     expires_at: _Moment | None = None
     limits: LimitsChange | None = None
     quotas: QuotasChange | None = None
@@ -182,7 +188,9 @@ class _NewKey(Schema):
 class _KeyChange(Schema):
     """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
 
-    label: _Label | UnsetType = UNSET
+    label: Text | UnsetType = UNSET
+    role: _Role | UnsetType = UNSET
+    tags: TagsChange | UnsetType | None = UNSET
     expires_at: _Moment | UnsetType | None = UNSET
     limits: LimitsChange | UnsetType | None = UNSET
     quotas: QuotasChange | UnsetType | None = UNSET
@@ -214,9 +222,18 @@ class KeySection:
     async def create(self, request: Request, actor: Actor) -> Response:
         new = await read_document(request, self.limits, _NewKey)
         self._check_moment(new.expires_at)
-        limits, quotas = merged(Limits(), new.limits), merged(Quotas(), new.quotas)
-        name = request.path_params["name"]
-        return _shown_once(await self.keys.create(name, actor, new.label, new.expires_at, limits, quotas))
+        key = ApiKey(
+            "",
+            request.path_params["name"],
+            new.label,
+            int(self.clock()),
+            new.expires_at,
+            merged(Limits(), new.limits),
+            merged(Quotas(), new.quotas),
+            role=new.role,
+            tags=merged_tags({}, new.tags),
+        )
+        return _shown_once(await self.keys.create(key, actor))
 
     async def get(self, request: Request, _: Actor) -> Response:
         return json_response(describe_key(await self.keys.get(request.path_params["id"])))
@@ -229,6 +246,8 @@ class KeySection:
             return replace(
                 key,
                 label=value_or(change.label, key.label),
+                role=value_or(change.role, key.role),
+                tags=merged_tags(key.tags, change.tags),
                 expires_at=value_or(change.expires_at, key.expires_at),
                 limits=merged(key.limits, change.limits),
                 quotas=merged(key.quotas, change.quotas),
