@@ -69,7 +69,7 @@ def _own_proxy(upstream: Upstream, environ: Mapping[str, str], where: str) -> Pr
 
 
 def check_authorities(path: str, where: str) -> None:
-    """Raises: SettingsError if a PEM file holds no certificate authority."""
+    """Raises: SettingsError if a PEM file holds no certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(Path(path))
@@ -77,5 +77,3 @@ def check_authorities(path: str, where: str) -> None:
         raise SettingsError(f"{where}: {path} holds no certificate in PEM format") from error
     except OSError as error:
         raise SettingsError(f"{where}: {path} cannot be read ({error.strerror})") from error
-    if not context.get_ca_certs():
-        raise SettingsError(f"{where}: {path} holds no certificate of an authority")

@@ -12,7 +12,7 @@ from tests.operators.conftest import Shows
 from tests.support.certificates import Files, certify
 from tests.support.checking import check
 from tests.support.harness import Simulator
-from tests.support.proxying import HttpProxy, proxying, with_tls
+from tests.support.proxying import HttpProxy, alerting, proxying, with_tls
 from tests.support.servers import black_hole, free_port
 
 NAME = "api.provider.example"
@@ -102,6 +102,10 @@ def test_a_proxy_s_password_is_sent_and_never_printed(
     assert "wr0ng" not in found[1][1]
 
 
+AUTHORITY = (
+    "if a proxy of this network or a private authority signs it, set SSL_CERT_FILE or [requests] ca_file to the "
+    "authority's PEM file"
+)
 REASONS = {
     "HTTPS_PROXY=... NO_PROXY=provider.example": (
         (URL, "", {"HTTPS_PROXY": "PROXY", "NO_PROXY": "provider.example"}),
@@ -114,8 +118,7 @@ REASONS = {
     "no proxy": ((URL, "", {}), "; check base_url and DNS, and if this network needs a proxy (HTTPS_PROXY)"),
     "a proxy's 407": (
         (URL, "", {"HTTPS_PROXY": "REFUSING407"}),
-        "(HTTPS_PROXY) refuses CONNECT to api.provider.example:443 with 407 Refused; check its user and password (the "
-        "gateway sends Basic; the proxy accepts Negotiate, Basic)",
+        "with 407 Refused; check its user and password (the gateway sends Basic; the proxy accepts Negotiate, Basic)",
     ),
     "a proxy's 403": (
         (URL, "", {"HTTPS_PROXY": "REFUSING403"}),
@@ -131,8 +134,7 @@ REASONS = {
     ),
     "an untrusted certificate": (
         (URL, "", {"HTTPS_PROXY": "PROXY"}),
-        f"the certificate of {NAME}:443 is not trusted (self-signed certificate); if a proxy of this network or a "
-        "private authority signs it, set SSL_CERT_FILE or [requests] ca_file to the authority's PEM file",
+        f"the certificate of {NAME}:443 is not trusted (self-signed certificate); {AUTHORITY}",
     ),
     "a certificate of another name": (
         ("https://localhost:TLS", "", {"SSL_CERT_FILE": "FILE"}),
@@ -146,10 +148,7 @@ REASONS = {
         ("https://127.0.0.1:PLAIN", "", {}),
         "does not speak TLS on this port; use http:// or another port in base_url",
     ),
-    "http to a TLS port": (
-        ("http://127.0.0.1:TLS", "", {}),
-        "expects TLS on this port; use https:// in base_url",
-    ),
+    "http to a TLS port": (("http://127.0.0.1:ALERTS", "", {}), "expects TLS on this port; use https:// in base_url"),
 }
 
 
@@ -164,10 +163,11 @@ def test_the_reasons_of_an_unreachable_provider_are_told_apart(
         "TLS": network.tls.rpartition(":")[2],
         "PLAIN": network.plain.rpartition(":")[2],
         "FREE": str(free_port()),
+        "ALERTS": str(stack.enter_context(alerting())),
         "FILE": str(network.files.certificate),
     }
     variables = {name: places.get(value, value.replace("FREE", places["FREE"])) for name, value in variables.items()}
-    for name in ("TLS", "PLAIN", "FREE"):
+    for name in ("TLS", "PLAIN", "FREE", "ALERTS"):
         base_url = base_url.replace(name, places[name])
     code, message = check(tmp_path, redis_url, base_url, settings, **variables)
     shows(1, given, message)

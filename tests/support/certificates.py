@@ -32,7 +32,7 @@ class Files:
 def certify(folder: Path, *hosts: str, days: float = 90, passphrase: bytes | None = None) -> Files:
     """Writes a new certificate and key for loopback and `hosts` into a folder, replacing earlier ones."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "imagegate test")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, " ".join(("imagegate test", *hosts)))])
     now, own = dt.datetime.now(dt.UTC), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     made = (
         x509.CertificateBuilder()

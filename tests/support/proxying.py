@@ -108,6 +108,18 @@ def with_tls(url: str, files: Files) -> Iterator[str]:
 
 
 @contextmanager
+def alerting() -> Iterator[int]:
+    """Runs a TLS server that answers plain HTTP with an alert, as most do; yields its port."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\x15\x03\x01\x00\x02\x02\x46")
+
+    with _listening(handle, None) as port:
+        yield port
+
+
+@contextmanager
 def _listening(handle: Handler, context: ssl.SSLContext | None) -> Iterator[int]:
     """Runs a server in a thread of its own; yields its port."""
     started, stop = threading.Event(), list[Callable[[], object]]()
