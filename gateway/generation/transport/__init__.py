@@ -26,13 +26,11 @@ from yarl import URL
 
 from gateway.generation.transport.addresses import PublicResolver, is_public_name
 from gateway.generation.transport.connections import BUFFER_BYTES, PIECE_BYTES, BoundedHandler, UnreadRequestError
-from gateway.generation.transport.failures import map_error
+from gateway.generation.transport.failures import TRIES, map_error
 from gateway.generation.transport.proxies import Proxy
 
 _SENT_BYTES: Final = 64 * 1024
 """Body bytes per write: TLS copies its input."""
-_TRIES: Final = 3
-"""Connections tried for a request of which no byte was read. Servers close idle connections at any time."""
 _AUTOMATIC_HEADERS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -120,7 +118,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         headers = [(sys.intern(name.decode("ascii")), value.decode("latin-1")) for name, value in request.headers.raw]
         login = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
         is_tunnelled = request.url.scheme == "https"
-        for tried in range(1, _TRIES + 1):
+        for tried in range(1, TRIES + 1):
             content = _Content(pieces, request.extensions.get("on_sent")) if pieces else None
             try:
                 return await session.request(
@@ -137,8 +135,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 )
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 is_unread = isinstance(error, UnreadRequestError) or (content is not None and content.was_closed)
-                if not is_unread or tried == _TRIES:
-                    raise map_error(error, _host_of(request.url), proxy) from error
+                cause = UnreadRequestError() if is_unread else error
+                if not is_unread or tried == TRIES:
+                    raise map_error(cause, _host_of(request.url), proxy) from error
         raise AssertionError("unreachable")
 
 

@@ -123,12 +123,16 @@ class BoundedHandler(ResponseHandler):
         )
         acked_bytes = self._acked_bytes
         if acked_bytes is not None and is_orderly and not has_response and self._tcp_status()[1] == acked_bytes:
-            self.set_exception(UnreadRequestError("the server closed the connection before it had read the request"))
+            super().set_exception(UnreadRequestError())
         super().connection_lost(exc)
         self._body = None  # a reference cycle that only the garbage collector would break
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        if not isinstance(self._exception, UnreadRequestError):  # writing the rest of the request fails, too
+        """Leaves the verdict on a write into a closing connection to `connection_lost`, which knows the cause."""
+        transport = None if self._connection_lost_called else self.transport
+        if isinstance(exc, aiohttp.ClientOSError) and transport is not None and transport.is_closing():
+            transport.abort()
+        else:
             super().set_exception(exc, *cause)
 
     def _tcp_status(self) -> tuple[int | None, int | None]:

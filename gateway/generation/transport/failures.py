@@ -32,6 +32,8 @@ _ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...
 )
 """Map from aiohttp's exceptions to httpx's."""
 
+TRIES: Final = 3
+"""Connections tried for a request of which no byte was read. Servers close idle connections at any time."""
 _PLAIN_PORT: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 )
@@ -66,6 +68,8 @@ def map_error(error: BaseException, host: str = "", proxy: Proxy | None = None) 
             text = _unreachable(error, host, proxy)
         case TlsPortError():
             text = f"{host} expects TLS on this port; use https:// in base_url"
+        case UnreadRequestError():
+            text = f"{host} closed {TRIES} connections before it had read the request"
     return kind_of(error)(text)
 
 
