@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from gateway.cli.output import fail, print_json, printable
+from gateway.cli.output import SOCKS, fail, print_json, printable
 
 if TYPE_CHECKING:
     import ssl
@@ -82,6 +82,8 @@ class AdminApi:
                 trust_env=url.host not in _LOCAL,
                 verify=_trusted() if url.scheme == "https" else True,
             )
+        except ImportError:  # of the package for SOCKS
+            fail(SOCKS)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
             was_sent = isinstance(error, httpx.TransportError) and not isinstance(error, not_sent)

@@ -12,14 +12,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.domain.images import ImageUrl, ResponseFormat
+from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.transport import AiohttpTransport
 from gateway.generation.transport.proxies import Proxy, ProxyRules, parse_proxy
+from gateway.providers.links import LinkPolicy
 from tests.support.certificates import Files, certify
 from tests.support.harness import serving
 from tests.support.proxying import HttpProxy, proxying, with_tls
 from tests.support.servers import free_port
 
 NAME = "api.provider.example"
+JPEG = b"\xff\xd8\xff\xe0" + bytes(100)
 BOTH_LOOPS = pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})])
 
 
@@ -132,7 +136,9 @@ def test_user_and_password_are_decoded_and_not_shown() -> None:
 
 
 async def echo(request: Request) -> Response:
-    """Returns the body and the names of the headers."""
+    """Returns the body and the names of the headers; an image at /picture."""
+    if request.url.path == "/picture":
+        return Response(JPEG, media_type="image/jpeg")
     return Response(await request.body(), headers={"x-names": ",".join(sorted(request.headers.keys()))})
 
 
@@ -247,3 +253,45 @@ async def test_a_proxy_may_itself_speak_tls(tmp_path: Path) -> None:
                 answers = [await send(transport, f"https://{NAME}/", through) for _ in range(2)]
     assert [200, 200] == [status for status, _, _, _ in answers]
     assert {f"CONNECT {NAME}:443"} == set(proxy.requests)
+
+
+async def download(proxies: ProxyRules, link: str, *hosts: str, trusted: ssl.SSLContext | None = None) -> bool:
+    """Returns whether the image behind a link was downloaded."""
+    async with AiohttpTransport(trusted) as named, AiohttpTransport(trusted, public_only=True) as public:
+        fetcher = ImageDownloader(public, named, DownloadLimits(10, 10, 1000), "tests")
+        pictures = (ImageUrl(link),)
+        found = await fetcher.deliver(pictures, ResponseFormat.BASE64, LinkPolicy(hosts), 30, None, proxies)
+        return bool(found)
+
+
+@pytest.mark.anyio
+async def test_downloads_go_through_the_proxy_to_allowed_hosts_only(tmp_path: Path) -> None:
+    with behind_proxy(tmp_path) as (proxy, trusted):
+        rules = ProxyRules.of_upstream(parse_proxy(proxy.url, "proxy"))
+        assert await download(rules, f"http://{NAME}/picture", "*.provider.example", trusted=trusted)
+        assert [f"CONNECT {NAME}:443"] == proxy.requests
+        assert not await download(rules, f"https://{NAME}/picture", "other.example", trusted=trusted)
+        assert not await download(rules, f"https://{NAME}:8443/picture", NAME, trusted=trusted)
+    assert [f"CONNECT {NAME}:443"] == proxy.requests
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("10.0.0.5", "127.0.0.1", "169.254.169.254", "100.100.100.200", "192.168.1.1", "[::1]", "[fd00::1]"),
+        *("[::ffff:10.0.0.5]", "127.1", "0177.0.0.1", "0x7f000001", "0x7f.1", "2130706433", "127.0.0.1.", "10.0.0.5.."),
+    ],
+)
+async def test_behind_a_proxy_literal_addresses_that_are_not_public_are_refused(host: str) -> None:
+    """The proxy would reach them, in every spelling."""
+    with proxying() as proxy:
+        rules = ProxyRules.of_upstream(parse_proxy(proxy.url, "proxy"))
+        assert not await download(rules, f"https://{host}/picture", "*")
+    assert [] == proxy.requests
+
+
+@pytest.mark.anyio
+async def test_an_unusable_proxy_of_the_environment_ends_a_download() -> None:
+    rules = ProxyRules.of_environment({"ALL_PROXY": "socks5://127.0.0.1:1"})
+    assert not await download(rules, f"https://{NAME}/picture", NAME)

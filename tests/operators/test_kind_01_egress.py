@@ -11,7 +11,8 @@ import pytest
 from tests.operators.conftest import Shows
 from tests.support.certificates import Files, certify
 from tests.support.checking import check
-from tests.support.harness import Simulator
+from tests.support.commands import check_refused, run
+from tests.support.harness import ADMIN_KEY, Gateway, Simulator
 from tests.support.proxying import HttpProxy, alerting, proxying, with_tls
 from tests.support.servers import black_hole, free_port
 
@@ -246,3 +247,28 @@ def test_this_machine_s_addresses_need_no_exception(tmp_path: Path, redis_url: s
         base_url = f"http://{host}:{network.plain.rpartition(':')[2]}"
         assert 0 == check(tmp_path, redis_url, base_url, **nowhere)[0]
     assert socket.gethostbyname("localhost") == "127.0.0.1"
+
+
+SOCKS = (
+    "the environment names a SOCKS proxy, which is not supported. Name an HTTP proxy in HTTPS_PROXY and HTTP_PROXY, "
+    "and unset ALL_PROXY"
+)
+
+
+@pytest.mark.parametrize("value", ["socks5://127.0.0.1:1", "socks5h://127.0.0.1:1"])
+def test_commands_refuse_a_socks_proxy_in_one_line(shows: Shows, value: str) -> None:
+    variables = {"ALL_PROXY": value, "IMAGEGATE_ADMIN_KEY": ADMIN_KEY, "IMAGEGATE_CONFORMANCE_KEY": "sk-x"}
+    done = run("tenant", "list", "--url", "http://gateway.example:8081", **variables)
+    shows(1, f"ALL_PROXY={value} imagegate tenant list", done.stderr.strip())
+    check_refused(done, SOCKS)
+    done = run("conformance", "http://gateway.example:8080/v1", **variables)
+    assert (2, True) == (done.returncode, done.stderr.endswith(f"imagegate: {SOCKS}\n")), done.stderr
+
+
+def test_commands_reach_a_gateway_on_this_machine_without_the_proxy(gateway: Gateway) -> None:
+    nowhere = {name: f"http://127.0.0.1:{free_port()}" for name in ("HTTP_PROXY", "ALL_PROXY")}
+    port = gateway.url.rpartition(":")[2]
+    for host in ("127.0.0.1", "localhost"):
+        url = f"http://{host}:{port}"
+        done = run("tenant", "list", IMAGEGATE_URL=url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY, **nowhere)
+        assert (0, "") == (done.returncode, done.stderr)
