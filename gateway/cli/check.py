@@ -18,7 +18,7 @@ from gateway.config.resolve import Config, read_config
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode
 from gateway.generation.key_checks import KeyChecker
-from gateway.generation.transport import AiohttpTransport
+from gateway.generation.transport import AiohttpTransport, trusted_authorities
 from gateway.generation.upstreams import UpstreamSet
 from gateway.observability.logging import configure_logging
 from gateway.providers.links import LinkTrust
@@ -36,10 +36,10 @@ _REGIONS: Final = {
     "302ai": "https://api.302.ai worldwide, https://api.302ai.cn in mainland China",
 }
 """Each provider's own hosts (reference/minimax.md 1.1, 5.2)."""
-_REFUSED: Final = ("refused", "the host refuses without the provider's error code: check the secret and base_url")
+_REFUSED: Final = ("cannot tell", "no page gives the provider's own verdict on the key: check the secret and base_url")
 _USED_UP: Final = ("plan used up", "wait until the window ends, or upgrade the plan")
 _BUSY: Final = ("busy", "retry in a minute")
-_WRONG_HOST: Final = ("wrong host", "base_url is not this provider's API")
+_WRONG_HOST: Final = ("wrong host", "base_url is probably not this provider's API")
 _FINDINGS: Final = {
     ErrorCode.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key belongs to another region"),
     ErrorCode.ACCOUNT_UNVERIFIED: ("not verified", "verify the account's owner at the provider"),
@@ -54,8 +54,8 @@ _FINDINGS: Final = {
     ErrorCode.BARE_FORBIDDEN: _REFUSED,
     ErrorCode.BARE_RATE_LIMITED: _BUSY,
     ErrorCode.BARE_REFUSAL: _WRONG_HOST,
-    ErrorCode.CONNECT_FAILED: ("unreachable", "check base_url, name resolution and the firewall"),
-    ErrorCode.NOT_SENT: ("unreachable", "check base_url"),
+    ErrorCode.CONNECT_FAILED: ("unreachable", ""),
+    ErrorCode.NOT_SENT: ("unreachable", ""),
     ErrorCode.READ_TIMEOUT: ("no response", "the host accepts the connection but does not respond; retry later"),
     ErrorCode.CONNECTION_LOST: ("no response", "the host closes the connection; check whether base_url needs https"),
     ErrorCode.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url has no such endpoint"),
@@ -64,6 +64,22 @@ _FINDINGS: Final = {
     ErrorCode.UNEXPECTED_RESPONSE: _WRONG_HOST,
 }
 """Result and fix by error code."""
+_EXPLAINED: Final = frozenset(
+    {
+        ErrorCode.CONNECT_FAILED,
+        ErrorCode.NOT_SENT,
+        ErrorCode.READ_TIMEOUT,
+        ErrorCode.CONNECTION_LOST,
+        ErrorCode.BARE_UNAUTHORIZED,
+        ErrorCode.BARE_PAYMENT_REQUIRED,
+        ErrorCode.BARE_FORBIDDEN,
+        ErrorCode.BARE_REFUSAL,
+        ErrorCode.UPSTREAM_UNSUPPORTED,
+        ErrorCode.INVALID_RESPONSE,
+        ErrorCode.UNEXPECTED_RESPONSE,
+    }
+)
+"""Errors of the way to the provider, whose details say what was requested and what responded."""
 
 
 class Report:
@@ -137,6 +153,9 @@ def _describe(report: Report, config: Config, path: str) -> None:
         report.add("declared", "ok", f"tenants {len(settings.tenants)}, keys {keys_declared}")
     admins = ", ".join(key.name for key in config.admin_keys)
     report.add("admin API", "ok", f"enabled for {admins}" if admins else "disabled, no [admin] key is set")
+    for endpoint in supply.endpoints.values():
+        proxy = endpoint.proxies.find(endpoint.base_url)
+        report.add(f"upstream {endpoint.name}", "ok", f"through {proxy.name}" if proxy else "direct, without a proxy")
 
 
 def _warn(report: Report, config: Config, path: str) -> None:
@@ -216,7 +235,7 @@ def _check_storage(report: Report, config: Config) -> None:
 def _check_upstreams(report: Report, settings: Settings, supply: UpstreamSet) -> None:
     """Prints a line per key and per remedy."""
     with progressing("checking", "keys") as progress:
-        probes = asyncio.run(_probe(supply, progress))
+        probes = asyncio.run(_probe(settings, supply, progress))
     findings = [_finding(probe) for probe in probes]
     if report.prints_json:
         for key, probe, (result, remedy) in zip(supply.keys, probes, findings, strict=True):
@@ -247,9 +266,9 @@ def _check_upstreams(report: Report, settings: Settings, supply: UpstreamSet) ->
         report.add("keys", "failed", f"{failed} of {len(probes)} upstream keys do not work")
 
 
-async def _probe(supply: UpstreamSet, report: ReportProgress) -> list[KeyCheck]:
+async def _probe(settings: Settings, supply: UpstreamSet, report: ReportProgress) -> list[KeyCheck]:
     """Returns results in the order of the keys."""
-    async with AiohttpTransport() as transport:
+    async with AiohttpTransport(trusted_authorities(settings.requests.ca_file)) as transport:
         checker = KeyChecker(transport, lambda: supply.endpoints, f"imagegate/{__version__}")
         free, done = asyncio.Semaphore(_AT_ONCE), 0
 
@@ -269,4 +288,5 @@ def _finding(probe: KeyCheck) -> tuple[str, str]:
     if probe.error_code is None:
         return "ok" if probe.proves_balance else "ok, balance unknown", ""
     unknown = (probe.error_code.value.replace("_", " "), f"the upstream says: {probe.detail}")
-    return _FINDINGS.get(probe.error_code, unknown)
+    result, remedy = _FINDINGS.get(probe.error_code, unknown)
+    return result, "; ".join(filter(None, (probe.detail, remedy))) if probe.error_code in _EXPLAINED else remedy

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from gateway.cli.output import fail, print_json, printable
+from gateway.cli.output import SOCKS, fail, print_json, printable
 
 if TYPE_CHECKING:
     import ssl
@@ -93,6 +93,8 @@ class AdminApi:
                 trust_env=url.host not in _LOCAL,
                 verify=_trusted() if url.scheme == "https" else True,
             )
+        except ImportError:  # of the package for SOCKS
+            fail(SOCKS)
         except (httpx.InvalidURL, ValueError):  # their messages may repeat a password
             fail("--url or IMAGEGATE_URL is no URL; expected http:// or https:// and a host, as http://127.0.0.1:8081")
         except httpx.HTTPError as error:

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import httpx
 from msgspec.structs import asdict
 
 from gateway.api.admin import AdminKey, Role
 from gateway.config import places
 from gateway.config import upstreams as tables
 from gateway.config.declared import declared_tenants
+from gateway.config.egress import check_authorities, read_base_url, read_proxies
 from gateway.config.loading import config_path, read_file
 from gateway.config.problems import Problems
 from gateway.config.schema import Redis, Settings
@@ -25,6 +25,7 @@ from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, Pr
 from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
 from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.images import LinkSource
+from gateway.generation.transport.proxies import ProxyRules
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
@@ -87,6 +88,9 @@ def _resolve(settings: Settings, environ: Mapping[str, str], problems: Problems,
     admin_keys = _admin_keys(settings, environ, problems)
     hash_pepper = storage = None
     credentials, webhook = Credentials(), ""
+    with problems.collecting():
+        if settings.requests.ca_file is not None:
+            check_authorities(settings.requests.ca_file, "requests.ca_file")
     with problems.collecting():
         if pepper:
             hash_pepper = read_strong_secret(pepper, environ, "api_keys.hash_pepper", "a pepper", _PEPPER_MIN_CHARS)
@@ -183,14 +187,12 @@ def _upstreams(settings: Settings, environ: Mapping[str, str], problems: Problem
     endpoints, pools, waits = {}, [], {}
     for number, upstream in enumerate(settings.upstreams):
         where, name, provider = f"upstreams[{number}]", upstream.name, PROVIDERS[upstream.provider]
-        base_url = upstream.base_url.rstrip("/")
-        with problems.collecting(where):
-            try:
-                httpx.URL(base_url)
-            except httpx.InvalidURL as error:
-                raise SettingsError(f"{where}.base_url: '{upstream.base_url}' is no address ({error})") from error
+        base_url, proxies = upstream.base_url, ProxyRules()
+        with problems.collecting():
+            base_url = read_base_url(upstream, provider, where)
+            proxies = read_proxies(upstream, environ, base_url, where)
         hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
-        endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts))
+        endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts), proxies)
         accounts = tuple(
             _account(name, account, environ, problems, f"{where}.accounts[{at}]")
             for at, account in enumerate(upstream.accounts)

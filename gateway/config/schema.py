@@ -182,6 +182,8 @@ class Requests(Table, frozen=True, kw_only=True):
     max_response_bytes: Count = 64 * 1024 * 1024
     download_timeout_s: Seconds = 30
     max_download_bytes: Count = 32 * 1024 * 1024
+    idle_timeout_s: Seconds = 15
+    ca_file: str | None = None
     journal_dir: str | None = None
 
 

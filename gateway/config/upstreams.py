@@ -121,6 +121,8 @@ class Upstream(Table, frozen=True, kw_only=True):
     name: Name
     provider: Literal["302ai", "minimax"]
     base_url: HttpUrl
+    proxy: str | None = None
+    proxy_password: SecretSource | None = None
     result_hosts: tuple[str, ...] | None = None
     capabilities: Capabilities = Capabilities()
     max_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 120

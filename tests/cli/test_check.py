@@ -148,7 +148,7 @@ def test_each_key_that_fails_is_told_with_the_remedy(tmp_path: Path, redis_url: 
     expected = {"good-1": "ok", "dead-1": "invalid key", "broke-1": "no balance", "main-1": "unreachable"}
     assert expected == findings(done.stdout)
     assert (1, "imagegate: 3 of 4 upstream keys do not work\n") == (done.returncode, done.stderr)
-    for words in ("correct the secret", "top up the account", "check base_url"):
+    for words in ("correct the secret", "top up the account", "refuses the connection"):
         assert words in done.stdout
     assert "another region" not in done.stdout
     assert fits(below_path(done.stdout))
