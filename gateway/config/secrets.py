@@ -19,8 +19,6 @@ _DISTINCT_MIN: Final = 6
 """Of 16 random hexadecimal digits, fewer than 6 differ in one case of 25,000."""
 _UNGUESSABLE_MIN: Final = 8
 """32 random bits or more, behind a limit on wrong keys; for admin keys that people choose."""
-_PLACEHOLDER: Final = "replace-with-"
-"""The prefix of the values in deploy/kubernetes/secret.example.yaml."""
 _READ_MAX_CHARS: Final = 128
 _RUN_MIN_CHARS: Final = 3
 _WORDS: Final = re.compile(
@@ -135,8 +133,6 @@ def read_strong_secret(
         problem = f"{what} has at least {min_chars} characters"
     elif len(set(text)) < _DISTINCT_MIN:
         problem = f"{what} has at least {_DISTINCT_MIN} different characters"
-    elif text.startswith(_PLACEHOLDER):
-        problem = "it is the placeholder of an example"
     if problem:
         raise SettingsError(f"{where}: {problem}; `openssl rand -hex {max(16, min_chars)}` makes one")
     return secret

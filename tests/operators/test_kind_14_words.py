@@ -99,6 +99,22 @@ def test_every_mistake_is_reported_at_once_in_the_order_of_the_file(tmp_path: Pa
         assert line.startswith(beginning)
 
 
+def test_what_follows_an_entry_that_is_left_out_keeps_its_number(tmp_path: Path) -> None:
+    """The entries before it cannot be read, and are not judged further."""
+    entry = '[[upstreams]]\nname = "{}"\nprovider = "{}"\nbase_url = "https://h"\n[[upstreams.accounts]]\nname = "a"\n'
+    keys = 'keys = [{ name = "x", secret = "x" }, { name = "y", secret = { env = "NOT_SET" } }]\n'
+    model = '[[models]]\nid = "m"\nprice_per_image_usd = 1\ntargets = [{ upstream = "one", model = "m" }]\n'
+    found = problems(
+        tmp_path, "".join((entry.format("one", "none"), keys, entry.format("two", "minimax"), keys, model))
+    )
+    assert [
+        "imagegate.toml:3: upstreams[0].provider",
+        "imagegate.toml:7: upstreams[0].accounts[0].keys[0].secret",
+        "imagegate.toml:14: upstreams[1].accounts[0].keys[0].secret",
+        "imagegate.toml:14: upstreams[1].accounts[0].keys[1].secret",
+    ] == [":".join(line.split(":")[:3]) for line in found]
+
+
 def test_the_command_prints_a_line_for_each(tmp_path: Path) -> None:
     path = tmp_path / "imagegate.toml"
     path.write_text(SEVERAL)
