@@ -10,6 +10,7 @@ from gateway.app.backends import find_problems, redis_id
 from gateway.app.storage import check_storage
 from gateway.cli.output import ReportProgress, print_table, print_text, progressing
 from gateway.config import Settings, SettingsError, config_path, load, locate
+from gateway.config.egress import unreadable_authorities
 from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -106,6 +107,8 @@ def run_check(config: str | None, *, asks_upstreams: bool) -> None:
     print(_check_journal(resolved))
     if certificate:
         print(certificate)
+    for name, authorities in unreadable_authorities(os.environ):
+        print_text(f"warning: {name}: {authorities} cannot be read; its certificate authorities are not trusted")
     for exposure in find_exposures(settings, path, has_admin_key=bool(resolved.admin_keys)):
         print_text(f"warning: {exposure.where}: {exposure.what}; {exposure.remedy}")
     for upstream in supply.endpoints.values():

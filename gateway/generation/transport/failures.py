@@ -80,10 +80,11 @@ def _verification(error: BaseException) -> str:
 def _refused_by_proxy(error: aiohttp.ClientHttpProxyError, host: str, proxy: Proxy | None) -> str:
     name = proxy.name if proxy else "the proxy"
     remedy = "ask its operators to allow this host"
-    if error.status == 407:
+    if error.status in {401, 407}:  # tinyproxy sends 401
         schemes = error.headers.getall("proxy-authenticate", []) if error.headers else []
         accepted = ", ".join(scheme.split(maxsplit=1)[0][:20] for scheme in schemes if scheme.strip())
-        remedy = f"check its user and password (the gateway sends Basic; the proxy accepts {accepted or 'no scheme'})"
+        offer = f"; the proxy accepts {accepted}" if accepted else ""
+        remedy = f"check its user and password (the gateway sends Basic{offer})"
     elif error.status >= 500:
         remedy = "check base_url, and that the proxy can reach this host"
     return f"{name} refuses CONNECT to {host} with {error.status} {error.message[:80]}; {remedy}"
