@@ -133,16 +133,18 @@ class BatchRoutes:
         return await self._respond(batch)
 
     async def _build(self, request: Request, caller: Principal, new: _NewBatch) -> Batch:
-        """Raises: GatewayError for an input file that does not exist, or that no batch may use."""
-        record = await self.files.get(caller.tenant.name, str(new.input_file_id))
+        """Raises: GatewayError for an input file that does not exist, or that no batch may use; for too many files."""
+        param = "input_file_id"
+        record = await self.files.get(caller.tenant.name, str(new.input_file_id), param)
         if record.purpose != _INPUT_PURPOSE:
             text = f"Invalid file '{record.id}': expected the purpose 'batch', but got '{record.purpose}'."
-            raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
+            raise GatewayError(ErrorCode.INVALID_VALUE, text, param=param)
+        await self.files.check_room(caller.tenant.name)
         now_s = int(self.clock())
         expires_at = min(now_s + WINDOW_S, record.expires_at - _INPUT_LEFT_S)
         if expires_at <= now_s:
             text = f"Invalid file '{record.id}': it expires in less than {_INPUT_LEFT_S} s. Upload it again."
-            raise GatewayError(ErrorCode.INVALID_VALUE, text, param="input_file_id")
+            raise GatewayError(ErrorCode.INVALID_VALUE, text, param=param)
         return Batch(
             id=new_batch_id(),
             tenant=caller.tenant.name,

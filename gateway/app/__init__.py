@@ -186,7 +186,7 @@ def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchPar
     if core.storage is None:
         return None
     batches = build_batches(
-        *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.upstreams.usual_s),
+        *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.upstreams.measured_s),
         *(core.links, core.transports[0], core.budget, core.metrics),
     )
     core.gauges.count_batches = batches.worker.count_open

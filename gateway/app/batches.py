@@ -47,13 +47,13 @@ def build_batches(
     images: ImageRoutes,
     service: GenerationService,
     scheduler: Scheduler,
-    usual_s: Callable[[Target, int], float],
+    measured_s: Callable[[Target, int], float | None],
     links: Links,
     transport: AiohttpTransport,
     budget: ByteBudget,
     metrics: Metrics,
 ) -> BatchParts:
-    """`usual_s` returns the usual duration of a call for a number of images. Close the worker at shutdown."""
+    """`measured_s` returns the usual duration of a call for a number of images. Close the worker at shutdown."""
     terms, settings, catalog = config.settings.batches, config.settings, images.catalog
     files, authenticator = storage.files, images.authenticator.authenticator
     store = BatchStore(redis, BatchLimits(terms.max_open))
@@ -71,7 +71,7 @@ def build_batches(
     webhooks, drain = _build_webhooks(config, redis, transport, metrics), images.drain
     lease_s, lines_max = settings.requests.reservation_lease_s, terms.max_concurrency
     worker = BatchWorker(store, lines, stages, metrics, lambda: drain.is_on, lines_max, webhooks, lease_s)
-    forecast = BatchForecast(store, scheduler, catalog, usual_s, lines_max)
+    forecast = BatchForecast(store, scheduler, catalog, measured_s, lines_max)
     routes = BatchRoutes(
         *(images.authenticator, store, files, forecast, images.options.limits, drain, worker.wake.set),
         public_url=settings.server.public_url or "",

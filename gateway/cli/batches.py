@@ -38,7 +38,7 @@ def cancel(api: AdminApi, tenant: TenantName, batch: BatchId) -> None:
 
 
 def _print_list(answer: Document) -> None:
-    found, columns = rows(answer), ("batch", "status", "created", "model", "lines", "completed", "failed")
+    found, columns = rows(answer), ("BATCH", "STATUS", "CREATED", "MODEL", "LINES", "COMPLETED", "FAILED")
     print_table(columns, [_row(batch) for batch in found], empty="No batches.", numbers=3)
     if answer.get("has_more"):
         typer.echo(printable(f"More batches: --after {found[-1]['id']}"), err=True)

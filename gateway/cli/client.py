@@ -92,7 +92,7 @@ class AdminApi:
                     f"the gateway at {self.url} does not respond ({error}); the change may have been made: "
                     "before you repeat it, search for it with `imagegate audit`"
                 )
-            fail(f"the gateway at {self.url} does not respond ({error}); check --url")
+            fail(f"the gateway at {self.url} does not respond ({error}); check --url or IMAGEGATE_URL")
         return self._read(response)
 
     def _read(self, response: "httpx.Response") -> Document:
@@ -101,7 +101,8 @@ class AdminApi:
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            fail(f"{self.url} is not a gateway: HTTP {response.status_code} without a JSON object; check --url")
+            status = response.status_code
+            fail(f"{self.url} is not a gateway: HTTP {status} without a JSON object; check --url or IMAGEGATE_URL")
         if response.status_code == 401:
             fail("the gateway rejected the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
         if not response.is_success:

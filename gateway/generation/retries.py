@@ -144,6 +144,11 @@ class CallDurations:
         self._seconds.setdefault(kind, deque(maxlen=_SAMPLES_MAX)).append(seconds)
 
     def usual_s(self, target: Target, images: int) -> float:
-        """Returns the time within which nine of ten calls succeeded."""
+        """Returns the time within which nine of ten calls succeeded, or the default."""
+        measured_s = self.measured_s(target, images)
+        return self._default_s if measured_s is None else measured_s
+
+    def measured_s(self, target: Target, images: int) -> float | None:
+        """Returns the time within which nine of ten calls succeeded; None before the first one."""
         samples = sorted(self._seconds.get((target.upstream, target.model, images), ()))
-        return samples[-1 - len(samples) // 10] if samples else self._default_s
+        return samples[-1 - len(samples) // 10] if samples else None

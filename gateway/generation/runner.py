@@ -101,9 +101,9 @@ class Upstreams:
         """Replaces the upstreams for new jobs. Jobs that name a former upstream still find it."""
         self.supply, self._served = supply, supply.after(self.supply)
 
-    def usual_s(self, target: Target, images: int) -> float:
-        """Returns the usual duration of a call, downloads included."""
-        return self._durations.usual_s(target, images)
+    def measured_s(self, target: Target, images: int) -> float | None:
+        """Returns the usual duration of a call, downloads included; None before this process has made one."""
+        return self._durations.measured_s(target, images)
 
     async def flush(self) -> None:
         await self._caller.flush()

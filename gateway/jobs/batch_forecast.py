@@ -21,14 +21,15 @@ class BatchForecast:
     store: BatchStore
     scheduler: Scheduler
     catalog: Catalog
-    usual_s: Callable[[Target, int], float]
-    """Returns the usual duration of a call for a number of images."""
+    measured_s: Callable[[Target, int], float | None]
+    """Returns the usual duration of a call for a number of images; None before this process has made one."""
     tenant_lines_max: int
     """Lines of a tenant that run at one time."""
 
     async def eta_s(self, batch: Batch) -> int | None:
-        """Returns the seconds until all lines have run; None if unknown: not validated, ended, or no usable account.
+        """Returns the seconds until all lines have run; None if unknown.
 
+        Unknown: not validated, ended, no usable account, or no call of its kind has succeeded yet.
         It never raises: a forecast that fails is unknown too.
 
         It is the longer of two times: that in which the accounts make the images of this and older batches of the
@@ -52,7 +53,8 @@ class BatchForecast:
         if not sum(rates):
             return None
         images = sum(math.ceil(_waiting(one) * one.images / one.total) for one in found if one.model == batch.model)
-        lines_s = sum(_waiting(one) * self._line_s(one) for one in found if one.tenant == batch.tenant)
+        of_tenant = [one for one in found if one.tenant == batch.tenant and _waiting(one)]
+        lines_s = sum(_waiting(one) * self._line_s(one) for one in of_tenant)
         last_s = self._line_s(batch) if _waiting(batch) else 0.0
         return math.ceil(max(images * 60 / sum(rates), lines_s / self.tenant_lines_max, last_s))
 
@@ -67,12 +69,15 @@ class BatchForecast:
         return found
 
     def _line_s(self, batch: Batch) -> float:
-        """Returns the usual duration of a line; its calls run side by side."""
+        """Returns the usual duration of a line, whose calls run side by side. Raises: ValueError before any call."""
         model = self.catalog.find(batch.model) if batch.model else None
         if model is None:
             return 0.0
         target = model.targets[0]
-        return self.usual_s(target, min(math.ceil(batch.images / batch.total), target.capability.max_images_per_call))
+        images = min(math.ceil(batch.images / batch.total), target.capability.max_images_per_call)
+        if (measured_s := self.measured_s(target, images)) is None:
+            raise ValueError("no call of this kind has succeeded yet")
+        return measured_s
 
 
 def _waiting(batch: Batch) -> int:

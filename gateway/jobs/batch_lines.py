@@ -45,13 +45,15 @@ _BUG_S: Final = 30.0
 _QUOTA_PAUSE_MAX_S: Final = 300.0
 """An operator may raise a quota at any time."""
 _PAUSE_S: Final = 60.0
-"""Pause of a batch whose key cannot be used, or whose images cannot be stored."""
+"""Pause of a batch whose key cannot be used, whose images cannot be stored, or whose input cannot be read."""
 _PAUSES: Final = {
     ErrorCode.INVALID_API_KEY: "api_key",
     ErrorCode.STORAGE_UNAVAILABLE: "storage",
     ErrorCode.STORAGE_QUOTA_EXHAUSTED: "storage_quota",
 }
 """Why a batch pauses after an error, before anything was bought."""
+_INPUT_UNREADABLE: Final = frozenset({ErrorCode.STORAGE_UNAVAILABLE, ErrorCode.NOT_FOUND})
+"""The storage does not respond, or has lost the input file."""
 _IMAGE_BYTES: Final = 1024 * 1024
 """Size of an image before this process has stored one of its model. A JPEG of 1024 x 1024 has less, a PNG more."""
 
@@ -139,7 +141,9 @@ class LineRunner:
             if claimed.state:
                 return self._failed(batch, number, line, context, GatewayError(ErrorCode.UPSTREAM_TIMEOUT))
             return await self._generate(claimed, line, context, record)
-        except GatewayError:  # the input or Redis is unavailable, or there is no memory: nothing was sent
+        except GatewayError as error:  # the input or Redis is unavailable, or there is no memory: nothing was sent
+            if error.error_code in _INPUT_UNREADABLE:
+                return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="storage")
             return LineEnd("waiting", delay_s=_WAIT_S)
         except Exception:  # noqa: BLE001 - a bug must not lose the line: its order decides whether it runs again
             _LOG.exception("batch_line_failed", tenant=batch.tenant, batch=batch.id, line=number)

@@ -41,6 +41,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:file_keys | hash | as files | jobs: Idempotency-Key of an upload -> its fingerprint and file |
 | ig3:{NAME}:deleted_file:ID | string | 1 hour | jobs: where a deleted file stood in a list |
 | ig3:{NAME}:stored | hash | until the last object expires | storage: hour of expiry -> bytes stored |
+| ig3:{NAME}:deleting | set | 31 days | storage: IDs of pictures that are being deleted and no longer count |
 | ig3:link_keys | hash | 8 weeks | storage: week -> key that signs links, unless configured |
 | ig3:{NAME}:erasing | string | 31 days | storage: when the erasure of the tenant began, while it lasts |
 | ig3:erased_tenants | set | 31 days | storage: tenants whose objects the reaper is to delete |

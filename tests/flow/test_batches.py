@@ -17,7 +17,7 @@ import pytest
 import redis
 from openai.types import Batch
 
-from tests.support.batching import ENDPOINT, begin, line, read, sdk, upload, wait
+from tests.support.batching import ENDPOINT, begin, line, read, upload, wait
 from tests.support.commands import run
 from tests.support.harness import (
     ADMIN_KEY,
@@ -35,6 +35,7 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.pictures import drawn
+from tests.support.sdks import sdk
 
 SECRET: Final = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -236,8 +237,8 @@ def test_a_create_is_refused_for_what_needs_no_reading(place: Place) -> None:
         client.batches.create(**created, metadata={"a": "b" * 513})
     with pytest.raises(openai.BadRequestError, match="'seconds' from 3600 to 2592000"):
         client.batches.create(**created, output_expires_after={"anchor": "created_at", "seconds": 1})
-    assert 404 == refusal(created | {"input_file_id": "file-unknown"})[0]
-    assert 404 == refusal(created, other)[0]
+    assert (404, "not_found", "input_file_id") == refusal(created | {"input_file_id": "file-unknown"})
+    assert (404, "not_found", "input_file_id") == refusal(created, other)
     with pytest.raises(openai.NotFoundError):
         client.batches.retrieve("batch_unknown")
     batch = wait(client, client.batches.create(**created))

@@ -16,7 +16,7 @@ import pytest
 import redis
 from openai.types import Batch
 
-from tests.support.batching import ENDPOINT, begin, line, read, sdk, upload, wait
+from tests.support.batching import ENDPOINT, begin, line, read, upload, wait
 from tests.support.harness import (
     REDIS_BINARIES,
     Gateway,
@@ -31,6 +31,7 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.loading import wait_until_settled
+from tests.support.sdks import sdk
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,22 @@ class Place:
     @contextmanager
     def without_storage(self) -> Iterator[None]:
         """Puts a file in the place of the directory, so that every call fails."""
+        with self.without(self.storage):
+            self.storage.touch()
+            try:
+                yield
+            finally:
+                self.storage.unlink()
+
+    @contextmanager
+    def without(self, path: Path) -> Iterator[None]:
+        """Moves a directory away, so that what it holds is lost for a while."""
         aside = self.storage.with_name("aside")
-        self.storage.rename(aside)
-        self.storage.touch()
+        path.rename(aside)
         try:
             yield
         finally:
-            self.storage.unlink()
-            aside.rename(self.storage)
+            aside.rename(path)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +92,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             upstream("sim", "minimax", simulator.url),
             storage={"url": storage.as_uri()},
             batches={"max_open": 4, "max_concurrency": 2},
+            files={"max_files": 6},
         )
         yield Place(stack.enter_context(gatewaying(configured)), simulator, redis_url, storage)
 
@@ -112,6 +122,20 @@ def test_a_batch_whose_input_cannot_be_read_fails_when_its_window_ends(place: Pl
         batch = wait(client, batch)
     assert batch.errors
     assert ("failed", ["batch_expired"]) == (batch.status, [one.code for one in batch.errors.data or []])
+
+
+def test_one_input_file_makes_no_more_files_than_the_tenant_may_have(place: Place) -> None:
+    """Its lines are refused for free, so that nothing else limits how many batches are made of it."""
+    client = place.client("flooding")
+    file_id = upload(client, [line("a", n=-1)])
+    for _ in range(5):
+        wait(client, begin_with(client, file_id))
+    with pytest.raises(openai.RateLimitError, match="has 6 files, which is the limit"):
+        begin_with(client, file_id)
+    kept = client.files.list(purpose="batch_output").data
+    assert 5 == len(kept)
+    client.files.delete(kept[0].id)
+    assert "completed" == wait(client, begin_with(client, file_id)).status
 
 
 def test_the_input_of_a_batch_is_kept_until_it_has_ended(place: Place) -> None:
@@ -149,6 +173,7 @@ def test_the_lines_of_a_batch_need_room_in_the_storage(place: Place) -> None:
 
 def test_a_line_without_room_in_the_storage_is_not_bought(place: Place) -> None:
     client = place.client("tight", storage_bytes=100_000)
+    client.images.generate(prompt="measured")
     batch = begin(client, [line(str(number), f"tight {number}") for number in range(4)])
     wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is paused")
     assert 0 == place.prompts("tight ")
@@ -158,6 +183,25 @@ def test_a_line_without_room_in_the_storage_is_not_bought(place: Place) -> None:
     batch = wait(client, batch)
     assert (4, 4, None) == (len(read(client, batch.output_file_id)), place.prompts("tight "), batch.error_file_id)
     assert paused(client, batch) is None
+
+
+def test_a_batch_whose_input_is_lost_or_unavailable_says_so(place: Place) -> None:
+    client = place.client("blind", storage_bytes=100_000)
+    batch = begin(client, [line("a"), line("b")])
+    wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is paused before anything is bought")
+    admin(place.gateway.url, "PATCH", "/tenants/blind", {"storage_bytes": 100_000_000})
+    for aside in (place.without(place.storage / "files"), place.without_storage()):
+        with aside:
+            change(place, "blind", batch, paused_until_ms=0)
+            wait_until(lambda: paused(client, batch) == "storage", "the batch reports why no line runs")
+        assert 0 == place.images_of("blind")
+
+    def has_ended() -> bool:
+        change(place, "blind", batch, paused_until_ms=0)  # again: the circuit breaker is open for seconds
+        return ended(client, batch) == 2
+
+    wait_until(has_ended, "both lines ran")
+    assert {"a", "b"} == set(read(client, wait(client, batch).output_file_id))
     with redis.Redis.from_url(place.redis_url) as server:
         counted = sum(int(size) for size in server.hvals("ig3:{tight}:stored"))
     assert counted < 1024 * 1024  # the images; the room that was held for them is given back
@@ -237,6 +281,15 @@ def test_a_forecast_counts_the_concurrency_and_the_batches_before(place: Place) 
         client.batches.cancel(batch.id)
     assert forecasts[0] >= 2 * left / 2
     assert forecasts[1] >= 2 * (left + 8) / 2
+
+
+def test_a_forecast_before_the_first_call_of_its_kind_is_left_out(place: Place) -> None:
+    client = place.client("first", storage_bytes=100_000)
+    batch = begin(client, [line("a", n=4)])
+    wait_until(lambda: paused(client, batch) == "storage_quota", "the batch is in progress")
+    response = client.batches.with_raw_response.retrieve(batch.id)
+    assert response.headers.get("x-imagegate-batch-eta-s") is None
+    client.batches.cancel(batch.id)
 
 
 def test_a_forecast_that_fails_is_left_out(place: Place) -> None:
