@@ -139,7 +139,7 @@ REASONS = {
     ),
     "a certificate of another name": (
         ("https://localhost:TLS", "", {"SSL_CERT_FILE": "FILE"}),
-        "is not trusted (Hostname mismatch, certificate is not valid for 'localhost'.)",
+        "is not trusted (Hostname mismatch, certificate is not valid for 'localhost'.); check the host in base_url",
     ),
     "a refused port": (
         ("https://127.0.0.1:FREE", "", {}),
@@ -174,6 +174,16 @@ def test_the_reasons_of_an_unreachable_provider_are_told_apart(
     shows(1, given, message)
     assert (1, True) == (code, "unreachable" in message)
     assert expected in message
+
+
+def test_an_expired_certificate_is_told_as_such(
+    tmp_path: Path, redis_url: str, simulator: Simulator, shows: Shows
+) -> None:
+    files = certify(tmp_path, NAME, days=-1)
+    with with_tls(simulator.url, files) as address:
+        code, message = check(tmp_path, redis_url, f"https://{address}", SSL_CERT_FILE=str(files.certificate))
+    shows(1, "an expired certificate", message)
+    assert (1, True) == (code, "(certificate has expired); check this machine's clock; the owner" in message)
 
 
 @pytest.mark.slow  # waits for the time-out

@@ -43,6 +43,14 @@ _TRUST: Final = (
     "authority's PEM file"
 )
 
+_CERTIFICATE_REMEDIES: Final = {
+    9: "check this machine's clock",  # not valid yet
+    10: "check this machine's clock; the owner of the host must renew it",  # has expired
+    62: "check the host in base_url",  # another name
+    64: "check the host in base_url",  # another address
+}
+"""By OpenSSL's X509_V_ERR codes (openssl-verification-options(1))."""
+
 
 def kind_of(error: BaseException) -> type[httpx.TransportError]:
     return next(to for kind, to in _ERRORS if isinstance(error, kind))
@@ -63,7 +71,7 @@ def map_error(error: BaseException, host: str = "", proxy: Proxy | None = None) 
                 f"no connection to {host} in time; a firewall may drop it, or this network needs a proxy (HTTPS_PROXY)"
             )
         case aiohttp.ClientConnectorCertificateError():
-            text = f"the certificate of {host} is not trusted ({_verification(error.certificate_error)}); {_TRUST}"
+            text = f"the certificate of {host} is not trusted ({_verification(error.certificate_error)}"
         case aiohttp.ClientConnectorError():
             text = _unreachable(error, host, proxy)
         case TlsPortError():
@@ -73,8 +81,10 @@ def map_error(error: BaseException, host: str = "", proxy: Proxy | None = None) 
     return kind_of(error)(text)
 
 
-def _verification(error: BaseException) -> str:
-    return str(getattr(error, "verify_message", "")) or str(error)[:200]
+def _verification(error: Exception) -> str:
+    """Returns OpenSSL's reason, a closing bracket, and the remedy."""
+    reason = str(getattr(error, "verify_message", "")) or str(error)[:200]
+    return f"{reason}); {_CERTIFICATE_REMEDIES.get(getattr(error, 'verify_code', 0), _TRUST)}"
 
 
 def _refused_by_proxy(error: aiohttp.ClientHttpProxyError, host: str, proxy: Proxy | None) -> str:
