@@ -14,6 +14,7 @@ from gateway.app.redis_check import try_redis
 from gateway.app.storage import check_storage
 from gateway.cli.output import ReportProgress, print_error, print_json, print_table, print_text, printable, progressing
 from gateway.config import Settings, SettingsError, config_path, locate, misspelled_variables
+from gateway.config.egress import unreadable_authorities
 from gateway.config.resolve import Config, read_config
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ErrorCode
@@ -163,6 +164,8 @@ def _warn(report: Report, config: Config, path: str) -> None:
     settings, supply = config.settings, config.upstreams
     for name, meant in misspelled_variables(settings, os.environ):
         report.add(name, "warning", f"this variable sets nothing; did you mean {meant}?")
+    for name, authorities in unreadable_authorities(os.environ):
+        report.add(name, "warning", f"{authorities} cannot be read; its certificate authorities are not trusted")
     for exposure in find_exposures(settings, path, has_admin_key=bool(config.admin_keys)):
         report.add(exposure.where, "warning", f"{exposure.what}; {exposure.remedy}")
     for upstream in supply.endpoints.values():

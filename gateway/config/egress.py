@@ -1,5 +1,6 @@
 """How upstreams are reached: base URLs, proxies and certificate authorities."""
 
+import os
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -66,6 +67,14 @@ def _own_proxy(upstream: Upstream, environ: Mapping[str, str], where: str) -> Pr
         raise ValueError('proxy_password: proxy has no user; write proxy = "http://USER@HOST:PORT"')
     secret = read_password(upstream.proxy_password, environ, f"{where}.proxy_password")
     return ProxyRules.of_upstream(replace(proxy, password=secret.plaintext))
+
+
+def unreadable_authorities(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields OpenSSL's variables that name nothing readable, with their values; OpenSSL ignores them silently."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = environ.get(name)
+        if path and not os.access(path, os.R_OK):
+            yield name, path
 
 
 def check_authorities(path: str, where: str) -> None:

@@ -139,7 +139,7 @@ REASONS = {
     ),
     "a certificate of another name": (
         ("https://localhost:TLS", "", {"SSL_CERT_FILE": "FILE"}),
-        "is not trusted (Hostname mismatch, certificate is not valid for 'localhost'.)",
+        "is not trusted (Hostname mismatch, certificate is not valid for 'localhost'.); check the host in base_url",
     ),
     "a refused port": (
         ("https://127.0.0.1:FREE", "", {}),
@@ -176,6 +176,16 @@ def test_the_reasons_of_an_unreachable_provider_are_told_apart(
     assert expected in message
 
 
+def test_an_expired_certificate_is_told_as_such(
+    tmp_path: Path, redis_url: str, simulator: Simulator, shows: Shows
+) -> None:
+    files = certify(tmp_path, NAME, days=-1)
+    with with_tls(simulator.url, files) as address:
+        code, message = check(tmp_path, redis_url, f"https://{address}", SSL_CERT_FILE=str(files.certificate))
+    shows(1, "an expired certificate", message)
+    assert (1, True) == (code, "(certificate has expired); check this machine's clock; the owner" in message)
+
+
 @pytest.mark.slow  # waits for the time-out
 def test_a_firewall_that_drops_is_a_time_out(tmp_path: Path, redis_url: str, shows: Shows) -> None:
     with black_hole() as port:
@@ -192,20 +202,20 @@ def test_the_private_authority_may_be_a_setting(tmp_path: Path, redis_url: str, 
 
 
 REFUSED = {
-    "ALL_PROXY=socks5://proxy:1080": "upstreams 'up': ALL_PROXY: socks5:// proxies are not supported. Use an HTTP "
+    "ALL_PROXY=socks5://proxy:1080": "ALL_PROXY: socks5:// proxies are not supported. Use an HTTP "
     'proxy (http://HOST:PORT), or set proxy = "none" in [[upstreams]] to connect directly',
-    "https_proxy=socks4a://proxy": "upstreams 'up': https_proxy: socks4a:// proxies are not supported",
+    "https_proxy=socks4a://proxy": "https_proxy: socks4a:// proxies are not supported",
     "HTTPS_PROXY=http://me:se#cret@proxy:3128": "HTTPS_PROXY: not a proxy's URL; expected http://HOST:PORT or "
     "http://USER@HOST:PORT, with special characters percent-encoded",
-    'proxy = "socks5://proxy:1080"': "upstreams 'up': proxy: socks5:// proxies are not supported",
-    'proxy = "proxy:port"': "upstreams 'up': proxy: not a proxy's URL",
-    'proxy = ""': "upstreams 'up': proxy: not a proxy's URL",
-    'proxy = "http://me:secret@proxy:3128"': "upstreams 'up': proxy: never write the password here; use proxy_password "
+    'proxy = "socks5://proxy:1080"': "proxy: socks5:// proxies are not supported",
+    'proxy = "proxy:port"': "proxy: not a proxy's URL",
+    'proxy = ""': "proxy: not a proxy's URL",
+    'proxy = "http://me:secret@proxy:3128"': "proxy: never write the password here; use proxy_password "
     '= { env = "VARIABLE" } or { file = "/path" }',
-    'proxy = "http://proxy:3128" proxy_password = { env = "SECRET" }': "upstreams 'up': proxy_password: proxy has no "
+    'proxy = "http://proxy:3128" proxy_password = { env = "SECRET" }': "proxy_password: proxy has no "
     'user; write proxy = "http://USER@HOST:PORT"',
-    'proxy_password = { env = "SECRET" }': "upstreams 'up': proxy_password: needs proxy = \"http://USER@HOST:PORT\"",
-    'proxy = "http://me@proxy:3128" proxy_password = { env = "MISSING" }': "upstreams 'up': proxy_password",
+    'proxy_password = { env = "SECRET" }': 'proxy_password: needs proxy = "http://USER@HOST:PORT"',
+    'proxy = "http://me@proxy:3128" proxy_password = { env = "MISSING" }': "proxy_password",
 }
 
 
@@ -217,7 +227,7 @@ def test_an_unusable_proxy_is_refused_in_one_line(tmp_path: Path, redis_url: str
     settings = given.replace(" proxy_password", "\nproxy_password") if is_setting else ""
     code, message = check(tmp_path, redis_url, URL, settings, SECRET="canary-secret", **variables)
     shows(1, given, message)
-    assert (1, True) == (code, message.startswith("imagegate: imagegate.toml: "))
+    assert (1, True) == (code, message.startswith("imagegate: "))
     assert REFUSED[given] in message
     assert "cret" not in message.replace("SECRET", "")
 
@@ -238,7 +248,7 @@ def test_a_useless_ca_file_is_refused(
         path.write_text(content)
     code, message = check(tmp_path, redis_url, URL, head=f'[requests]\nca_file = "{path}"')
     shows(1, f"ca_file: {content!r}", message.replace(str(path), "ca.pem"))
-    assert (1, f"imagegate: imagegate.toml: requests.ca_file: {path} {problem}") == (code, message)
+    assert (1, True) == (code, f"requests.ca_file: {path} {problem}" in message)
 
 
 def test_this_machine_s_addresses_need_no_exception(tmp_path: Path, redis_url: str, network: Network) -> None:
@@ -272,3 +282,15 @@ def test_commands_reach_a_gateway_on_this_machine_without_the_proxy(gateway: Gat
         url = f"http://{host}:{port}"
         done = run("tenant", "list", IMAGEGATE_URL=url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY, **nowhere)
         assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_a_variable_that_names_no_authorities_is_warned_of(
+    tmp_path: Path, redis_url: str, network: Network, name: str
+) -> None:
+    path = tmp_path / "missing"
+    with_file = {"SSL_CERT_FILE": str(network.files.certificate)} | {name: str(path)}
+    path_of_config = tmp_path / "imagegate.toml"
+    check(tmp_path, redis_url, f"http://{network.plain}", **with_file)
+    done = run("check", IMAGEGATE_CONFIG=str(path_of_config), **with_file)
+    assert f"{name}: {path} cannot be read" in " ".join(done.stdout.split())

@@ -43,6 +43,14 @@ _TRUST: Final = (
     "authority's PEM file"
 )
 
+_CERTIFICATE_REMEDIES: Final = {
+    9: "check this machine's clock",  # not valid yet
+    10: "check this machine's clock; the owner of the host must renew it",  # has expired
+    62: "check the host in base_url",  # another name
+    64: "check the host in base_url",  # another address
+}
+"""By OpenSSL's X509_V_ERR codes (openssl-verification-options(1))."""
+
 
 def kind_of(error: BaseException) -> type[httpx.TransportError]:
     return next(to for kind, to in _ERRORS if isinstance(error, kind))
@@ -63,7 +71,7 @@ def map_error(error: BaseException, host: str = "", proxy: Proxy | None = None) 
                 f"no connection to {host} in time; a firewall may drop it, or this network needs a proxy (HTTPS_PROXY)"
             )
         case aiohttp.ClientConnectorCertificateError():
-            text = f"the certificate of {host} is not trusted ({_verification(error.certificate_error)}); {_TRUST}"
+            text = f"the certificate of {host} is not trusted ({_verification(error.certificate_error)}"
         case aiohttp.ClientConnectorError():
             text = _unreachable(error, host, proxy)
         case TlsPortError():
@@ -73,17 +81,20 @@ def map_error(error: BaseException, host: str = "", proxy: Proxy | None = None) 
     return kind_of(error)(text)
 
 
-def _verification(error: BaseException) -> str:
-    return str(getattr(error, "verify_message", "")) or str(error)[:200]
+def _verification(error: Exception) -> str:
+    """Returns OpenSSL's reason, a closing bracket, and the remedy."""
+    reason = str(getattr(error, "verify_message", "")) or str(error)[:200]
+    return f"{reason}); {_CERTIFICATE_REMEDIES.get(getattr(error, 'verify_code', 0), _TRUST)}"
 
 
 def _refused_by_proxy(error: aiohttp.ClientHttpProxyError, host: str, proxy: Proxy | None) -> str:
     name = proxy.name if proxy else "the proxy"
     remedy = "ask its operators to allow this host"
-    if error.status == 407:
+    if error.status in {401, 407}:  # tinyproxy sends 401
         schemes = error.headers.getall("proxy-authenticate", []) if error.headers else []
         accepted = ", ".join(scheme.split(maxsplit=1)[0][:20] for scheme in schemes if scheme.strip())
-        remedy = f"check its user and password (the gateway sends Basic; the proxy accepts {accepted or 'no scheme'})"
+        offer = f"; the proxy accepts {accepted}" if accepted else ""
+        remedy = f"check its user and password (the gateway sends Basic{offer})"
     elif error.status >= 500:
         remedy = "check base_url, and that the proxy can reach this host"
     return f"{name} refuses CONNECT to {host} with {error.status} {error.message[:80]}; {remedy}"
