@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from datetime import UTC, datetime
 from typing import Final
 
 import typer
@@ -186,12 +187,14 @@ def _check_tracing(report: Report, config: Config) -> None:
 
 
 def _check_certificate(report: Report, config: Config) -> None:
-    """Raises: SettingsError for files that cannot be used."""
+    """Raises: SettingsError for files that cannot be used, also if they have expired."""
     if config.settings.server.tls is None:
         return
-    certificate = Certificate(config.settings.server.tls)
-    if warning := certificate.expiry_warning():
-        report.add("server.tls", "warning", f"{warning}; renew it: changed files are read automatically")
+    certificate, remedy = Certificate(config.settings.server.tls), "renew it: changed files are read automatically"
+    if (warning := certificate.expiry_warning()) and certificate.expires_at() < datetime.now(UTC):
+        raise SettingsError(f"server.tls.certificate: {warning}; {remedy}")
+    if warning:
+        report.add("server.tls", "warning", f"{warning}; {remedy}")
     else:
         report.add("certificate", "ok", f"until {certificate.expires_at().isoformat(timespec='minutes')}")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import certify
 from tests.support.commands import fits, run
 from tests.support.harness import Simulator, serving
 from tests.support.pages import serving_page
@@ -225,6 +226,25 @@ def test_what_fails_does_not_keep_the_rest_from_being_tried(tmp_path: Path, simu
     assert [f"{tmp_path}/imagegate.toml:2", "IMAGEGATE_STORAGE__URL", "1 of 2 upstream keys do not work"] == places
     assert {"good-1": "ok", "dead-1": "invalid key"} == findings(done.stdout)
     assert "journal: writable" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("days", "code", "words"),
+    [
+        (90, 0, "certificate: until 20"),
+        (5, 0, "warning: server.tls: the certificate expires at 20"),
+        (-1, 1, "IMAGEGATE_SERVER__TLS__CERTIFICATE: the certificate expired at 20"),
+    ],
+)
+def test_the_certificate_is_read(
+    tmp_path: Path, redis_url: str, simulator: Simulator, days: int, code: int, words: str
+) -> None:
+    files = certify(tmp_path, days=days)
+    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1"))
+    given = {"CERTIFICATE": str(files.certificate), "KEY": str(files.key)}
+    settings = {f"IMAGEGATE_SERVER__TLS__{name}": path for name, path in given.items()}
+    done = run("check", "--no-upstreams", **environ, **settings)
+    assert (code, True) == (done.returncode, words in done.stdout + done.stderr), done.stderr
 
 
 def test_programs_get_every_result_as_json(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:
