@@ -117,12 +117,8 @@ class BoundedHandler(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # A close that the server sent after it had received a byte would have acknowledged it. A reset need not.
-        is_orderly, has_response = (
-            isinstance(exc, BrokenPipeError | None),
-            self._body is not None or self._received_bytes,
-        )
-        acked_bytes = self._acked_bytes
-        if acked_bytes is not None and is_orderly and not has_response and self._tcp_status()[1] == acked_bytes:
+        is_silent_close = isinstance(exc, BrokenPipeError | None) and self._body is None and not self._received_bytes
+        if is_silent_close and self._acked_bytes is not None and self._tcp_status()[1] == self._acked_bytes:
             super().set_exception(UnreadRequestError())
         super().connection_lost(exc)
         self._body = None  # a reference cycle that only the garbage collector would break
