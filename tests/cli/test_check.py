@@ -257,6 +257,7 @@ def test_programs_get_every_result_as_json(tmp_path: Path, redis_url: str, simul
     assert {
         "valid": "ok",
         "admin API": "ok",
+        "upstream sim": "ok",
         "redis": "ok",
         "storage": "ok",
         "journal": "ok",
