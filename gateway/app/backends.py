@@ -82,24 +82,15 @@ def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
         raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
 
 
-async def find_problems(config: Config) -> list[str]:
-    """Lists why this Redis must not be used, each with its remedy.
-
-    Raises: SettingsError, GatewayError REDIS_UNAVAILABLE.
-    """
-    redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
-    try:
-        return await inspect(redis)
-    finally:
-        await redis.aclose()
-
-
 async def refuse_unfit(config: Config) -> None:
     """Raises: SettingsError if Redis responds and must not be used. An unavailable Redis may recover later."""
+    redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
     try:
-        problems = await find_problems(config)
+        problems = await inspect(redis)
     except GatewayError:
         return
+    finally:
+        await redis.aclose()
     if problems:
         raise SettingsError(f"redis.url: {'; '.join(problems)}")
 

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from gateway.cli.output import fail, print_json, printable
+from gateway.cli.output import SOCKS, fail, print_json, printable
 
 if TYPE_CHECKING:
     import ssl
@@ -47,6 +47,7 @@ _QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month
 _MONEY: Final = frozenset({"usd_per_month", "soft_usd_per_month"})
 _LIMIT_MAX: Final = 1_000_000_000
 _NONE: Final = "none"
+_UNCONFIRMED: Final = "the change may have been made: before you repeat it, search for it with `imagegate audit`"
 
 Document = dict[str, object]
 Command = Callable[..., None]
@@ -60,14 +61,24 @@ class AdminApi:
     admin_key: str
     json: bool
 
+    @property
+    def shown_url(self) -> str:
+        """The URL without user and password."""
+        return re.sub(r"//[^/?#\s]*@", "//", self.url)
+
     def ask(
         self, method: str, *path: str, body: Document | None = None, query: Mapping[str, object] | None = None
     ) -> Document:
         """Sends one request. An error ends the command with one line on standard error."""
         import httpx
 
-        if not self.admin_key:
+        from gateway.domain.secret_shapes import find_paste, find_unsendable
+
+        admin_key = self.admin_key.strip()
+        if not admin_key:
             fail("no admin key; use --admin-key or set IMAGEGATE_ADMIN_KEY")
+        if problem := find_paste(admin_key) or find_unsendable(admin_key):
+            fail(f"--admin-key or IMAGEGATE_ADMIN_KEY: {problem}")
         wanted = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         target = "".join("/" + quote(part, safe="") for part in path) + (f"?{wanted}" if wanted else "")
         try:
@@ -77,36 +88,38 @@ class AdminApi:
                 method,
                 url,
                 json=body,
-                headers={"authorization": f"Bearer {self.admin_key}"},
+                headers={"authorization": f"Bearer {admin_key}"},
                 timeout=_TIMEOUT_S,
                 trust_env=url.host not in _LOCAL,
                 verify=_trusted() if url.scheme == "https" else True,
             )
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except ImportError:  # of the package for SOCKS
+            fail(SOCKS)
+        except (httpx.InvalidURL, ValueError):  # their messages may repeat a password
+            fail("--url or IMAGEGATE_URL is no URL; expected http:// or https:// and a host, as http://127.0.0.1:8081")
+        except httpx.HTTPError as error:
             not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
             was_sent = isinstance(error, httpx.TransportError) and not isinstance(error, not_sent)
             if was_sent and method != "GET":
-                fail(
-                    f"the gateway at {self.url} does not respond ({error}); the change may have been made: "
-                    "before you repeat it, search for it with `imagegate audit`"
-                )
-            fail(f"the gateway at {self.url} does not respond ({error}); check --url or IMAGEGATE_URL")
-        return self._read(response)
+                fail(f"the gateway at {self.shown_url} does not respond ({error}); {_UNCONFIRMED}")
+            fail(f"the gateway at {self.shown_url} does not respond ({error}); check --url or IMAGEGATE_URL")
+        return self._read(response, method)
 
-    def _read(self, response: "httpx.Response") -> Document:
+    def _read(self, response: "httpx.Response", method: str) -> Document:
         try:
             body = response.json()
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            status = response.status_code
-            fail(f"{self.url} is not a gateway: HTTP {status} without a JSON object; check --url or IMAGEGATE_URL")
+            problem = f"{self.shown_url} is not a gateway: HTTP {response.status_code} without a JSON object"
+            is_unknown = response.status_code >= 500 and method != "GET"  # as of a proxy that gave up
+            fail(f"{problem}; {_UNCONFIRMED if is_unknown else 'check --url or IMAGEGATE_URL'}")
         if response.status_code == 401:
             fail("the gateway rejected the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
         if not response.is_success:
             error = body.get("error")
             if isinstance(error, dict) and error.get("code") == "unknown_url":
-                fail(f"{self.url} has no admin API; use the port of [admin] port in --url")
+                fail(f"{self.shown_url} has no admin API; use the port of [admin] port in --url")
             fail(printable(str(error.get("message"))) if isinstance(error, dict) else f"HTTP {response.status_code}")
         return body
 
