@@ -18,11 +18,14 @@ from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
+from gateway.api.admin.webhooks import WebhookSection
+from gateway.api.attribution import ANY_KEY, Attributor
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
+from gateway.app.events import EventParts
 from gateway.app.storage import build_quota
-from gateway.config import SettingsError
+from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import GatewayError
@@ -227,6 +230,11 @@ def build_upstreams(
     )
 
 
+def build_attributor(settings: Settings, authenticator: Authenticator) -> Attributor:
+    terms, ignores_unknown = settings.attribution, settings.images.unknown_parameters == "ignore"
+    return Attributor(frozenset(terms.keys), terms.headers, ignores_unknown, terms.plain_user, authenticator.keyed_hash)
+
+
 @dataclass(frozen=True, slots=True)
 class AdminParts:
     """Authentication, the routes of the admin API and the provisioner of `[[tenants]]`."""
@@ -246,6 +254,7 @@ def build_admin(
     limits: BodyLimits,
     pool: PoolSection,
     erase: Callable[[str], Awaitable[None]] | None,
+    events: EventParts,
 ) -> AdminParts:
     """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored."""
     settings, clock, monotonic = config.settings, time.time, time.monotonic
@@ -261,9 +270,13 @@ def build_admin(
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, verifier, clock),
+        UsageSection(ledger, verifier, clock, tuple(key for key in settings.attribution.keys if key != ANY_KEY)),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
+        WebhookSection(
+            *(events.endpoints, events.deliveries, events.sender, tenants, config.alerts.rules, limits),
+            has_mail=config.alerts.mail is not None,
+        ),
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
     buckets = Buckets(settings.admin.requests_per_second, monotonic)

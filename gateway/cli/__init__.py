@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from gateway import __version__
-from gateway.cli import audit, batches, conformance, keys, pool, serving, tenants, usage
+from gateway.cli import audit, batches, conformance, keys, pool, serving, tenants, usage, webhooks
 from gateway.cli.client import admin_command
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.add_typer(keys.app, name="key")
 app.add_typer(pool.app, name="pool")
 app.add_typer(usage.app, name="usage")
 app.add_typer(batches.app, name="batch")
+app.add_typer(webhooks.app, name="webhook")
 
 
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from gateway.config.alerts import Alerts
 from gateway.config.upstreams import (
     ConfiguredTenant,
     HttpUrl,
@@ -24,6 +25,19 @@ KeyPrefix = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9._-]{1,32}\Z", description="1 to 32 characters of A-Z, a-z, 0-9, '.', '_' and '-'")
 ]
 """Without ':', which ends the prefix: no key of one prefix can begin with another."""
+
+
+AttributionKey = Annotated[
+    str,
+    Meta(pattern=r"^([a-z0-9_.-]{1,32}|\*)\Z", description="'*', or 1 to 32 characters of a-z, 0-9, '_', '.' and '-'"),
+]
+HeaderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!(?i:authorization|(x-)?api-key|cookie)\Z)[A-Za-z0-9-]{1,64}\Z",
+        description="1 to 64 characters of A-Z, a-z, 0-9 and '-', and no header of credentials",
+    ),
+]
 
 
 class Tls(Table, frozen=True, kw_only=True):
@@ -155,6 +169,14 @@ class Billing(Table, frozen=True, kw_only=True):
     charge_unknown_outcomes: bool = True
 
 
+class Attribution(Table, frozen=True, kw_only=True):
+    """What requests may be attributed to besides tenant and API key."""
+
+    keys: Annotated[tuple[AttributionKey, ...], Meta(max_length=16)] = ()
+    headers: tuple[HeaderName, ...] = ()
+    plain_user: bool = False
+
+
 class Ledger(Table, frozen=True, kw_only=True):
     """Retention of request records, and limits on one tenant's data in Redis. Sums do not expire."""
 
@@ -192,20 +214,12 @@ class Replays(Table, frozen=True, kw_only=True):
     max_total_bytes: Annotated[int, Meta(ge=0)] = 128 * 1024 * 1024
 
 
-class Webhook(Table, frozen=True, kw_only=True):
-    """Where events are sent, and the secret that signs them."""
-
-    url: HttpUrl
-    secret: SecretSource
-
-
 class Batches(Table, frozen=True, kw_only=True):
-    """Limits on the batches of one tenant, and the webhook of their ends."""
+    """Limits on the batches of one tenant."""
 
     max_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
     max_lines: Annotated[int, Meta(ge=1, le=50_000)] = 5000
     max_open: Annotated[int, Meta(ge=1, le=1000)] = 20
-    webhook: Webhook | None = None
 
 
 class Storage(Table, frozen=True, kw_only=True):
@@ -245,11 +259,13 @@ class Settings(Table, frozen=True, kw_only=True):
     requests: Requests = Requests()
     replays: Replays = Replays()
     batches: Batches = Batches()
+    alerts: Alerts = Alerts()
     storage: Storage = Storage()
     files: Files = Files()
     pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()
+    attribution: Attribution = Attribution()
     upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]
     models: Annotated[tuple[Model, ...], Meta(min_length=1)]
     tenants: tuple[ConfiguredTenant, ...] = ()
