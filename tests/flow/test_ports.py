@@ -324,4 +324,4 @@ def test_what_a_client_forges_before_a_trusted_proxy_is_not_believed(configurati
 def test_a_network_that_is_none_is_named(configuration: Path) -> None:
     said = refused(configuration, SERVER__TRUSTED_PROXIES='["10.0.0.1/8"]')
     reason = "10.0.0.1/8 has host bits set; expected addresses or networks, as '10.0.0.0/8'"
-    assert f"imagegate: IMAGEGATE_SERVER__TRUSTED_PROXIES: {reason}\n" == said
+    assert f"imagegate: IMAGEGATE_SERVER__TRUSTED_PROXIES: server.trusted_proxies[0]: {reason}\n" == said
