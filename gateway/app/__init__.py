@@ -82,7 +82,7 @@ class _Core:
         direct = AiohttpTransport(authorities, idle_s=idle_s)
         public = AiohttpTransport(authorities, idle_s=idle_s, public_only=True)
         self.transports = (direct, public)
-        self.events = build_events(config, redis, self.outbox, direct, public, metrics)
+        self.events = build_events(config, redis, self.outbox, direct, public, metrics, authorities)
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)

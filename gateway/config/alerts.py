@@ -13,6 +13,7 @@ from gateway.events.addresses import AddressRules, origin_of
 from gateway.events.endpoints import Channel, Endpoint, channel_of, unknown_pattern
 from gateway.events.mail import IMPLICIT_TLS_PORT, MailServer
 from gateway.events.signing import parse_secret
+from gateway.generation.transport.proxies import ProxyRules
 
 _LOCAL: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
@@ -72,14 +73,15 @@ class AlertConfig:
     endpoints: tuple[Endpoint, ...] = field(default=(), repr=False)
     mail: MailServer | None = field(default=None, repr=False)
     console_url: str | None = None
+    proxies: ProxyRules = field(default_factory=ProxyRules)
 
 
 def resolve_alerts(alerts: Alerts, environ: Mapping[str, str], problems: Problems) -> AlertConfig:
     """Reads the secrets. The origins of declared endpoints are trusted."""
-    endpoints, mail = [], None
+    endpoints, mail, proxies = [], None, ProxyRules.of_environment(environ)
     for number, endpoint in enumerate(alerts.endpoints):
         with problems.collecting():
-            endpoints.append(_endpoint(endpoint, environ, f"alerts.endpoints[{number}]"))
+            endpoints.append(_endpoint(endpoint, environ, proxies, f"alerts.endpoints[{number}]"))
             if endpoints[-1].channel is Channel.EMAIL and not alerts.smtp and problems.is_known_to_lack("alerts.smtp"):
                 where = f"alerts.endpoints[{number}].url"
                 raise SettingsError(f"{where}: e-mail needs a mail server; set [alerts.smtp] host and from")
@@ -89,16 +91,17 @@ def resolve_alerts(alerts: Alerts, environ: Mapping[str, str], problems: Problem
         origin for url in (*alerts.trusted_origins, *(one.url for one in endpoints)) if (origin := origin_of(url))
     )
     rules = AddressRules(frozenset(alerts.allowed_ports), trusted)
-    return AlertConfig(rules, tuple(endpoints), mail, alerts.console_url)
+    return AlertConfig(rules, tuple(endpoints), mail, alerts.console_url, proxies)
 
 
-def _endpoint(endpoint: AlertEndpoint, environ: Mapping[str, str], where: str) -> Endpoint:
+def _endpoint(endpoint: AlertEndpoint, environ: Mapping[str, str], proxies: ProxyRules, where: str) -> Endpoint:
     url = endpoint.url
     if isinstance(url, SecretSource):
         url = read_password(url, environ, f"{where}.url").plaintext.strip()
     try:
         channel = channel_of(url, endpoint.channel)
         AddressRules(trusted_origins=frozenset({origin_of(url)} - {""})).check(url)
+        proxies.find(url)
     except ValueError as error:
         raise SettingsError(f"{where}.url: {error}") from error
     if (channel is Channel.WEBHOOK) != (endpoint.secret is not None):

@@ -106,7 +106,7 @@ def test_no_proxy_excludes_names_addresses_networks_and_ports(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("socks5://p:1080", "socks5:// proxies are not supported. Use an HTTP proxy (http://HOST:PORT), or set"),
+        ("socks5://p:1080", "socks5:// proxies are not supported. Use an HTTP proxy (http://HOST:PORT), or connect"),
         ("socks5h://u:secret@p:1080", "socks5h:// proxies are not supported"),
         ("ftp://p", "ftp:// proxies are not supported"),
         ("http://", "not a proxy's URL"),

@@ -203,7 +203,7 @@ def test_the_private_authority_may_be_a_setting(tmp_path: Path, redis_url: str, 
 
 REFUSED = {
     "ALL_PROXY=socks5://proxy:1080": "ALL_PROXY: socks5:// proxies are not supported. Use an HTTP "
-    'proxy (http://HOST:PORT), or set proxy = "none" in [[upstreams]] to connect directly',
+    'proxy (http://HOST:PORT), or connect directly by NO_PROXY, or by proxy = "none" in [[upstreams]]',
     "https_proxy=socks4a://proxy": "https_proxy: socks4a:// proxies are not supported",
     "HTTPS_PROXY=http://me:se#cret@proxy:3128": "HTTPS_PROXY: not a proxy's URL; expected http://HOST:PORT or "
     "http://USER@HOST:PORT, with special characters percent-encoded",

@@ -53,6 +53,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     called again if no byte of the request was read, and the request is sent on another connection.
 
     `request.extensions["proxy"]` is the `Proxy` to use, which resolves the host's name: `public_only` cannot check it.
+    `request.extensions["setting"]` names the URL in messages; default: "base_url".
     """
 
     def __init__(
@@ -137,7 +138,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 is_unread = isinstance(error, UnreadRequestError) or (content is not None and content.was_closed)
                 cause = UnreadRequestError() if is_unread else error
                 if not is_unread or tried == TRIES:
-                    raise map_error(cause, _host_of(request.url), proxy) from error
+                    setting = request.extensions.get("setting", "base_url")
+                    raise map_error(cause, _host_of(request.url), proxy, setting) from error
         raise AssertionError("unreachable")
 
 

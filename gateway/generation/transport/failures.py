@@ -46,8 +46,8 @@ _TRUST: Final = (
 _CERTIFICATE_REMEDIES: Final = {
     9: "check this machine's clock",  # not valid yet
     10: "check this machine's clock; the owner of the host must renew it",  # has expired
-    62: "check the host in base_url",  # another name
-    64: "check the host in base_url",  # another address
+    62: "check the host in {setting}",  # another name
+    64: "check the host in {setting}",  # another address
 }
 """By OpenSSL's X509_V_ERR codes (openssl-verification-options(1))."""
 
@@ -56,12 +56,17 @@ def kind_of(error: BaseException) -> type[httpx.TransportError]:
     return next(to for kind, to in _ERRORS if isinstance(error, kind))
 
 
-def map_error(error: BaseException, host: str = "", proxy: Proxy | None = None) -> httpx.TransportError:
-    """Returns httpx's error with reason and remedy. `host`: with port, since the URL may be signed and is not shown."""
+def map_error(
+    error: BaseException, host: str = "", proxy: Proxy | None = None, setting: str = "base_url"
+) -> httpx.TransportError:
+    """Returns httpx's error with reason and remedy. `host`: with port, since the URL may be signed and is not shown.
+
+    `setting` names the URL.
+    """
     text = f"{type(error).__name__}: {error}"
     match error:
         case aiohttp.ClientHttpProxyError():
-            text = _refused_by_proxy(error, host, proxy)
+            text = _refused_by_proxy(error, host, proxy, setting)
         case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
             text = type(error).__name__  # the rest holds the URL
         case aiohttp.ConnectionTimeoutError() if proxy:
@@ -71,23 +76,24 @@ def map_error(error: BaseException, host: str = "", proxy: Proxy | None = None) 
                 f"no connection to {host} in time; a firewall may drop it, or this network needs a proxy (HTTPS_PROXY)"
             )
         case aiohttp.ClientConnectorCertificateError():
-            text = f"the certificate of {host} is not trusted ({_verification(error.certificate_error)}"
+            text = f"the certificate of {host} is not trusted ({_verification(error.certificate_error, setting)}"
         case aiohttp.ClientConnectorError():
-            text = _unreachable(error, host, proxy)
+            text = _unreachable(error, host, proxy, setting)
         case TlsPortError():
-            text = f"{host} expects TLS on this port; use https:// in base_url"
+            text = f"{host} expects TLS on this port; use https:// in {setting}"
         case UnreadRequestError():
             text = f"{host} closed {TRIES} connections before it had read the request"
     return kind_of(error)(text)
 
 
-def _verification(error: Exception) -> str:
+def _verification(error: Exception, setting: str) -> str:
     """Returns OpenSSL's reason, a closing bracket, and the remedy."""
     reason = str(getattr(error, "verify_message", "")) or str(error)[:200]
-    return f"{reason}); {_CERTIFICATE_REMEDIES.get(getattr(error, 'verify_code', 0), _TRUST)}"
+    remedy = _CERTIFICATE_REMEDIES.get(getattr(error, "verify_code", 0), _TRUST)
+    return f"{reason}); {remedy.format(setting=setting)}"
 
 
-def _refused_by_proxy(error: aiohttp.ClientHttpProxyError, host: str, proxy: Proxy | None) -> str:
+def _refused_by_proxy(error: aiohttp.ClientHttpProxyError, host: str, proxy: Proxy | None, setting: str) -> str:
     name = proxy.name if proxy else "the proxy"
     remedy = "ask its operators to allow this host"
     if error.status in {401, 407}:  # tinyproxy sends 401
@@ -96,16 +102,16 @@ def _refused_by_proxy(error: aiohttp.ClientHttpProxyError, host: str, proxy: Pro
         offer = f"; the proxy accepts {accepted}" if accepted else ""
         remedy = f"check its user and password (the gateway sends Basic{offer})"
     elif error.status >= 500:
-        remedy = "check base_url, and that the proxy can reach this host"
+        remedy = f"check {setting}, and that the proxy can reach this host"
     return f"{name} refuses CONNECT to {host} with {error.status} {error.message[:80]}; {remedy}"
 
 
-def _unreachable(error: aiohttp.ClientConnectorError, host: str, proxy: Proxy | None) -> str:
+def _unreachable(error: aiohttp.ClientConnectorError, host: str, proxy: Proxy | None, own: str) -> str:
     """Explains an error of DNS, TCP or TLS. Behind a proxy, only TLS concerns the host itself."""
     is_tls = isinstance(error, aiohttp.ClientConnectorSSLError)
     is_proxy = proxy is not None and not (is_tls and proxy.url.startswith("http://"))
     name = proxy.name if proxy and is_proxy else host
-    setting = proxy.source if proxy and is_proxy else "base_url"
+    setting = proxy.source if proxy and is_proxy else own
     cause = error.os_error
     text = str(cause.strerror or cause)[:200]
     if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -55,8 +55,8 @@ def parse_proxy(text: str, source: str) -> Proxy:
         raise ValueError(f"{source}: not a proxy's URL; {_FORM}") from error
     if parts.scheme not in _PORTS:
         raise ValueError(
-            f"{source}: {parts.scheme}:// proxies are not supported. Use an HTTP proxy (http://HOST:PORT), or set "
-            f'proxy = "{NO_PROXY}" in [[upstreams]] to connect directly'
+            f"{source}: {parts.scheme}:// proxies are not supported. Use an HTTP proxy (http://HOST:PORT), or connect "
+            f'directly by NO_PROXY, or by proxy = "{NO_PROXY}" in [[upstreams]]'
         )
     if not host or parts.path not in {"", "/"} or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", host):
         raise ValueError(f"{source}: not a proxy's URL; {_FORM}")
