@@ -10,9 +10,11 @@ import typer
 
 from gateway import __version__
 from gateway.app import build_telemetry
+from gateway.app.alerts_check import check_alerts
 from gateway.app.backends import redis_id
 from gateway.app.redis_check import try_redis
 from gateway.app.storage import check_storage
+from gateway.cli.key_findings import finding_of
 from gateway.cli.output import ReportProgress, print_error, print_json, print_table, print_text, printable, progressing
 from gateway.config import Settings, SettingsError, config_path, locate, misspelled_variables
 from gateway.config.egress import unreadable_authorities
@@ -38,50 +40,6 @@ _REGIONS: Final = {
     "302ai": "https://api.302.ai worldwide, https://api.302ai.cn in mainland China",
 }
 """Each provider's own hosts (reference/minimax.md 1.1, 5.2)."""
-_REFUSED: Final = ("cannot tell", "no page gives the provider's own verdict on the key: check the secret and base_url")
-_USED_UP: Final = ("plan used up", "wait until the window ends, or upgrade the plan")
-_BUSY: Final = ("busy", "retry in a minute")
-_WRONG_HOST: Final = ("wrong host", "base_url is probably not this provider's API")
-_FINDINGS: Final = {
-    ErrorCode.KEY_INVALID: ("invalid key", "correct the secret, or base_url if the key belongs to another region"),
-    ErrorCode.ACCOUNT_UNVERIFIED: ("not verified", "verify the account's owner at the provider"),
-    ErrorCode.KEY_LIMIT_REACHED: ("limit reached", "raise the key's limit at the provider"),
-    ErrorCode.IP_DENIED: ("address refused", "allow this machine's address at the provider"),
-    ErrorCode.INSUFFICIENT_BALANCE: ("no balance", "top up the account at the provider"),
-    ErrorCode.QUOTA_EXHAUSTED_PLAN: _USED_UP,
-    ErrorCode.QUOTA_EXHAUSTED_DAILY: _USED_UP,
-    ErrorCode.ACCOUNT_RATE_LIMITED: _BUSY,
-    ErrorCode.BARE_UNAUTHORIZED: _REFUSED,
-    ErrorCode.BARE_PAYMENT_REQUIRED: _REFUSED,
-    ErrorCode.BARE_FORBIDDEN: _REFUSED,
-    ErrorCode.BARE_RATE_LIMITED: _BUSY,
-    ErrorCode.BARE_REFUSAL: _WRONG_HOST,
-    ErrorCode.CONNECT_FAILED: ("unreachable", ""),
-    ErrorCode.NOT_SENT: ("unreachable", ""),
-    ErrorCode.READ_TIMEOUT: ("no response", "the host accepts the connection but does not respond; retry later"),
-    ErrorCode.CONNECTION_LOST: ("no response", "the host closes the connection; check whether base_url needs https"),
-    ErrorCode.UPSTREAM_UNSUPPORTED: ("wrong host", "base_url has no such endpoint"),
-    ErrorCode.INVALID_RESPONSE: _WRONG_HOST,
-    ErrorCode.RESPONSE_TOO_LARGE: _WRONG_HOST,
-    ErrorCode.UNEXPECTED_RESPONSE: _WRONG_HOST,
-}
-"""Result and fix by error code."""
-_EXPLAINED: Final = frozenset(
-    {
-        ErrorCode.CONNECT_FAILED,
-        ErrorCode.NOT_SENT,
-        ErrorCode.READ_TIMEOUT,
-        ErrorCode.CONNECTION_LOST,
-        ErrorCode.BARE_UNAUTHORIZED,
-        ErrorCode.BARE_PAYMENT_REQUIRED,
-        ErrorCode.BARE_FORBIDDEN,
-        ErrorCode.BARE_REFUSAL,
-        ErrorCode.UPSTREAM_UNSUPPORTED,
-        ErrorCode.INVALID_RESPONSE,
-        ErrorCode.UNEXPECTED_RESPONSE,
-    }
-)
-"""Errors of the way to the provider, whose details say what was requested and what responded."""
 
 
 class Report:
@@ -131,7 +89,7 @@ def run_check(config: str | None, *, asks_upstreams: bool, prints_json: bool) ->
         report.end()
         return
     _describe(report, resolved, path)
-    for check in (_check_tracing, _check_redis, _check_storage, _check_journal, _check_certificate):
+    for check in (_check_tracing, _check_redis, _check_storage, _check_journal, _check_certificate, _check_alerts):
         try:
             check(report, resolved)
         except SettingsError as error:
@@ -238,11 +196,16 @@ def _check_storage(report: Report, config: Config) -> None:
     report.add("storage", "ok", asyncio.run(check_storage(config)))
 
 
+def _check_alerts(report: Report, config: Config) -> None:
+    for finding in asyncio.run(check_alerts(config)):
+        report.add(*finding)
+
+
 def _check_upstreams(report: Report, settings: Settings, supply: UpstreamSet) -> None:
     """Prints a line per key and per remedy."""
     with progressing("checking", "keys") as progress:
         probes = asyncio.run(_probe(settings, supply, progress))
-    findings = [_finding(probe) for probe in probes]
+    findings = [finding_of(probe) for probe in probes]
     if report.prints_json:
         for key, probe, (result, remedy) in zip(supply.keys, probes, findings, strict=True):
             detail = f"{result}: {remedy}" if remedy else result
@@ -287,12 +250,3 @@ async def _probe(settings: Settings, supply: UpstreamSet, report: ReportProgress
             return result
 
         return await asyncio.gather(*(probe(key) for key in supply.keys))
-
-
-def _finding(probe: KeyCheck) -> tuple[str, str]:
-    """Returns the result and its fix, which is empty if the key works."""
-    if probe.error_code is None:
-        return "ok" if probe.proves_balance else "ok, balance unknown", ""
-    unknown = (probe.error_code.value.replace("_", " "), f"the upstream says: {probe.detail}")
-    result, remedy = _FINDINGS.get(probe.error_code, unknown)
-    return result, "; ".join(filter(None, (probe.detail, remedy))) if probe.error_code in _EXPLAINED else remedy

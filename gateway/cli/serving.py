@@ -41,8 +41,8 @@ def check(
 ) -> None:
     """Validate the configuration, and try all that the gateway needs, without buying an image.
 
-    Reports every mistake of the file at once. Then writes to Redis and the storage, reads the certificate, and asks the
-    upstreams about the keys. The exit code is 1 if something fails.
+    Reports every mistake of the file at once. Then writes to Redis and the storage, reads the certificate, connects to
+    the endpoints of alerts, and asks the upstreams about the keys. The exit code is 1 if something fails.
     """
     _refuse_windows()
     from gateway.cli.check import run_check
