@@ -165,6 +165,7 @@ async def _server(handle: Handler, context: ssl.SSLContext | None) -> AsyncItera
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await asyncio.sleep(0.05)  # connections that a client has just aborted get their tasks, or end their handshakes
         for task in open_tasks:
             task.cancel()
         await asyncio.gather(*open_tasks, return_exceptions=True)
