@@ -43,7 +43,7 @@ sbom:
 
 # Pins the images of deploy/ and docker-compose.yml to the current digests of their tags; needs docker with buildx.
 digests:
-	@.ci/digests deploy/Dockerfile docker-compose.yml
+	@.ci/digests deploy/Dockerfile docker-compose.yml deploy/kubernetes/redis/redis.yaml
 
 # Regenerates the tables of docs/ from the code.
 docs: $(VENV)/.installed-dev

@@ -37,6 +37,8 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
             "heads (their bytes)"
         ),
         "source": "gateway; provider or none (base64 alone): the image could not be stored",
+        "type": "the type of an event",
+        "percent": "of a quota or a soft budget that was crossed; empty for other events",
         "action": "refused: a new connection; closed: one without a request in flight",
         "version": "of the gateway",
         "operation": "put, get, head, list, delete: a call of the storage",

@@ -27,7 +27,8 @@ _BUSY: Final = frozenset(error_code.value for error_code in ErrorCode if ERROR_S
 class HealthRoutes:
     """Routes for operators, without authentication.
 
-    A process is ready if it accepts requests and can serve one now, or after a wait if all accounts are busy.
+    A process is ready if it accepts requests, has reached Redis since its start, and may use it. An outage of what all
+    processes share, Redis and the pool, takes none out of rotation: clients then get the gateway's own errors.
     """
 
     scrape: Scrape
@@ -43,6 +44,7 @@ class HealthRoutes:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _last: list[str] | None = None
     _until_s: float = 0.0
+    _has_reached_redis: bool = False
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - signature of a route
         """Liveness probe. Never calls Redis."""
@@ -51,12 +53,12 @@ class HealthRoutes:
     async def readyz(self, request: Request) -> Response:
         """Readiness probe. The reasons name upstreams and errors, so only operators' ports show them."""
         reasons = await self._reasons()
-        if not reasons:
-            return json_response({"status": "ok"})
+        is_ready = self._has_reached_redis and not self.drain.is_on and not self.redis_problems()
         _, port = request.scope.get("server") or ("", None)
         is_own = any(port == own.number for own in self.own_ports)
-        details = {"reasons": reasons} if is_own else {}
-        return json_response({"status": "unavailable", **details}, 503)
+        details = {"reasons": reasons} if is_own and reasons else {}
+        status = "unavailable" if not is_ready else "degraded" if details else "ok"
+        return json_response({"status": status, **details}, 200 if is_ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         """Returns the metrics of all workers, as Prometheus text or OpenMetrics.
@@ -80,7 +82,7 @@ class HealthRoutes:
         return Response(self._document, media_type="application/json")
 
     async def _reasons(self) -> list[str]:
-        """Returns why the process is not ready. A probe during another one's check gets the previous result.
+        """Returns why requests fail. A probe during another one's check gets the previous result.
 
         Redis: at most once a second, one round trip, and one per upstream; none while draining.
         """
@@ -98,6 +100,7 @@ class HealthRoutes:
         try:
             if problem := await self.write_refusal():
                 return [problem]
+            self._has_reached_redis = True
             pool = [] if await self.pool.has_capacity() else unavailable_reasons(await self.pool.snapshot())
             return [*self.redis_problems(), *pool]
         except GatewayError:  # also while the circuit breaker is open after refused writes
@@ -125,10 +128,7 @@ def _can_serve(account: AccountStatus) -> bool:
 
 
 def _is_usable(health: Health) -> bool:
-    """Includes half-open ones, those on cooldown after a rate limit, and those that other tenants' requests may try.
-
-    A tenant must not make a balancer remove the gateway for all.
-    """
+    """Includes half-open ones, those on cooldown after a rate limit, and those that other tenants' requests may try."""
     if health.others_may_try:
         return True
     return health.state in {KeyState.READY, KeyState.HALF_OPEN} or (

@@ -9,17 +9,7 @@ from gateway.jobs.batch_worker import OpenBatches
 from gateway.jobs.batches import BatchStatus
 from gateway.observability.metrics import MetricSpec
 from gateway.redis.preflight import RedisMemory
-from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus
-
-_MILDEST_FIRST: Final = (
-    KeyState.READY,
-    KeyState.HALF_OPEN,
-    KeyState.COOLING,
-    KeyState.QUARANTINED,
-    KeyState.DRAINING,
-    KeyState.DISABLED,
-)
-
+from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus, effective_health, worst_health
 
 SCRAPED: Final = tuple(
     MetricSpec(f"imagegate_{name}", "gauge", text, labels)
@@ -52,6 +42,11 @@ SCRAPED: Final = tuple(
         ),
         ("event_outbox_length", (), "Events that are not queued for their endpoints yet."),
         ("event_deliveries_pending", (), "Deliveries of events that were not accepted yet."),
+        (
+            "certificate_expiry_timestamp_seconds",
+            (),
+            "Unix time at which the certificate in the file of `[server.tls]` expires; 0 without TLS.",
+        ),
         ("redis_up", (), "Whether Redis responds: 1 or 0."),
         ("redis_memory_used_bytes", (), "Memory that Redis uses; of a cluster, its fullest server."),
         (
@@ -82,6 +77,8 @@ class PoolGauges:
     """None without a storage."""
     events: tuple[int, int] | None = None
     """Length of the outbox, and pending deliveries."""
+    certificate_end_s: float = 0.0
+    """0 without TLS."""
 
     def render(self) -> bytes:
         """Renders lines that both text formats have in common."""
@@ -95,6 +92,7 @@ class PoolGauges:
 
     def _samples(self) -> Iterator[_Sample]:
         yield "build_info", (self.version,), 1
+        yield "certificate_expiry_timestamp_seconds", (), self.certificate_end_s
         yield "redis_up", (), self.statuses is not None
         if self.statuses is None:
             return
@@ -127,12 +125,13 @@ def _pool(statuses: Sequence[PoolStatus]) -> Iterator[_Sample]:
         yield "pool_capacity_remaining", (status.upstream,), status.free
         yield "queue_depth", (status.upstream,), status.waiting
         yield "batch_queue_depth", (status.upstream,), status.waiting_batch
+        upstream_state = effective_health(status, status.accounts).state
         for state in KeyState:
-            yield "upstream_state", (status.upstream, state.value), state is status.state
+            yield "upstream_state", (status.upstream, state.value), state is upstream_state
         for account in status.accounts:
             yield from _account(account)
             for key in account.keys:
-                yield from _key(key, max((key, account, status), key=lambda part: _MILDEST_FIRST.index(part.state)))
+                yield from _key(key, worst_health(key, account, status))
 
 
 def _account(account: AccountStatus) -> Iterator[_Sample]:

@@ -33,6 +33,7 @@ from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
+from gateway.app.process_events import ProcessEvents
 from gateway.app.reload import ReloadTargets
 from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
@@ -48,6 +49,7 @@ from gateway.generation.service import GenerationService
 from gateway.generation.transport import AiohttpTransport, trusted_authorities
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
+from gateway.observability.logging import count_dropped_lines
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
@@ -120,7 +122,9 @@ def create_app(
         config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
     )
     health, samplers = _build_operations(core)
-    targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
+    told = ProcessEvents(core.outbox, core.metrics, core.gauges)
+    declare = (members.declare, core.upstreams.configure, admin.provisioner.reload)
+    targets = ReloadTargets(core.catalog, *declare, told.note_reload)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
     tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, core.events.sender.run, *reloading, *reaping)
@@ -130,6 +134,8 @@ def create_app(
     files = build_file_routes(settings, core.redis, storage, images.authenticator, core.drain)
     batches = _build_batches(config, core, images)
     tasks = (*tasks, *(batches.background_tasks if batches else ()))
+    if tls := settings.server.tls:
+        tasks = (*tasks, partial(told.watch_certificate, settings.server.host, Path(tls.certificate)))
     tenant_routes = [
         *_tenant_routes(images, links),
         *files.routes(),
@@ -288,6 +294,7 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
     sampled = {
         metrics.pending_settlements: lambda: core.metering.admission.unsettled,
         metrics.held_bytes: lambda: core.budget.held_bytes,
+        metrics.log_lines_dropped: count_dropped_lines,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
     if storage := core.storage:

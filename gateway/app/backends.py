@@ -15,6 +15,7 @@ from gateway import __version__
 from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
+from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
@@ -42,6 +43,8 @@ from gateway.jobs.outcomes import Outcomes, StorageLimits
 from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
+from gateway.metering.closing import MonthCloser
+from gateway.metering.exports import Exports
 from gateway.metering.ledger import Ledger
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
@@ -257,11 +260,17 @@ def build_admin(
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
+    usage = UsageSection(ledger, verifier, clock, tuple(key for key in settings.attribution.keys if key != ANY_KEY))
+    exports = Exports(ledger, settings.ledger.billing_account)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock),
         AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, verifier, clock, tuple(key for key in settings.attribution.keys if key != ANY_KEY)),
+        usage,
+        ExportSection(
+            *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
+            ExportDisk(settings.server.max_spooled_bytes),
+        ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
         WebhookSection(

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import quote, urlencode
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_URL: Final = "http://127.0.0.1:8081"
 _TIMEOUT_S: Final = 30.0
+LONG_TIMEOUT_S: Final = 1_900.0
+"""For exports and month closes, which read every record before they respond."""
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts called without the proxies of the environment, which would see the admin key."""
 
@@ -67,9 +70,36 @@ class AdminApi:
         return re.sub(r"//[^/?#\s]*@", "//", self.url)
 
     def ask(
-        self, method: str, *path: str, body: Document | None = None, query: Mapping[str, object] | None = None
+        self,
+        method: str,
+        *path: str,
+        body: Document | None = None,
+        query: Mapping[str, object] | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> Document:
         """Sends one request. An error ends the command with one line on standard error."""
+        with self._sending(method, path, query, body, timeout_s) as response:
+            response.read()
+            return self._read(response, method)
+
+    @contextmanager
+    def download(self, *path: str, query: Mapping[str, object]) -> "Iterator[httpx.Response]":
+        """Yields the response whose body is a file. An error ends the command, also while the body is read."""
+        with self._sending("GET", path, query, None, LONG_TIMEOUT_S) as response:
+            if not response.is_success:
+                response.read()
+                self._read(response, "GET")
+            yield response
+
+    @contextmanager
+    def _sending(
+        self,
+        method: str,
+        path: Sequence[str],
+        query: Mapping[str, object] | None,
+        body: Document | None,
+        timeout_s: float,
+    ) -> "Iterator[httpx.Response]":
         import httpx
 
         from gateway.domain.secret_shapes import find_paste, find_unsendable
@@ -84,15 +114,16 @@ class AdminApi:
         try:
             # A URL for OpenAI clients ends in /v1.
             url = httpx.URL(f"{self.url.rstrip('/').removesuffix('/v1')}/admin/v1{target}")
-            response = httpx.request(
+            with httpx.stream(
                 method,
                 url,
                 json=body,
                 headers={"authorization": f"Bearer {admin_key}"},
-                timeout=_TIMEOUT_S,
+                timeout=timeout_s,
                 trust_env=url.host not in _LOCAL,
                 verify=_trusted() if url.scheme == "https" else True,
-            )
+            ) as response:
+                yield response
         except ImportError:  # of the package for SOCKS
             fail(SOCKS)
         except (httpx.InvalidURL, ValueError):  # their messages may repeat a password
@@ -103,7 +134,6 @@ class AdminApi:
             if was_sent and method != "GET":
                 fail(f"the gateway at {self.shown_url} does not respond ({error}); {_UNCONFIRMED}")
             fail(f"the gateway at {self.shown_url} does not respond ({error}); check --url or IMAGEGATE_URL")
-        return self._read(response, method)
 
     def _read(self, response: "httpx.Response", method: str) -> Document:
         try:

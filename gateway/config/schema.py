@@ -190,6 +190,7 @@ class Ledger(Table, frozen=True, kw_only=True):
     retention_days: Annotated[int, Meta(ge=1, le=3660)] = 400
     max_records_per_day: Count = 1_000_000
     max_recent_requests: Count = 100_000
+    billing_account: Annotated[str, Meta(min_length=1, max_length=100)] = "imagegate"
 
 
 class Requests(Table, frozen=True, kw_only=True):

@@ -14,6 +14,9 @@ TAG_VALUE: Final = re.compile(r"[ -~]{1,64}", re.ASCII)
 USER: Final = "user"
 UPSTREAM: Final = "upstream"
 BATCH: Final = "batch"
+CHARGE_CLASS: Final = "charge_class"
+CORRECTION: Final = "Correction"
+"""The charge class of a difference that was settled after its month was closed; other usage has none."""
 
 
 def tag_dimension(key: str) -> str:

@@ -79,12 +79,37 @@ class GroupBy(Enum):
     TAG = "tag"
     USER = "user"
     UPSTREAM = "upstream"
+    CHARGE_CLASS = "charge_class"
 
 
-SPLITS: Final = (GroupBy.BATCH, GroupBy.TAG, GroupBy.USER, GroupBy.UPSTREAM)
+SPLITS: Final = (GroupBy.BATCH, GroupBy.TAG, GroupBy.USER, GroupBy.UPSTREAM, GroupBy.CHARGE_CLASS)
 """Columns with sums of their own. A report has at most one of them."""
 HOLDERS: Final = (GroupBy.COST_CENTRE, GroupBy.OWNER)
-"""Columns that are fields of the tenant's record, as it is when the report is made."""
+"""Columns that are fields of the tenant's record, as it is when the report is made or the month was closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whom a tenant's cost belongs to."""
+
+    cost_centre: str = ""
+    owner: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def columns(self) -> dict[GroupBy, str]:
+        return {GroupBy.COST_CENTRE: self.cost_centre, GroupBy.OWNER: self.owner}
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The present holder of a tenant, and that of each closed month, YYYYMM."""
+
+    present: Holder = Holder()
+    closed: Mapping[str, Holder] = field(default_factory=dict)
+
+    def of(self, day: date) -> Holder:
+        return self.closed.get(f"{day:%Y%m}", self.present)
+
 
 Group = tuple[str, ...]
 """The grouping values of a row. Days are YYYY-MM-DD, so that they sort as text."""
@@ -112,8 +137,8 @@ class UsageReport:
         self.split = tag_dimension(tag.key) if tag else next((one.value for one in by if one in SPLITS), "")
         """The dimension by which sums are split; "" for none."""
         self.needs_holders = any(one in HOLDERS for one in by)
-        self.holders: Mapping[str, Mapping[GroupBy, str]] = {}
-        """By tenant, the values of HOLDERS; to be set before sheets are added, if they are needed."""
+        self.holders: Mapping[str, Holders] = {}
+        """By tenant; to be set before sheets are added, if they are needed."""
         self._tag = tag
         self._has_total = known_total is not None
         self._by = by
@@ -130,7 +155,7 @@ class UsageReport:
         columns = _columns(sheet)
         lead = columns.get(self._by[0])
         is_shown = self._shows(lead)
-        columns |= self.holders.get(sheet.tenant, dict.fromkeys(HOLDERS, ""))
+        columns |= self.holders.get(sheet.tenant, Holders()).of(sheet.day).columns()
         for (key, model, value), amounts in sums.items():
             if self._tag and self._tag.value not in {None, value}:
                 continue
@@ -185,6 +210,8 @@ class LedgerEntry:
     line: BatchLine | None = None  # None for a request of no batch
     tags: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
+    correction_of: date | None = None
+    """The day of a closed month to which the amounts are a difference; None for a request's own record."""
 
 
 @dataclass(frozen=True, slots=True)

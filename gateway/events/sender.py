@@ -40,6 +40,7 @@ DELAYS_S: Final = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _JITTER: Final = 0.1
 _RETRY_AFTER_MAX_S: Final = 86_400.0
 _GONE: Final = 410
+_OF_THRESHOLDS: Final = frozenset((EventType.QUOTA_THRESHOLD.value, EventType.BUDGET_THRESHOLD.value))
 _BUSY: Final = frozenset((429, 502, 504))
 _BUSY_HOLD_S: Final = 60.0
 """Minimum time in which an endpoint gets nothing after one of these."""
@@ -111,7 +112,11 @@ class EventSender:
             (to, msgspec.structs.replace(event, id=delivery_id(event.event_id, to), target=target))
             for to, target in enabled
         ]
-        for endpoint in await self._deliveries.queue(event.event_id, addressed) or ():
+        dropped = await self._deliveries.queue(event.event_id, addressed)
+        if dropped is not None:
+            percent = str(event.data.get("percent", "")) if event.type in _OF_THRESHOLDS else ""
+            self._metrics.events.labels(event.type, event.tenant, percent).inc()
+        for endpoint in dropped or ():
             self._count(None, "dropped")
             _LOG.error("event_delivery_dropped", endpoint=endpoint, reason="too many pending deliveries")
 

@@ -71,8 +71,7 @@ class Admission:
         self._lost = LostSettlements(Ledger(redis))
         self._in_progress: dict[str, Reservation] = {}
         """In progress; this process renews their leases."""
-        self._unsettled: dict[str, Reservation] = {}
-        """Ended but unsettled: Redis did not reply, or the request was cancelled."""
+        self._unsettled: dict[str, Reservation] = {}  # ended: Redis did not reply, or the request was cancelled
         self._recent: deque[Reservation] = deque()
         """Settled recently, oldest first."""
         self._was_unavailable = False
@@ -241,7 +240,8 @@ class Admission:
         """Settles a reservation; idempotent. Raises: GatewayError REDIS_UNAVAILABLE."""
         outcome = ReservationOutcome.of(reservation, self._terms.rule)
         keys = redis_keys(self._prefix, outcome.tenant, f"reservation:{reservation.id}", "open")
-        settled = Settled.read(await self._charge(keys, [msgspec.json.encode(outcome), self._terms.ledger_days]))
+        args = self._terms.settle_args(msgspec.json.encode(outcome), self._clock())
+        settled = Settled.read(await self._charge(keys, args))
         if self._unsettled.pop(reservation.id, None) is None:
             return  # already settled, by the request or the background task
         if self._journal.unconfirmed:
@@ -258,7 +258,7 @@ class Admission:
     async def _settle_other(self, tenant: str, reservation_id: str, outcome: bytes) -> Settled:
         """Settles a reservation of another process, which may be dead. Raises: GatewayError REDIS_UNAVAILABLE."""
         keys = redis_keys(self._prefix, tenant, f"reservation:{reservation_id}", "open")
-        settled = Settled.read(await self._charge(keys, [outcome, self._terms.ledger_days]))
+        settled = Settled.read(await self._charge(keys, self._terms.settle_args(outcome, self._clock())))
         if settled.status != "repeated":  # a repeated one is already counted
             settled.count(tenant, self._metrics)
         return settled

@@ -14,11 +14,13 @@ from typing import Final, TypeVar
 
 from gateway.domain.attribution import BATCH
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.usage import GroupBy, LedgerEntry, Sums, TenantDay, UsageFilter, UsageReport
+from gateway.domain.usage import Holder, Holders, LedgerEntry, Sums, TenantDay, UsageFilter, UsageReport
 from gateway.metering.ledger_keys import (
     batch_sums_record,
+    closed_record,
     day_number,
     days_record,
+    read_holder,
     read_integer,
     read_record,
     read_split_sums,
@@ -71,7 +73,7 @@ class Ledger:
         """
         days = await self._days(usage_filter)
         if report.needs_holders:
-            report.holders = await self._holders(list(days))
+            report.holders = await self.holders(list(days))
         tenant_days = _by_tenant(days) if report.is_by_tenant_first else _by_day(days)
         days_per_call = _SPLIT_DAYS_PER_CALL if report.split else _KEYS_PER_CALL
         for batch in _batches(filter(report.wants, tenant_days), days_per_call):
@@ -114,6 +116,10 @@ class Ledger:
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no tenant named '{name[:64]}'.", param="tenant")
         return [name]
 
+    async def tenant_days(self, usage_filter: UsageFilter) -> list[TenantDay]:
+        """Returns the selected sheets in order. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        return list(_by_day(await self._days(usage_filter)))
+
     async def sums(self, tenant_days: Sequence[TenantDay], split: str = "") -> list[Sums]:
         """Returns the sums of each tenant day, split by a dimension; empty if it has none.
 
@@ -134,17 +140,17 @@ class Ledger:
         [fields] = await self._hashes([split_sums_record(self._redis.prefix, tenant_day)])
         return read_split_sums(fields)
 
-    async def _holders(self, tenants: Sequence[str]) -> dict[str, dict[GroupBy, str]]:
-        """Returns cost centre and owner by tenant."""
-        found: dict[str, dict[GroupBy, str]] = {}
+    async def holders(self, tenants: Sequence[str]) -> dict[str, Holders]:
+        """Returns the holders by tenant. Raises: GatewayError REDIS_UNAVAILABLE."""
+        found: dict[str, Holders] = {}
         for names in _batches(tenants):
             keys = [record(self._redis, name, "tenant") for name in names]
-            records = await self._each(list[dict[str, str]], "HGETALL", keys)
-            tenants_found = [read_tenant(name, fields) for name, fields in zip(names, records, strict=True)]
-            found |= {
-                tenant.name: {GroupBy.COST_CENTRE: tenant.cost_centre, GroupBy.OWNER: tenant.owner}
-                for tenant in tenants_found
-            }
+            keys += [closed_record(self._redis.prefix, name) for name in names]
+            hashes = await self._each(list[dict[str, str]], "HGETALL", keys)
+            for name, fields, closed in zip(names, hashes, hashes[len(names) :], strict=False):
+                tenant = read_tenant(name, fields)
+                present = Holder(tenant.cost_centre, tenant.owner, tenant.tags)
+                found[name] = Holders(present, {month: read_holder(text) for month, text in closed.items()})
         return found
 
     async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:

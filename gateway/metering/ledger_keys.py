@@ -2,15 +2,24 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from typing import Final
 from urllib.parse import unquote
 
 import msgspec
 
-from gateway.domain.attribution import OTHER, UPSTREAM, USER, Attribution, tag_dimension
+from gateway.domain.attribution import (
+    CHARGE_CLASS,
+    CORRECTION,
+    OTHER,
+    UPSTREAM,
+    USER,
+    Attribution,
+    tag_dimension,
+)
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
-from gateway.domain.usage import MEASURES, LedgerEntry, Sums, TenantDay, UsageTotals
+from gateway.domain.usage import MEASURES, Holder, LedgerEntry, Sums, TenantDay, UsageTotals
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
@@ -37,9 +46,21 @@ def records_stream(prefix: str, tenant_day: TenantDay) -> str:
     return f"{prefix}:{{{tenant_day.tenant}}}:ledger:{day_number(tenant_day.day)}"
 
 
+def closed_record(prefix: str, tenant: str) -> str:
+    """Returns the hash of closed months, YYYYMM -> JSON of the Holder at that time."""
+    return f"{prefix}:{{{tenant}}}:closed"
+
+
 def day_number(day: date) -> int:
     """Returns a day as the number YYYYMMDD."""
     return day.year * 10_000 + day.month * 100 + day.day
+
+
+def read_day(text: str | None) -> date | None:
+    """Parses YYYYMMDD. An invalid one is no day."""
+    with suppress(ValueError):
+        return date.fromisoformat(text) if text and len(text) == len("YYYYMMDD") else None
+    return None
 
 
 def read_sums(fields: Mapping[str, str], split_fields: Mapping[str, str]) -> Sums:
@@ -92,12 +113,16 @@ def read_splits(fields: Mapping[str, str]) -> Iterator[tuple[str, UsageTotals]]:
     for name in filter(None, fields["summed"].split(",")):
         dimension, is_other, _ = name.partition("=")
         yield f"{dimension}={OTHER if is_other else values.get(dimension, '')}", amounts
+    if "correction_of" in fields:
+        yield f"{CHARGE_CLASS}={CORRECTION}", amounts
     for upstream, share in _read_upstreams(fields, amounts).items():
         yield f"{UPSTREAM}={upstream}", share
 
 
 def _read_upstreams(fields: Mapping[str, str], amounts: UsageTotals) -> dict[str, UsageTotals]:
     """Returns the amounts by upstream. What the others do not have of the cost has the last one."""
+    if "upstreams" in fields:
+        return _read_corrected_upstreams(fields["upstreams"])
     found: dict[str, UsageTotals] = {}
     counted = ""
     for (upstream, _), share in _read_calls(fields.get("calls", "")):
@@ -117,6 +142,15 @@ def _read_upstreams(fields: Mapping[str, str], amounts: UsageTotals) -> dict[str
     return found
 
 
+def _read_corrected_upstreams(text: str) -> dict[str, UsageTotals]:
+    """Parses the differences of a correction; none if they are damaged, so that it appears as a discrepancy."""
+    try:
+        found = msgspec.json.decode(text, type=dict[str, dict[str, int]])
+        return {upstream: UsageTotals(**amounts) for upstream, amounts in found.items()}
+    except (msgspec.MsgspecError, TypeError):
+        return {}
+
+
 def write_attribution(attribution: Attribution) -> bytes:
     """Renders the fields of a reservation as JSON for admit.lua."""
     tags = msgspec.json.encode(attribution.tags, order="sorted").decode() if attribution.tags else ""
@@ -133,8 +167,9 @@ def read_tags(fields: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_amounts(fields: Mapping[str, str]) -> UsageTotals:
-    """Returns what one record adds to the sums."""
-    return UsageTotals(1, *(read_integer(fields.get(measure)) for measure in MEASURES if measure != "requests"))
+    """Returns what one record adds to the sums. A correction states its requests: none, or one settled since."""
+    requests = read_integer(fields.get("requests", "1"))
+    return UsageTotals(requests, *(read_integer(fields.get(measure)) for measure in MEASURES if measure != "requests"))
 
 
 def read_group(fields: Mapping[str, str]) -> tuple[str, str, str]:
@@ -145,9 +180,9 @@ def read_group(fields: Mapping[str, str]) -> tuple[str, str, str]:
 def read_purchase(fields: Mapping[str, str], amounts: UsageTotals) -> tuple[str, str] | None:
     """Returns the line of a batch, as (batch ID, custom ID), or the idempotency key, as ("", key), of a purchase.
 
-    At most one record has each. None: neither, or no images were bought.
+    At most one record has each. None: neither, no images were bought, or a correction of what was.
     """
-    if not amounts.delivered + amounts.withheld + amounts.lost + amounts.unconfirmed:
+    if "correction_of" in fields or not amounts.delivered + amounts.withheld + amounts.lost + amounts.unconfirmed:
         return None
     if batch_id := fields.get("batch_id"):
         return batch_id, fields.get("custom_id", "")
@@ -168,6 +203,7 @@ def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
         BatchLine(fields["batch_id"], fields.get("custom_id", "")) if fields.get("batch_id") else None,
         read_tags(fields),
         fields.get("user", ""),
+        read_day(fields.get("correction_of")),
     )
 
 
@@ -179,6 +215,11 @@ def _read_calls(text: str) -> Iterator[tuple[tuple[str, str], AccountOutcome]]:
         delivered, withheld, lost, unconfirmed, *_ = *map(read_integer, counts.split(",")), 0, 0, 0, 0
         share = AccountOutcome(delivered=delivered, withheld=withheld, lost=lost, unconfirmed=unconfirmed)
         yield (upstream, account), share
+
+
+def read_holder(text: str) -> Holder:
+    """Parses a closed month's holder. Raises: msgspec.MsgspecError."""
+    return msgspec.json.decode(text, type=Holder)
 
 
 def read_integer(text: str | None) -> int:

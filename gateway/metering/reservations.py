@@ -15,9 +15,9 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
 from gateway.domain.usage import TenantDay
 from gateway.metering.ledger import Ledger
-from gateway.metering.ledger_keys import write_attribution
+from gateway.metering.ledger_keys import day_number, write_attribution
 from gateway.observability.metrics import Metrics
-from gateway.redis import Script
+from gateway.redis import Script, Value
 from gateway.redis.journal_file import Entry
 
 _LOG = structlog.get_logger("imagegate.admission")
@@ -79,6 +79,10 @@ class ReservationConfig:
         """Renders identity, batch line and attribution as JSON for admit.lua."""
         batch, attribution = msgspec.json.encode(purchase.batch), write_attribution(purchase.attribution)
         return self.repeats.describe(purchase.identity), batch, attribution
+
+    def settle_args(self, outcome: bytes, now_s: float) -> list[Value]:
+        """Returns the arguments of settle.lua."""
+        return [outcome, self.ledger_days, day_number(datetime.fromtimestamp(now_s, UTC).date())]
 
 
 @dataclass(slots=True)

@@ -174,8 +174,7 @@ class Metrics:
         self.conversions = self._counters(
             "conversions_total",
             "Images converted to another file format, or left as they were.",
-            "format",
-            "result",
+            *("format", "result"),
         )
         self.links = self._counters(
             "links_total",
@@ -199,6 +198,8 @@ class Metrics:
                 counter.labels(value)  # rare: a rate needs the 0 before the first
 
     def _define_events(self) -> None:
+        self.events = self._counters("events_total", "Events that happened.", "type", TENANT, "percent")
+        self.events.labels("quota.threshold_crossed", "", "")
         self.event_deliveries = self._counters(
             "event_deliveries_total", "Attempts to deliver an event, by result.", "channel", "result"
         )
@@ -221,12 +222,8 @@ class Metrics:
         self.upstream_calls = self._counters(
             "upstream_calls_total", "Upstream calls, by error code.", "upstream", "code"
         )
-        self.upstream_calls_in_flight = LabeledMetric(
-            self._gauge("upstream_calls_in_flight", "Upstream calls in flight.", "upstream"),
-            ("upstream",),
-            self._tenants,
-            self._series,
-        )
+        in_flight = self._gauge("upstream_calls_in_flight", "Upstream calls in flight.", "upstream")
+        self.upstream_calls_in_flight = LabeledMetric(in_flight, ("upstream",), self._tenants, self._series)
         self.retries = self._counters(
             "retries_total", "Failed calls that were retried at the same upstream.", "upstream", "code"
         )
@@ -246,9 +243,7 @@ class Metrics:
             *("operation", "result"),
         )
         self.storage_operation_seconds = self._histograms(
-            "storage_operation_seconds",
-            "Duration of a call of the storage, downloads without their content.",
-            "operation",
+            "storage_operation_seconds", "Duration of a storage call, downloads without their content.", "operation"
         )
         self.storage_bytes = self._counters(
             "storage_bytes_total", "Bytes written to and read from storage.", "direction"
@@ -267,6 +262,12 @@ class Metrics:
             "redis_breaker_open", "Workers that refuse immediately because Redis did not respond recently."
         )
         self.workers = self._gauge("workers", "Worker processes.")
+        self.config_reload_refused = self._gauge(
+            "config_reload_refused", "Processes whose latest change of the configuration was refused."
+        )
+        self.log_lines_dropped = self._gauge(
+            "log_lines_dropped", "Log lines that nobody read in time, since the process started."
+        )
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "Delay of the event loop, sampled every second.", buckets=_SHORT_SECONDS
         )

@@ -28,9 +28,11 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | settlement: one entry per settled request that was sent |
 | ig3:{NAME}:sums:YYYYMMDD | hash | none | settlement: "KEYID|MEASURE|MODEL" -> integer |
 | ig3:{NAME}:batch_sums:YYYYMMDD | hash | `[ledger]` | settlement: "BATCHID|KEYID|MEASURE|MODEL" -> integer |
-| ig3:{NAME}:split_sums:YYYYMMDD | hash | `[ledger]` | settlement: by tag, user and upstream; see lua/split_sums.lua |
+| ig3:{NAME}:split_sums:YYYYMMDD | hash | `[ledger]` | settlement: by tag, user and others; see lua/split_sums.lua |
 | ig3:{NAME}:days | sorted set | none | settlement: days that have sums |
 | ig3:{NAME}:records_end | hash | none | settlement: day -> Unix second at which its records expire |
+| ig3:{NAME}:closed | hash | none | closing: closed month -> JSON: cost centre, owner and tags at that time |
+| ig3:closings | hash | none | closing: month -> JSON: totals, digests of the exports, who closed it and when |
 | ig3:{NAME}:idempotency:HASH | hash | `[replays]` | admission: see lua/repeats.lua |
 | ig3:{NAME}:idempotency_keys | hash | `[replays]` twice | admission: new keys by 1/24 of their retention |
 | ig3:{NAME}:orders:REQUEST | sorted set | 15 minutes idle | admission: orders that a retry may join |

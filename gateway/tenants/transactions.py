@@ -25,6 +25,8 @@ class HashKind(Enum):
 
     TENANT = 1
     KEYS = 2
+    CLOSED = 5
+    """Closed months, see metering/closing.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class TenantTransactions:
         for edit in edits:
             args += [edit.part.value, edit.field]
             args += ["" if value is None else f"={value}" for value in (edit.before, edit.after)]
-        keys = [record(self._redis, act.tenant, kind) for kind in ("tenant", "keys", "revoked_keys", "audit")]
+        keys = [record(self._redis, act.tenant, kind) for kind in ("tenant", "keys", "revoked_keys", "audit", "closed")]
         if not await self._change(keys, args):
             raise ConflictError
         self._forget(message)

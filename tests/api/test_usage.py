@@ -313,6 +313,7 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
                 "time": "2026-07-27T23:59:59.007Z",
                 "request_id": "req_1",
                 "tenant": "acme",
+                "correction_of": None,
                 "key_id": "k2",
                 "user": "ann",
                 "tags": {"env": "prod"},

@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 import pytest
@@ -203,6 +205,57 @@ def test_an_export_into_a_file_is_complete_or_not_there(
     assert [output] == list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("form", ["csv", "focus"])
+def test_an_export_of_totals_has_the_bytes_of_the_api(
+    ask: Ask, gateway: Gateway, books: "redis.Redis", tmp_path: Path, form: str
+) -> None:
+    settle(books, numbered(Settled(), 3))
+    output = tmp_path / "july.csv"
+    done = ask("usage", "export", *JULY, "--format", form, "--bom", "--out", str(output))
+    assert ("", f"2 lines in {output}\n") == (printed(done), done.stderr)
+    query = f"/usage/export?from=2026-07-01&to=2026-07-31&format={form}&bom=true"
+    assert gateway.admin("GET", query).content == output.read_bytes()
+
+
+def test_a_file_that_is_not_what_was_announced_is_refused(ask: Ask, tmp_path: Path) -> None:
+    class Short(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            for name, value in (("content-length", "4"), ("x-imagegate-lines", "2"), ("etag", '"0"')):
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b"day\n")
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            del code, size
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Short) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        output = tmp_path / "july.csv"
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        done = ask("usage", "export", "--format", "csv", "--out", str(output), "--url", url)
+        server.shutdown()
+    told = "imagegate: the file is not complete: 1 of 2 lines arrived; run the command again\n"
+    assert (1, told, []) == (done.returncode, done.stderr, list(tmp_path.iterdir()))
+
+
+def test_a_month_is_closed_after_a_question_and_listed(ask: Ask, books: "redis.Redis") -> None:
+    settle(books, numbered(Settled(day=date(2025, 11, 3)), 2))
+    assert "2025-11 can be closed." in printed(ask("usage", "close", "2025-11", "--dry-run"))
+    assert "No month is closed.\n" == printed(ask("usage", "close", "--list"))
+    assert 1 == ask("usage", "close", "2025-11").returncode  # no terminal answers
+    assert "No month is closed.\n" == printed(ask("usage", "close", "--list"))
+    shown = printed(ask("usage", "close", "2025-11", "--yes"))
+    fields = dict(line.rsplit("  ", 1) for line in shown.splitlines())
+    assert ("2025-11", "2", "0.007") == tuple(
+        next(value for name, value in fields.items() if name.split()[0] == field)
+        for field in ("month", "requests", "usd")
+    )
+    _, row = printed(ask("usage", "close", "--list")).splitlines()
+    assert ["2025-11", "1", "2", "2", "0.007"] == [row.split()[0], *row.split()[-4:]]
+    check_refused(ask("usage", "close", "2025-11", "--yes"), "2025-11 is closed since")
+
+
 def test_an_empty_export_is_an_empty_file(ask: Ask, tmp_path: Path) -> None:
     output = tmp_path / "none.jsonl"
     assert 0 == ask("usage", "export", "--output", str(output)).returncode
@@ -303,7 +356,10 @@ def test_refusals_of_the_gateway_are_one_line(ask: Ask, command: tuple[str, ...]
         ("nope",),
         ("--tenant", "acme", "export"),
         ("--json", "verify"),
-        ("export", "--format", "csv"),
+        ("export", "--format", "xlsx"),
+        ("close", "2026-13"),
+        ("close",),
+        ("close", "2026-01", "--list"),
         ("verify", "acme"),
     ],
 )

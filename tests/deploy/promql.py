@@ -11,7 +11,7 @@ from gateway.api.pool_gauges import SCRAPED
 from gateway.domain.billing import RequestOutcome
 from gateway.domain.errors import ErrorCode, KeyState, Origin
 
-OF_PROMETHEUS = {"job", "instance"}
+OF_PROMETHEUS = {"job", "instance", "namespace", "cluster"}
 """Labels that every series gets when it is scraped."""
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}
 LABELS_OF: Mapping[str, set[str]] = {
@@ -36,21 +36,27 @@ VALUES_OF: Mapping[str, set[str]] = {
 _WORDS = re.compile(r"[a-z0-9_]+(\|[a-z0-9_]+)*")
 
 
-def problems_of(query: str, recorded: set[str]) -> list[str]:
-    """Unknown metrics, labels and values, and scraped gauges that are added up. `recorded` are the rules' own names."""
+def problems_of(query: str, recorded: Mapping[str, set[str]]) -> list[str]:
+    """Unknown metrics, labels and values, and scraped gauges that are added up. `recorded` are the labels of rules."""
     try:
         tree = promql_parser.parse(query)
     except ValueError as error:
         return [f"{query}: {error}"]
-    known = {**LABELS_OF, **{name: set() for name in recorded}}
+    known = {**LABELS_OF, **recorded}
     return [f"{query}: {problem}" for problem in _problems(tree, known)]
 
 
+def labels_of(query: str) -> set[str]:
+    """What an aggregation keeps."""
+    kept = [node.modifier for node in nodes_of(promql_parser.parse(query)) if isinstance(node, AggregateExpr)]
+    return {label for modifier in kept if modifier for label in modifier.labels}
+
+
 def selectors_of(tree: Expr) -> list[VectorSelector]:
-    return [node for node in _nodes(tree) if isinstance(node, VectorSelector)]
+    return [node for node in nodes_of(tree) if isinstance(node, VectorSelector)]
 
 
-def _nodes(tree: Expr) -> list[Expr]:
+def nodes_of(tree: Expr) -> list[Expr]:
     found: list[Expr] = []
     promql_parser.walk(tree, found.append)
     return found
@@ -61,7 +67,7 @@ def _problems(tree: Expr, known: Mapping[str, set[str]]) -> Iterator[str]:
     if unknown:
         yield f"there is no metric {unknown}"
         return
-    for node in _nodes(tree):
+    for node in nodes_of(tree):
         if isinstance(node, VectorSelector):
             for matcher in node.matchers.matchers:
                 yield from _matcher_problems(str(node.name), matcher, known[str(node.name)])

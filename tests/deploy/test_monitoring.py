@@ -11,10 +11,13 @@ from gateway.cli import app
 from gateway.config import Settings
 from gateway.domain.errors import ERROR_SPECS, Origin
 from tests.deploy.files import DEPLOY, ROOT, read_yaml, run_tool
-from tests.deploy.promql import LABELS_OF, problems_of, selectors_of
-from tests.support.monitoring import PANELS, RULES, VARIABLES, queries
+from tests.deploy.promql import LABELS_OF, OF_PROMETHEUS, labels_of, nodes_of, problems_of, selectors_of
+from tests.support.monitoring import PANELS, RULES, VARIABLES, offered, queries, targets
 
 RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
+RECORDED_LABELS = {name: labels_of(expression) for name, expression in RECORDED.items()}
+ENVIRONMENT = ("cluster", "namespace", "job")
+"""Labels that the scrape gives to every series of a gateway."""
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 
 
@@ -32,21 +35,44 @@ ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
     ],
 )
 def test_a_query_that_asks_for_what_is_not_there_is_found(query: str, problem: str | None) -> None:
-    found = problems_of(query, set())
+    found = problems_of(query, {})
     assert (problem or "") in " ".join(found)
     assert bool(problem) == bool(found)
 
 
 def test_every_query_of_the_dashboard_asks_for_metrics_labels_and_values_that_exist() -> None:
-    assert [] == [problem for query in queries() for problem in problems_of(query, set(RECORDED))]
+    assert [] == [problem for query in queries() for problem in problems_of(query, RECORDED_LABELS)]
 
 
 def test_every_variable_of_the_dashboard_is_a_label_that_exists() -> None:
+    for query, label in offered().values():
+        assert [] == problems_of(query, RECORDED_LABELS)
+        (selector,) = selectors_of(promql_parser.parse(query))
+        assert label in LABELS_OF[str(selector.name)] | OF_PROMETHEUS
+
+
+def environment_of(selector: promql_parser.VectorSelector) -> dict[str, str]:
+    return {one.name: one.value for one in selector.matchers.matchers if one.name in ENVIRONMENT}
+
+
+def test_every_panel_shows_one_environment() -> None:
+    """A healthy staging must not hide a production that fails."""
     for variable in VARIABLES:
-        if variable["type"] == "query":
-            found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
-            assert found
-            assert found[2] in LABELS_OF[found[1]]
+        if variable["name"] in ENVIRONMENT:
+            assert not variable.get("includeAll")
+            assert not variable.get("multi")
+    asked = [target["expr"].replace("$__rate_interval", "5m").replace("$__range", "3h") for target in targets()]
+    for query in asked:
+        for selector in selectors_of(promql_parser.parse(query)):
+            assert {name: f"${name}" for name in ENVIRONMENT} == environment_of(selector), query
+
+
+def test_every_rule_keeps_environments_apart() -> None:
+    for rule in RULES:
+        for node in nodes_of(promql_parser.parse(rule["expr"])):
+            if isinstance(node, promql_parser.AggregateExpr):
+                assert node.modifier, rule
+                assert set(ENVIRONMENT) <= set(node.modifier.labels), rule
 
 
 def test_no_two_panels_of_the_dashboard_overlap_or_share_an_id() -> None:
@@ -71,7 +97,7 @@ def test_the_dashboard_shows_what_an_operator_asks_for_first() -> None:
 
 
 def test_every_rule_asks_for_metrics_labels_and_values_that_exist() -> None:
-    assert [] == [problem for rule in RULES for problem in problems_of(rule["expr"], set(RECORDED))]
+    assert [] == [problem for rule in RULES for problem in problems_of(rule["expr"], RECORDED_LABELS)]
 
 
 def test_the_error_budget_counts_every_error_that_is_a_5xx_and_no_other() -> None:
@@ -147,12 +173,12 @@ def test_the_adapter_serves_the_metric_that_the_autoscaler_asks_for() -> None:
     (rule,) = read_yaml(DEPLOY / "prometheus/adapter.yml")["rules"]["external"]
     (asked,) = [
         metric["external"]["metric"]["name"]
-        for metric in read_yaml(DEPLOY / "kubernetes/hpa.yaml")["spec"]["metrics"]
+        for metric in read_yaml(DEPLOY / "kubernetes/autoscaling/hpa.yaml")["spec"]["metrics"]
         if metric["type"] == "External"
     ]
     assert asked == rule["seriesQuery"]
     query = rule["metricsQuery"].replace("<<.Series>>", asked).replace("<<.LabelMatchers>>", 'job="imagegate"')
-    assert [] == problems_of(query, set())
+    assert [] == problems_of(query, {})
 
 
 def test_grafana_finds_the_dashboard_and_its_data() -> None:

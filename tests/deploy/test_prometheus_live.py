@@ -1,6 +1,5 @@
 """The dashboard and the alerts in a real Prometheus that scrapes a real gateway."""
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ import pytest
 from tests.deploy.prometheus import BINARY, Prometheus, prometheus
 from tests.deploy.promql import selectors_of
 from tests.support.harness import REDIS_BINARIES, Gateway, document, gatewaying, redis_server, simulating, upstream
-from tests.support.monitoring import RULES, VARIABLES, queries
+from tests.support.monitoring import RULES, offered, queries
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,14 +72,9 @@ def test_every_metric_that_a_query_or_a_rule_asks_for_is_there(live: Live) -> No
 
 
 def test_every_variable_of_the_dashboard_offers_what_this_gateway_has(live: Live) -> None:
-    asked = {
-        variable["name"]: re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"])
-        for variable in VARIABLES
-        if variable["type"] == "query"
-    }
     live.wait_for(
-        {"upstream": ["sim"], "tenant": ["acme"]},
-        lambda: {name: live.source.values_of(found[2], found[1]) for name, found in asked.items() if found},
+        {"cluster": [], "namespace": [], "job": ["imagegate"], "upstream": ["sim"], "tenant": ["acme"]},
+        lambda: {name: live.source.values_of(label, series) for name, (series, label) in offered().items()},
     )
 
 

@@ -55,6 +55,21 @@ async def test_a_delivery_that_fails_is_repeated_with_the_same_id(
     assert ("ops", status, 5) == (line["endpoint"], line["status"], line["retry_in_s"])
 
 
+async def test_an_event_is_counted_once_with_the_percentage_of_a_threshold(
+    redis: Client, transport: AiohttpTransport
+) -> None:
+    one = sending(redis, transport, [])
+    await one.decide("a", "a", "b")
+    await one.decide("c", kind=EventType.KEY_ROTATED)
+    await one.sender.queue_events()
+
+    def counted(kind: EventType, percent: str) -> float | None:
+        labels = {"type": kind.value, "tenant": "acme", "percent": percent}
+        return one.metrics.registry.get_sample_value("imagegate_events_total", labels)
+
+    assert (2, 1) == (counted(EventType.QUOTA_THRESHOLD, "80"), counted(EventType.KEY_ROTATED, ""))
+
+
 async def test_an_answer_of_10_megabytes_is_read_to_64_kilobytes(redis: Client, transport: AiohttpTransport) -> None:
     with receiving((200, {}, b"x" * 10_000_000)) as receiver:
         one = sending(redis, transport, [declared("ops", receiver.url)])

@@ -1,12 +1,13 @@
 """The scripts of admission, one call each, on a clock of the test's own."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import redis
 
 from gateway.domain.attribution import Attribution
-from gateway.metering.ledger_keys import write_attribution
+from gateway.metering.ledger_keys import day_number, write_attribution
 from gateway.metering.reservations import PARTS
 from tests.support.clocked import Clock, clocked_script
 
@@ -75,7 +76,9 @@ class Desk:
 
     def _settle(self, reservation: str, retention_days: int, told: dict[str, Any]) -> dict[str, Any]:
         outcome = {"reservation": reservation, "charges_withheld": False, "charges_unconfirmed": True} | told
-        return dict(self._run("settle", [self._name(reservation), "open"], [json.dumps(outcome), retention_days]))
+        today = day_number(datetime.fromtimestamp(self.clock.now_s, UTC).date())
+        args = [json.dumps(outcome), retention_days, today]
+        return dict(self._run("settle", [self._name(reservation), "open"], args))
 
     def _run(self, script: str, names: list[str], args: list[Any]) -> Any:
         reply = self._scripts[script](keys=[BASE + name for name in names], args=args)

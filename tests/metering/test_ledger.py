@@ -77,6 +77,7 @@ def grouped(requests: Iterable[Settled], by: tuple[GroupBy, ...]) -> list[tuple[
         GroupBy.COST_CENTRE: lambda request: CENTRES.get(request.tenant, ""),
         GroupBy.OWNER: lambda request: f"owner of {request.tenant}" if request.tenant in CENTRES else "",
         GroupBy.USER: lambda request: request.user,
+        GroupBy.CHARGE_CLASS: lambda _: "",  # no month is closed
         GroupBy.UPSTREAM: lambda request: request.calls.partition("/")[0],
         GroupBy.TAG: lambda request: f"env={json.loads(request.tags)['env']}" if request.tags else "",
     }

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.operators.conftest import Shows
 from tests.support.certificates import Files, certify
 from tests.support.checking import check
 from tests.support.commands import check_refused, run
 from tests.support.harness import ADMIN_KEY, Gateway, Simulator
+from tests.support.operators import Shows
 from tests.support.proxying import HttpProxy, alerting, proxying, with_tls
 from tests.support.servers import black_hole, free_port
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.config import SecretSource, SettingsError
 from gateway.config.secrets import read_admin_key, read_key, read_password, read_secret
-from tests.operators.conftest import Shows
+from tests.support.operators import Shows
 
 CANARY = "Zq7canary9Lw"
 KEY = f"sk-{CANARY}"

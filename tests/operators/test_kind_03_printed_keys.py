@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.operators.conftest import Shows
 from tests.support.commands import CONFIG, run
+from tests.support.operators import Shows
 from tests.support.servers import free_port
 
 CANARY = "9f8canary7e6d5c4b"

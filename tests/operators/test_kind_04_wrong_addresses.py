@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.operators.conftest import Shows
 from tests.support.checking import check
 from tests.support.harness import Gateway, MakeGateway, serving, upstream
+from tests.support.operators import Shows
 
 PAGE = "<!DOCTYPE html>\n<html><head><title>{title}</title></head><body>Please log in.</body></html>"
 PAGES = {

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.operators.conftest import Shows
 from tests.support.harness import Gateway, MakeGateway, serving, upstream
+from tests.support.operators import Shows
 from tests.support.proxying import proxying
 
 CLOUDFLARE = {"cf-ray": "8f0c1d2e3a4b5c6d-FRA", "server": "cloudflare"}

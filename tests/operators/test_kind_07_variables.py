@@ -5,8 +5,8 @@ import tomllib
 import pytest
 
 from gateway.config import Settings, SettingsError, from_document, misspelled_variables
-from tests.operators.conftest import Shows
 from tests.support.commands import CONFIG
+from tests.support.operators import Shows
 
 DOCUMENT = tomllib.loads(CONFIG.format(redis_url="redis://h"))
 

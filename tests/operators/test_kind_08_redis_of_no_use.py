@@ -13,11 +13,11 @@ import pytest
 import redis as sync_redis
 
 from gateway.redis.preflight import write_refusal
-from tests.operators.conftest import Shows
 from tests.support.asking import connected
 from tests.support.certificates import certify
 from tests.support.commands import CONFIG, run
 from tests.support.harness import REDIS_BINARIES, wait_until
+from tests.support.operators import Shows
 from tests.support.servers import Server, free_port, tcp_server
 
 

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.operators.conftest import Shows
 from tests.support.checking import check
 from tests.support.harness import MakeGateway, serving, upstream
+from tests.support.operators import Shows
 
 REFUSED = {"base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}
 V2_REFUSED = {

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.config import Settings, SettingsError, load
 from gateway.config.resolve import read_config
-from tests.operators.conftest import Shows
 from tests.support.commands import CONFIG, environment, run
+from tests.support.operators import Shows
 from tests.support.servers import free_port
 
 FILE = CONFIG.format(redis_url="redis://h")

@@ -38,4 +38,7 @@ ROUTES: Final = [
     ("GET", "/usage"),
     ("GET", "/usage/records"),
     ("GET", "/usage/verify"),
+    ("GET", "/usage/export"),
+    ("GET", "/usage/closings"),
+    ("POST", "/usage/closings"),
 ]

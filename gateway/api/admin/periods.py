@@ -19,7 +19,7 @@ def parse_period(query: QueryFields, today: date) -> tuple[date | None, date | N
     Raises: GatewayError INVALID_VALUE.
     """
     first, last = _day(query, "from"), _day(query, "to")
-    for name, parse in (("month", _parse_month), ("last", _parse_last)):
+    for name, parse in (("month", parse_month), ("last", _parse_last)):
         if (text := query.text(name)) is not None:
             if first or last:
                 raise refused_value(name, "it cannot be combined with another period. Use it alone.")
@@ -39,7 +39,7 @@ def _parse_day(name: str, text: str, expected: str, ending: str = "") -> date:
     raise refused_value(name, f"expected {expected}, but got '{excerpt(text)}'.")
 
 
-def _parse_month(text: str, _: date) -> tuple[date, date]:
+def parse_month(text: str, _: date) -> tuple[date, date]:
     first = _parse_day("month", text, "a month, YYYY-MM, as 2026-01", "-01")
     return first, first.replace(day=monthrange(first.year, first.month)[1])
 

@@ -34,6 +34,7 @@ from gateway.domain.usage import (
     UsageReport,
     UsageTotals,
 )
+from gateway.metering.exports import amounts_document
 from gateway.metering.ledger import Ledger
 from gateway.metering.record_places import READINGS_MAX, Place, Reading
 from gateway.metering.verification import LedgerVerifier
@@ -106,21 +107,21 @@ class UsageSection:
     async def report(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
         cursor, selection = self._parse(query, _ReportCursor)
-        by = _parse_by(query.text("by"), cursor)
-        tag = self._parse_tag(query.text("tag"), cursor, by)
+        by = parse_by(query.text("by"), cursor)
+        tag = self.parse_tag(query.text("tag"), cursor, by)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
         after, total = (cursor.after, UsageTotals(*cursor.total)) if cursor else (None, None)
         report = UsageReport(by, limit, after, total, tag)
         await self.ledger.fill(report, selection)
         rows, columns = report.rows(), [column.value for column in by]
-        data = [dict(zip(columns, group, strict=True)) | _amounts(sums) for group, sums in rows]
+        data = [dict(zip(columns, group, strict=True)) | amounts_document(sums) for group, sums in rows]
         following = None
         if report.has_more:
             sums, place = tuple(report.total.of(measure) for measure in MEASURES), (",".join(columns), rows[-1][0])
             of = (selection.first, selection.last, selection.tenant)
             following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
-        return _page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
+        return _page(selection, {"by": columns, "data": data, "total": amounts_document(report.total)}, following)
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -138,7 +139,9 @@ class UsageSection:
             following = _RecordsCursor(
                 selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
             )
-        return _page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
+        return _page(
+            selection, {"data": [record_document(record) for record in page.records], "total": total}, following
+        )
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -166,13 +169,16 @@ class UsageSection:
         )
         return _page(selection, counts | {"differences": differences}, following)
 
+    def today(self) -> date:
+        return datetime.fromtimestamp(self.clock(), UTC).date()
+
     def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
         """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
 
         Raises: GatewayError INVALID_VALUE, also for a cursor that no response of this kind contained.
         """
         text, tenant, cursor = query.text("cursor"), query.text("tenant"), None
-        today = datetime.fromtimestamp(self.clock(), UTC).date()
+        today = self.today()
         if text is not None:
             try:
                 padded = text + "=" * (-len(text) % 4)
@@ -181,11 +187,7 @@ class UsageSection:
                 raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
         first, last = parse_period(query, cursor.last if cursor else today)
         if cursor is None:
-            last = last or today
-            first = first or last.replace(day=1)
-            if first > last:
-                raise refused_value("from", f"it is after 'to' ({last}).")
-            return None, UsageFilter(first, last, tenant)
+            return None, _filter(tenant, first, last, today)
         for name, value, own in (
             ("tenant", tenant, cursor.tenant),
             ("from", first, cursor.first),
@@ -195,7 +197,7 @@ class UsageSection:
                 raise refused_value("cursor", f"it belongs to a request with another '{name}'.")
         return cursor, UsageFilter(cursor.first, cursor.last, cursor.tenant)
 
-    def _parse_tag(self, text: str | None, cursor: _ReportCursor | None, by: tuple[GroupBy, ...]) -> TagFilter | None:
+    def parse_tag(self, text: str | None, cursor: _ReportCursor | None, by: tuple[GroupBy, ...]) -> TagFilter | None:
         """Parses `tag`, which is KEY or KEY=VALUE. Raises: GatewayError INVALID_VALUE, MISSING_PARAMETER."""
         if cursor and text not in {None, cursor.filter}:
             raise refused_value("cursor", "it belongs to a request with another 'tag'.")
@@ -224,7 +226,20 @@ class UsageSection:
         return TagFilter(key, value if is_filter else None)
 
 
-def _parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, ...]:
+def parse_filter(query: QueryFields, today: date) -> UsageFilter:
+    """Parses the filter of a request without pages. Raises: GatewayError INVALID_VALUE."""
+    return _filter(query.text("tenant"), *parse_period(query, today), today)
+
+
+def _filter(tenant: str | None, first: date | None, last: date | None, today: date) -> UsageFilter:
+    last = last or today
+    first = first or last.replace(day=1)
+    if first > last:
+        raise refused_value("from", f"it is after 'to' ({last}).")
+    return UsageFilter(first, last, tenant)
+
+
+def parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, ...]:
     """Parses the grouping columns, in order. Raises: GatewayError INVALID_VALUE."""
     known = {group.value: group for group in GroupBy}
 
@@ -251,17 +266,7 @@ def _page(selection: UsageFilter, body: dict[str, object], following: _Cursor | 
     return json_response({"from": selection.first, "to": selection.last} | body | {"next_cursor": cursor})
 
 
-def _amounts(amounts: UsageTotals) -> dict[str, object]:
-    return {
-        "requests": amounts.requests,
-        "asked": amounts.asked,
-        "images": amounts.delivered,
-        **{name: amounts.of(name) for name in _UNCHARGED},
-        "usd": usd(amounts.usd_micros),
-    }
-
-
-def _record(record: LedgerEntry) -> dict[str, object]:
+def record_document(record: LedgerEntry) -> dict[str, object]:
     amounts = record.amounts
     seconds, ms = divmod(min(max(record.admitted_ms, 0), _LAST_MS), 1000)
     return {
@@ -269,6 +274,7 @@ def _record(record: LedgerEntry) -> dict[str, object]:
         "time": f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}Z",
         "request_id": record.request_id,
         "tenant": record.tenant,
+        "correction_of": record.correction_of,
         "key_id": record.key_id,
         "user": record.user or None,
         "tags": record.tags,

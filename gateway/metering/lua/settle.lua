@@ -4,11 +4,14 @@
 -- KEYS[1]  the reservation, KEYS[2] open reservations of the tenant: see admit.lua
 --          Of the same hash tag, named by the reservation's fields (BASE is KEYS[2] without "open"): the counters that
 --          admit.lua reserved from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "batch_sums:YYYYMMDD", "days",
---          "records_end" and "recent": see redis/__init__.py; BASE .. "split_sums:YYYYMMDD": see split_sums.lua
+--          "records_end", "closed" and "recent": see redis/__init__.py; BASE .. "split_sums:YYYYMMDD": see split_sums.lua
 -- ARGV[1]  JSON of the outcome, see ReservationOutcome: reservation (its ID), charges_withheld, charges_unconfirmed, and of
 --          a request that ended settlement, was_sent, calls, queue_ms, upstream_ms, total_ms and key_id. Without settlement
 --          it is settled only if it has expired, by its own fields: sent images are unconfirmed
 -- ARGV[2]  retention of the ledger's records, days
+-- ARGV[3]  the present day, YYYYMMDD. If the month of the admission is closed, sums and records of that month stay, and the
+--          difference is a correction: it is added to this day's sums, with a record that has correction_of (the day of
+--          the admission), the differences as its amounts, and upstreams (JSON: those of each upstream)
 -- Writes   BASE .. "unknown:NAME" also, see repeats.lua, if the outcome is unknown and the reservation names its request
 -- Returns  JSON: status "settled", "corrected" (settled before; only the difference moved), "repeated" (settled before by
 --          the same call, whose reply was lost), "same" (settled before, by another process), "alive" (it has not expired) or
@@ -18,7 +21,7 @@
 --          settled by expiry, for journal replays. That of a request that was never sent is deleted, unless it was settled
 --          by expiry. All records of a day expire together, at the stored time: ARGV[2] days after their day, later if a
 --          later settlement says so, never after it passed
--- Clock    the server's; everything belongs to the second, day and month in which the request was admitted
+-- Clock    the server's; everything else belongs to the second, day and month in which the request was admitted
 local SETTLED_KEPT_S, EXPIRED_KEPT_S = 900, 7 * 86400
 local RECENT_S, RECENT_SLICE_S = SETTLED_KEPT_S, 300
 
@@ -46,8 +49,9 @@ local function number(name) return tonumber(reservation[name] or 0) end
 -- The share of the reserved cost for some of its images.
 local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
 local scopes = {base, base .. 'key:' .. reservation.key_id .. ':'}
-local sums, ledger = base .. 'sums:' .. reservation.day, base .. 'ledger:' .. reservation.day
-local batch_sums = base .. 'batch_sums:' .. reservation.day
+local is_correction = redis.call('HEXISTS', base .. 'closed', string.sub(reservation.day, 1, 6)) == 1
+local sheet = is_correction and ARGV[3] or reservation.day
+local sums, ledger, batch_sums = base .. 'sums:' .. sheet, base .. 'ledger:' .. sheet, base .. 'batch_sums:' .. sheet
 
 -- Reads every key before the first write: an error (wrong key type, a migrating slot) would not roll back earlier writes,
 -- and the settlement is repeated.
@@ -60,12 +64,12 @@ for _, scope in ipairs(scopes) do
   redis.call('ZCARD', scope .. 'open')
 end
 for _, name in ipairs({sums, batch_sums}) do redis.call('HLEN', name) end
-local split_sums = base .. 'split_sums:' .. reservation.day
-local splits = read_splits(split_sums, reservation)
+local split_sums = base .. 'split_sums:' .. sheet
+local splits = read_splits(split_sums, reservation, is_correction)
 redis.call('XLEN', ledger)
 redis.call('ZCARD', base .. 'days')
 local recent = redis.call('HKEYS', base .. 'recent')
-local records_end_s = tonumber(redis.call('HGET', base .. 'records_end', reservation.day))
+local records_end_s = tonumber(redis.call('HGET', base .. 'records_end', sheet))
 
 -- The outcome by the reservation's own fields, after its process died: never more than was reserved, even if a free order
 -- could not be reverted in time. A reverted order may have reached its account, as a request of its minute.
@@ -147,15 +151,17 @@ for name, value in pairs(new) do
   table.insert(settled, 'settled:' .. name)
   table.insert(settled, value)
 end
-redis.call('ZADD', base .. 'days', reservation.day, reservation.day)
+redis.call('ZADD', base .. 'days', sheet, sheet)
 
 if is_recorded then
   local upstreams = amounts_by_upstream(ended.calls, new.asked, charge, cost_of)
-  for _, kept in ipairs(add_splits(split_sums, splits, reservation, new, moved, upstreams)) do table.insert(settled, kept) end
+  local kept, moved_upstreams = add_splits(split_sums, splits, reservation, new, moved, upstreams, is_correction)
+  for _, value in ipairs(kept) do table.insert(settled, value) end
+  local amounts = is_correction and moved or new
   local record = {'reservation', id, 'admitted_ms', reservation.admitted_ms,
-    'request_id', reservation.request_id, 'key_id', reservation.key_id, 'model', reservation.model, 'asked', new.asked,
-    'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
-    'price_usd_micros', cost_of(1), 'usd_micros', new.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
+    'request_id', reservation.request_id, 'key_id', reservation.key_id, 'model', reservation.model, 'asked', amounts.asked,
+    'delivered', amounts.delivered, 'withheld', amounts.withheld, 'lost', amounts.lost, 'unconfirmed', amounts.unconfirmed,
+    'price_usd_micros', cost_of(1), 'usd_micros', amounts.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
     'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms}
   for _, name in ipairs({'batch_id', 'custom_id', 'idempotency', 'tags', 'user', 'summed', 'upstream_usd'}) do
     if reservation[name] then
@@ -163,7 +169,11 @@ if is_recorded then
       table.insert(record, reservation[name])
     end
   end
-  if reservation.entry then
+  if is_correction then
+    for _, value in ipairs({'correction_of', reservation.day, 'requests', moved.requests, 'upstreams', moved_upstreams}) do
+      table.insert(record, value)
+    end
+  elseif reservation.entry then
     local corrects = (reservation.corrects and reservation.corrects .. ' ' or '') .. reservation.entry
     redis.call('XDEL', ledger, reservation.entry)
     redis.call('HSET', KEYS[1], 'corrects', corrects)
@@ -171,11 +181,11 @@ if is_recorded then
     table.insert(record, corrects)
   end
   redis.call('HSET', KEYS[1], 'entry', redis.call('XADD', ledger, '*', unpack(record)))
-  local day_ends_s = (math.floor(number('admitted_ms') / 86400000) + 1) * 86400
+  local day_ends_s = (math.floor((is_correction and now_ms or number('admitted_ms')) / 86400000) + 1) * 86400
   local wanted_end_s = day_ends_s + tonumber(ARGV[2]) * 86400
   if not records_end_s or (records_end_s < wanted_end_s and records_end_s * 1000 > now_ms) then
     records_end_s = wanted_end_s
-    redis.call('HSET', base .. 'records_end', reservation.day, records_end_s)
+    redis.call('HSET', base .. 'records_end', sheet, records_end_s)
   end
   for _, name in ipairs({ledger, batch_sums, split_sums}) do redis.call('EXPIREAT', name, records_end_s) end
 end

@@ -1,6 +1,7 @@
 -- Sums of a tenant day by tag, by user and by upstream, beside the sums of all its requests. Stands before settle.lua;
 -- NAME is the tenant's "PREFIX:{TENANT}:split_sums:YYYYMMDD", a hash:
---   "DIMENSION|VALUE|KEYID|MEASURE|MODEL"  integer; DIMENSION is "tag:KEY", "user" or "upstream"
+--   "DIMENSION|VALUE|KEYID|MEASURE|MODEL"  integer; DIMENSION is "tag:KEY", "user", "upstream" or
+--                                         "charge_class", whose only VALUE is "Correction"
 --   "DIMENSION|VALUE", "DIMENSION"         1 for each value of a tag or of users that has sums; the number of these values
 -- In VALUE, "%" is "%25" and "|" is "%7C". A value beyond VALUES_MAX of its dimension is summed as "_other".
 -- A reservation and its record have tags (JSON object), user, and summed: the dimensions in whose sums they are, joined by
@@ -12,15 +13,15 @@ local VALUES_MAX = 1000
 local SPLIT_MEASURES = {'requests', 'asked', 'delivered', 'withheld', 'lost', 'unconfirmed', 'usd_micros'}
 
 -- Returns the tags and the user of a reservation as {dimension, value, is_other, is_new}. A record that exists has decided
--- whether its values have sums of their own.
-local function read_splits(name, reservation)
+-- whether its values have sums of their own, but not for the sums of another day, which have its correction.
+local function read_splits(name, reservation, is_correction)
   redis.call('HLEN', name)
   local splits, tags = {}, reservation.tags and cjson.decode(reservation.tags) or {}
   for dimension, other in string.gmatch(reservation.summed or '', '([^,=]+)(=?[^,]*)') do
     local value = dimension == 'user' and reservation.user or tags[string.sub(dimension, 5)]
     value = string.gsub(value, '[%%|]', {['%'] = '%25', ['|'] = '%7C'})
     local split = {dimension = dimension, value = value, is_other = other ~= ''}
-    if not reservation.entry then
+    if not reservation.entry or is_correction then
       local found = redis.call('HMGET', name, dimension .. '|' .. value, dimension)
       split.is_new = not found[1] and tonumber(found[2] or 0) < VALUES_MAX
       split.is_other = not found[1] and not split.is_new
@@ -50,34 +51,40 @@ end
 
 -- Adds a settlement that has a record to its sums: `new` are all its measures, `moved` how much they differ from those of
 -- an earlier settlement, `upstreams` is what amounts_by_upstream returns. Sets the fields of its record, and returns those
--- that its reservation keeps.
-local function add_splits(name, splits, reservation, new, moved, upstreams)
+-- that its reservation keeps, and JSON of what it added by upstream.
+local function add_splits(name, splits, reservation, new, moved, upstreams, is_correction)
   local function add(dimension, value, amounts, before)
+    local differences = {}
     for _, measure in ipairs(SPLIT_MEASURES) do
       local difference = (amounts[measure] or 0) - (before[measure] or 0)
       local field = {dimension, value, reservation.key_id, measure, reservation.model}
-      if difference ~= 0 then redis.call('HINCRBY', name, table.concat(field, '|'), difference) end
+      if difference ~= 0 then
+        redis.call('HINCRBY', name, table.concat(field, '|'), difference)
+        differences[measure] = difference
+      end
     end
+    return differences
   end
   local was_summed, settled = reservation['settled:upstreams'], cjson.decode(reservation['settled:upstreams'] or '{}')
-  local summed, shares = {}, {}
+  local summed, shares, moved_upstreams = {}, {}, {}
   for _, split in ipairs(splits) do
     if split.is_new then
       redis.call('HSET', name, split.dimension .. '|' .. split.value, 1)
       redis.call('HINCRBY', name, split.dimension, 1)
     end
     table.insert(summed, split.dimension .. (split.is_other and '=_other' or ''))
-    add(split.dimension, split.is_other and '_other' or split.value, was_summed and moved or new, {})
+    add(split.dimension, split.is_other and '_other' or split.value, (was_summed or is_correction) and moved or new, {})
   end
   for upstream, amounts in pairs(settled) do
-    if not upstreams[upstream] then add('upstream', upstream, {}, amounts) end
+    if not upstreams[upstream] then moved_upstreams[upstream] = add('upstream', upstream, {}, amounts) end
   end
   for upstream, amounts in pairs(upstreams) do
-    add('upstream', upstream, amounts, settled[upstream] or {})
+    moved_upstreams[upstream] = add('upstream', upstream, amounts, settled[upstream] or {})
     table.insert(shares, upstream .. ':' .. string.format('%.0f', amounts.usd_micros))
   end
+  if is_correction then add('charge_class', 'Correction', moved, {}) end
   table.sort(shares)
   reservation.summed = table.concat(summed, ',')
   reservation.upstream_usd = #shares > 1 and table.concat(shares, ';') or nil
-  return {'summed', reservation.summed, 'settled:upstreams', cjson.encode(upstreams)}
+  return {'summed', reservation.summed, 'settled:upstreams', cjson.encode(upstreams)}, cjson.encode(moved_upstreams)
 end

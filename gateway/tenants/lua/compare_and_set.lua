@@ -2,10 +2,11 @@
 -- invalidates the caches of every process.
 -- KEYS[1], [2]   the tenant's record and its keys: hashes
 -- KEYS[3], [4]   IDs of configured keys that an operator revoked: set; the tenant's audit log: stream
+-- KEYS[5]        the tenant's closed months: hash
 -- ARGV[1..3]     channel, message, retention of the audit log in seconds
 -- ARGV[4..9]     action ("" is not audited), actor, request ID, key ID, before and after: JSON or ""
 -- ARGV[10], [11] ID to add to KEYS[3], ID that must not be in it; each may be ""
--- ARGV[12..]     quadruples: 1 or 2 for the hash, field, value as read, new value; "=" and its text, or "" if absent
+-- ARGV[12..]     quadruples: 1, 2 or 5 for the hash, field, value as read, new value; "=" and its text, or "" if absent
 -- Returns        1, or 0 if a value has changed since it was read: nothing is written
 -- TTL            none; the audit log drops entries older than ARGV[3]. Clock: the server's
 if ARGV[11] ~= '' and redis.call('SISMEMBER', KEYS[3], ARGV[11]) == 1 then return 0 end
