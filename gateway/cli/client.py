@@ -54,6 +54,7 @@ _UNCONFIRMED: Final = "the change may have been made: before you repeat it, sear
 
 Document = dict[str, object]
 Command = Callable[..., None]
+_Query = Mapping[str, object] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class AdminApi:
         method: str,
         *path: str,
         body: Document | None = None,
-        query: Mapping[str, object] | None = None,
+        query: _Query = None,
         timeout_s: float = _TIMEOUT_S,
     ) -> Document:
         """Sends one request. An error ends the command with one line on standard error."""
@@ -93,12 +94,7 @@ class AdminApi:
 
     @contextmanager
     def _sending(
-        self,
-        method: str,
-        path: Sequence[str],
-        query: Mapping[str, object] | None,
-        body: Document | None,
-        timeout_s: float,
+        self, method: str, path: Sequence[str], query: _Query, body: Document | None, timeout_s: float
     ) -> "Iterator[httpx.Response]":
         import httpx
 
