@@ -103,8 +103,8 @@ class HealthRoutes:
             self._has_reached_redis = True
             pool = [] if await self.pool.has_capacity() else unavailable_reasons(await self.pool.snapshot())
             return [*self.redis_problems(), *pool]
-        except GatewayError:
-            return ["redis does not respond"]
+        except GatewayError:  # also while the circuit breaker is open after refused writes
+            return list(self.redis_problems()) or ["redis does not respond"]
 
 
 def unavailable_reasons(pools: Iterable[PoolStatus]) -> list[str]:

@@ -1,7 +1,6 @@
 """The composition root: the only place that constructs collaborators."""
 
 import secrets
-import ssl
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -47,7 +46,7 @@ from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
 from gateway.generation.result_links import ResultLinks
 from gateway.generation.service import GenerationService
-from gateway.generation.transport import AiohttpTransport
+from gateway.generation.transport import AiohttpTransport, trusted_authorities
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
 from gateway.metering.time_zone import find_zone_problems
@@ -82,10 +81,11 @@ class _Core:
         self.outbox = Outbox(redis, lambda: self.scheduling.members.upstreams)
         self.scheduling = backends.build_scheduler(config, redis, metrics, self.journal)
         self.metering = backends.build_metering(config, redis, metrics, self.journal, self.outbox.notify)
-        certificates = ssl.create_default_context()
-        direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
+        authorities, idle_s = trusted_authorities(settings.requests.ca_file), settings.requests.idle_timeout_s
+        direct = AiohttpTransport(authorities, idle_s=idle_s)
+        public = AiohttpTransport(authorities, idle_s=idle_s, public_only=True)
         self.transports = (direct, public)
-        self.events = build_events(config, redis, self.outbox, direct, public, metrics)
+        self.events = build_events(config, redis, self.outbox, direct, public, metrics, authorities)
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)

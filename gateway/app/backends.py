@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -83,29 +83,28 @@ def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
         raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
 
 
-async def find_problems(config: Config, *, is_start: bool = False) -> list[str]:
+async def find_problems(config: Config, redis: Client, *, is_start: bool = False) -> list[str]:
     """Lists why this Redis must not be used, each with its remedy. A start records the time zone of its data.
 
-    Raises: SettingsError, GatewayError REDIS_UNAVAILABLE.
+    Raises: GatewayError REDIS_UNAVAILABLE.
     """
-    redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
-    try:
-        return await inspect(redis) or await find_zone_problems(redis, config.calendar.name, is_recorded=is_start)
-    finally:
-        await redis.aclose()
+    return await inspect(redis) or await find_zone_problems(redis, config.calendar.name, is_recorded=is_start)
 
 
 async def refuse_unfit(config: Config) -> None:
     """Raises: SettingsError if Redis responds and must not be used. An unavailable Redis may recover later."""
+    redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
     try:
-        problems = await find_problems(config, is_start=True)
+        problems = await find_problems(config, redis, is_start=True)
     except GatewayError:
         return
+    finally:
+        await redis.aclose()
     if problems:
         raise unfit(problems)
 
 
-def unfit(problems: list[str]) -> SettingsError:
+def unfit(problems: Sequence[str]) -> SettingsError:
     """Returns the error for a Redis that must not be used. A problem names its own setting, or `redis.url` has it."""
     place = "" if problems[0].startswith("metering.") else "redis.url: "
     return SettingsError(f"{place}{'; '.join(problems)}")

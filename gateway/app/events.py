@@ -2,10 +2,11 @@
 
 import heapq
 import random
+import ssl
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -19,7 +20,7 @@ from gateway.events.deliveries import DeliveryStore
 from gateway.events.endpoint_store import EndpointStore
 from gateway.events.outbox import Outbox
 from gateway.events.sender import LEADER_S, EventSender
-from gateway.generation.posts import post
+from gateway.generation.posts import Poster
 from gateway.generation.transport import AiohttpTransport
 from gateway.metering.ledger import Ledger
 from gateway.observability.metrics import Metrics
@@ -51,15 +52,21 @@ def build_events(
     direct: AiohttpTransport,
     public: AiohttpTransport,
     metrics: Metrics,
+    authorities: ssl.SSLContext,
 ) -> EventParts:
-    """`direct` connects to origins that the configuration names, `public` to public addresses only."""
+    """`direct` connects to any address, `public` to public ones only. `authorities` certify the mail server."""
     alerts, keep_s = config.alerts, config.settings.audit.retention_days * _DAY_S
     deliveries = DeliveryStore(redis)
     endpoints = EndpointStore(redis, config.secret_box, alerts.endpoints, time.time, keep_s)
-    mail = alerts.mail
+    mail = replace(alerts.mail, context=authorities) if alerts.mail else None
     channels = Channels(
-        *(alerts.rules, partial(post, public), partial(post, direct), mail.send if mail else None),
-        *(mail.sender if mail else "", partial(_spenders, redis, config.calendar), alerts.console_url, time.time),
+        alerts.rules,
+        Poster(direct, public, alerts.proxies).post,
+        mail.send if mail else None,
+        mail.sender if mail else "",
+        partial(_spenders, redis, config.calendar),
+        alerts.console_url,
+        time.time,
     )
     lock = LeaderLock(redis, "events_leader", uuid.uuid4().hex, LEADER_S)
     sender = EventSender(redis, outbox, endpoints, deliveries, channels, metrics, lock, random.random)

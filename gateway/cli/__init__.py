@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(serving.demo)
 app.command("serve")(serving.serve)
-app.command("check", short_help="Validate the configuration, and check Redis.")(serving.check)
+app.command("check", short_help="Validate the configuration, and try all that the gateway needs.")(serving.check)
 app.command("simulator", short_help="Run a fake MiniMax and 302.AI server.")(serving.simulator)
 app.command("conformance", short_help="Check a server for compatibility with OpenAI's image clients.")(
     conformance.conformance

@@ -1,6 +1,7 @@
 """The commands that call the gateway's API, as an administrator or as a tenant: its client, and shared options."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from urllib.parse import quote, urlencode
 import typer
 
 from gateway.cli.limit_options import LIMIT_PARAMETERS, LIMITS, limits_document, parameter
-from gateway.cli.output import fail, print_json, printable
+from gateway.cli.output import SOCKS, fail, print_json, printable
 
 if TYPE_CHECKING:
     import ssl
@@ -52,6 +53,7 @@ _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's respo
 
 Document = dict[str, object]
 Command = Callable[..., None]
+_Query = Mapping[str, object] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,43 +89,50 @@ class AdminApi:
     json: bool
     surface: Surface = _ADMIN
 
+    @property
+    def shown_url(self) -> str:
+        """The URL without user and password."""
+        return re.sub(r"//[^/?#\s]*@", "//", self.url)
+
+    @property
+    def _unconfirmed(self) -> str:
+        return f"the change may have been made: before you repeat it, search for it with `{self.surface.audit}`"
+
     def ask(
         self,
         method: str,
         *path: str,
         body: Document | None = None,
-        query: Mapping[str, object] | None = None,
+        query: _Query = None,
         timeout_s: float = _TIMEOUT_S,
     ) -> Document:
         """Sends one request. An error ends the command with one line on standard error."""
-        with self._sending(method, path, query, body=body, timeout_s=timeout_s) as response:
+        with self._sending(method, path, query, body, timeout_s) as response:
             response.read()
-            return self._read(response)
+            return self._read(response, method)
 
     @contextmanager
     def download(self, *path: str, query: Mapping[str, object]) -> "Iterator[httpx.Response]":
         """Yields the response whose body is a file. An error ends the command, also while the body is read."""
-        with self._sending("GET", path, query, timeout_s=LONG_TIMEOUT_S) as response:
+        with self._sending("GET", path, query, None, LONG_TIMEOUT_S) as response:
             if not response.is_success:
                 response.read()
-                self._read(response)
+                self._read(response, "GET")
             yield response
 
     @contextmanager
     def _sending(
-        self,
-        method: str,
-        path: Sequence[str],
-        query: Mapping[str, object] | None,
-        *,
-        body: Document | None = None,
-        timeout_s: float,
+        self, method: str, path: Sequence[str], query: _Query, body: Document | None, timeout_s: float
     ) -> "Iterator[httpx.Response]":
         import httpx
 
-        surface = self.surface
-        if not self.admin_key:
+        from gateway.domain.secret_shapes import find_paste, find_unsendable
+
+        surface, sent_key = self.surface, self.admin_key.strip()
+        if not sent_key:
             fail(f"no {surface.key}; use {surface.option} or set {surface.variable}")
+        if problem := find_paste(sent_key) or find_unsendable(sent_key):
+            fail(f"{surface.option} or {surface.variable}: {problem}")
         if surface is _TENANT and path[:1] == ("tenants",):
             path = path[2:]  # its own
         wanted = urlencode({name: value for name, value in (query or {}).items() if value is not None})
@@ -135,37 +144,39 @@ class AdminApi:
                 method,
                 url,
                 json=body,
-                headers={"authorization": f"Bearer {self.admin_key}"},
+                headers={"authorization": f"Bearer {sent_key}"},
                 timeout=timeout_s,
                 trust_env=url.host not in _LOCAL,
                 verify=_trusted() if url.scheme == "https" else True,
             ) as response:
                 yield response
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except ImportError:  # of the package for SOCKS
+            fail(SOCKS)
+        except (httpx.InvalidURL, ValueError):  # their messages may repeat a password
+            fail("--url or IMAGEGATE_URL is no URL; expected http:// or https:// and a host, as http://127.0.0.1:8081")
+        except httpx.HTTPError as error:
             not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
             was_sent = isinstance(error, httpx.TransportError) and not isinstance(error, not_sent)
             if was_sent and method != "GET":
-                fail(
-                    f"the gateway at {self.url} does not respond ({error}); the change may have been made: "
-                    f"before you repeat it, search for it with `{surface.audit}`"
-                )
-            fail(f"the gateway at {self.url} does not respond ({error}); check --url or IMAGEGATE_URL")
+                fail(f"the gateway at {self.shown_url} does not respond ({error}); {self._unconfirmed}")
+            fail(f"the gateway at {self.shown_url} does not respond ({error}); check --url or IMAGEGATE_URL")
 
-    def _read(self, response: "httpx.Response") -> Document:
+    def _read(self, response: "httpx.Response", method: str) -> Document:
         try:
             body = response.json()
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            status = response.status_code
-            fail(f"{self.url} is not a gateway: HTTP {status} without a JSON object; check --url or IMAGEGATE_URL")
+            problem = f"{self.shown_url} is not a gateway: HTTP {response.status_code} without a JSON object"
+            is_unknown = response.status_code >= 500 and method != "GET"  # as of a proxy that gave up
+            fail(f"{problem}; {self._unconfirmed if is_unknown else 'check --url or IMAGEGATE_URL'}")
         if response.status_code == 401:
             words = self.surface
             fail(f"the gateway rejected the {words.key}; check {words.option} or {words.variable}")
         if not response.is_success:
             error = body.get("error")
             if isinstance(error, dict) and error.get("code") == "unknown_url":
-                fail(f"{self.url} {self.surface.absence}")
+                fail(f"{self.shown_url} {self.surface.absence}")
             fail(printable(str(error.get("message"))) if isinstance(error, dict) else f"HTTP {response.status_code}")
         return body
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
-from gateway.cli.output import print_error, print_json, print_table, print_text, progressing
+from gateway.cli.output import SOCKS, print_error, print_json, print_table, print_text, progressing
 
 if TYPE_CHECKING:
     from gateway.testing.conformance import Plan, Report
@@ -45,6 +45,8 @@ def conformance(
         typer.echo(f"Buys {images}; {mistaken}", err=True)
         with progressing("checking", "checks") as progress:
             report = conform(plan, progress)
+    except ImportError:  # of the package for SOCKS
+        _stop(SOCKS)
     except UnusableError as error:
         _stop(str(error))
     if json:

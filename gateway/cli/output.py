@@ -23,6 +23,10 @@ _PROGRESS_S: Final = 5.0
 
 ReportProgress = Callable[[int, int], None]
 """A callback with the number of finished items and the total."""
+SOCKS: Final = (
+    "the environment names a SOCKS proxy, which is not supported. Name an HTTP proxy in HTTPS_PROXY and HTTP_PROXY, "
+    "and unset ALL_PROXY"
+)
 
 
 def fail(message: str) -> NoReturn:

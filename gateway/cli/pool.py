@@ -192,17 +192,23 @@ def _print_state(thing: object) -> None:
 
 def _read_secret(variable: str | None, file: str | None, target: str) -> str:
     """Reads the secret. Not from the command line, which every process of the machine may see."""
-    secret = ""
+    from gateway.domain.secret_shapes import find_paste_of_key, name_shown, path_shown
+
+    secret, source = "", "no secret was entered"
     if variable:
-        secret, source = os.environ.get(variable, ""), f"the environment variable {variable} is not set or empty"
+        secret = os.environ.get(variable, "")
+        source = f"the environment variable {name_shown(variable) or 'of --secret-env'} is not set or empty"
     elif file:
-        source = f"the file {file} is missing, unreadable or empty"
-        with suppress(OSError, UnicodeDecodeError):
-            secret = Path(file).read_text("utf-8")[:_SECRET_MAX_CHARS]
+        source = f"the file {path_shown(file) or 'of --secret-file'} is missing, unreadable or empty"
+        with suppress(OSError, ValueError):
+            secret = Path(file).read_text("utf-8-sig")[:_SECRET_MAX_CHARS]
     elif sys.stdin.isatty():
-        secret, source = getpass.getpass(f"Secret of {target}: "), "no secret was entered"
+        secret = getpass.getpass(f"Secret of {target}: ")
     else:
         secret, source = sys.stdin.read(_SECRET_MAX_CHARS), "standard input is empty"
-    if not secret.strip():
+    secret = secret.strip()
+    if not secret:
         fail(f"{source}; pass the secret by --secret-env, --secret-file or standard input")
-    return secret.strip()
+    if problem := find_paste_of_key(secret):
+        fail(f"the secret cannot be used: {problem}")
+    return secret

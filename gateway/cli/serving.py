@@ -1,12 +1,13 @@
 """The commands that run a server or validate its configuration: their options. Each imports the server when it runs."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gateway.cli.output import fail
+from gateway.cli.output import fail, print_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -24,6 +25,7 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
 ) -> None:
     """Run the gateway."""
+    _refuse_windows()
     from gateway.server.run import run_gateway
 
     with _failing_in_one_line():
@@ -33,14 +35,19 @@ def serve(
 def check(
     config: ConfigOption = None,
     upstreams: Annotated[
-        bool, typer.Option("--upstreams", help="Also check every provider key at its upstream, for free.")
-    ] = False,
+        bool, typer.Option("--upstreams/--no-upstreams", help="Check every provider key at its upstream, for free.")
+    ] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Validate the configuration, and check that Redis is reachable and suitable."""
+    """Validate the configuration, and try all that the gateway needs, without buying an image.
+
+    Reports every mistake of the file at once. Then writes to Redis and the storage, reads the certificate, connects to
+    the endpoints of alerts, and asks the upstreams about the keys. The exit code is 1 if something fails.
+    """
+    _refuse_windows()
     from gateway.cli.check import run_check
 
-    with _failing_in_one_line():
-        run_check(config, asks_upstreams=upstreams)
+    run_check(config, asks_upstreams=upstreams, prints_json=json)
 
 
 def demo(
@@ -59,6 +66,7 @@ def demo(
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
 ) -> None:
     """Run Redis, the gateway and, without AI302_API_KEY or MINIMAX_API_KEY, the simulator as its upstream."""
+    _refuse_windows()
     from gateway.cli.demo import run_demo
 
     with _failing_in_one_line():
@@ -92,6 +100,7 @@ def simulator(
     PUT /simulator/edge with {"blocks": 403} returns a page with that status for requests that resemble an attack. With
     {"echoes": true} the server refuses references and repeats their URLs. {} ends both.
     """
+    _refuse_windows()
     from gateway.testing.simulator import Minute, create_simulator
 
     app = create_simulator(
@@ -120,6 +129,14 @@ def _serve_simulator(app: "ASGIApp", host: str, port: int) -> None:
     uvicorn.Server(server_config(app, 5)).run([listener])
 
 
+def _refuse_windows() -> None:
+    if sys.platform == "win32":
+        fail(
+            "this command does not run on Windows: use WSL 2 or a container. The commands for a gateway elsewhere, as "
+            "`imagegate tenant`, do"
+        )
+
+
 @contextmanager
 def _failing_in_one_line() -> Iterator[None]:
     """Turns an error that the user can correct into one line on standard error and exit code 1."""
@@ -130,4 +147,7 @@ def _failing_in_one_line() -> Iterator[None]:
     try:
         yield
     except (EmbeddedError, SettingsError, StartError) as error:
-        fail(str(error))
+        *first, last = str(error).split("\n")
+        for line in first:
+            print_error(line)
+        fail(last)

@@ -1,9 +1,11 @@
 """Reads one TOML file and the environment into frozen settings; no other room reads either.
 
-Every error names the file or variable, the path inside it, and what to do.
+Every mistake is reported, each with the file and line or the variable, the path inside it, and what to do.
 """
 
-from gateway.config.loading import config_path, from_document, load, locate
+from gateway.config.environment import misspelled_variables
+from gateway.config.loading import config_path, from_document, load
+from gateway.config.problems import locate
 from gateway.config.schema import Admin, Metrics, Settings, Tls
 from gateway.config.upstreams import SecretSource, SettingsError, Table
 
@@ -19,4 +21,5 @@ __all__ = [
     "from_document",
     "load",
     "locate",
+    "misspelled_variables",
 ]

@@ -6,12 +6,14 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from gateway.config.secrets import read_secret
+from gateway.config.problems import Problems
+from gateway.config.secrets import read_password, read_secret
 from gateway.config.upstreams import HttpUrl, Name, Percents, SecretSource, SettingsError, Table
 from gateway.events.addresses import AddressRules, origin_of
 from gateway.events.endpoints import Channel, Endpoint, channel_of, unknown_pattern
 from gateway.events.mail import IMPLICIT_TLS_PORT, MailServer
 from gateway.events.signing import parse_secret
+from gateway.generation.transport.proxies import ProxyRules
 
 _LOCAL: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
@@ -76,41 +78,48 @@ class AlertConfig:
     endpoints: tuple[Endpoint, ...] = field(default=(), repr=False)
     mail: MailServer | None = field(default=None, repr=False)
     console_url: str | None = None
+    proxies: ProxyRules = field(default_factory=ProxyRules)
 
 
-def resolve_alerts(alerts: Alerts, environ: Mapping[str, str]) -> AlertConfig:
-    """Reads the secrets. The origins of declared endpoints are trusted. Raises: SettingsError."""
-    endpoints = tuple(_endpoint(endpoint, environ) for endpoint in alerts.endpoints)
+def resolve_alerts(alerts: Alerts, environ: Mapping[str, str], problems: Problems) -> AlertConfig:
+    """Reads the secrets. The origins of declared endpoints are trusted."""
+    endpoints, mail, proxies = [], None, ProxyRules.of_environment(environ)
+    for number, endpoint in enumerate(alerts.endpoints):
+        with problems.collecting():
+            endpoints.append(_endpoint(endpoint, environ, proxies, f"alerts.endpoints[{number}]"))
+            if endpoints[-1].channel is Channel.EMAIL and not alerts.smtp and problems.is_known_to_lack("alerts.smtp"):
+                where = f"alerts.endpoints[{number}].url"
+                raise SettingsError(f"{where}: e-mail needs a mail server; set [alerts.smtp] host and from")
+    with problems.collecting():
+        mail = _mail(alerts.smtp, environ)
     trusted = frozenset(
         origin for url in (*alerts.trusted_origins, *(one.url for one in endpoints)) if (origin := origin_of(url))
     )
-    if any(one.channel is Channel.EMAIL for one in endpoints) and alerts.smtp is None:
-        raise SettingsError("alerts.endpoints: e-mail needs a mail server; set [alerts.smtp] host and from")
     rules = AddressRules(frozenset(alerts.allowed_ports), trusted)
-    return AlertConfig(rules, endpoints, _mail(alerts.smtp, environ), alerts.console_url)
+    return AlertConfig(rules, tuple(endpoints), mail, alerts.console_url, proxies)
 
 
-def _endpoint(endpoint: AlertEndpoint, environ: Mapping[str, str]) -> Endpoint:
-    where = f"alerts.endpoints '{endpoint.name}'"
+def _endpoint(endpoint: AlertEndpoint, environ: Mapping[str, str], proxies: ProxyRules, where: str) -> Endpoint:
     url = endpoint.url
     if isinstance(url, SecretSource):
-        url = read_secret(url, environ, f"{where}: url").plaintext
+        url = read_password(url, environ, f"{where}.url").plaintext.strip()
     try:
         channel = channel_of(url, endpoint.channel)
         AddressRules(trusted_origins=frozenset({origin_of(url)} - {""})).check(url)
+        proxies.find(url)
     except ValueError as error:
-        raise SettingsError(f"{where}: url: {error}") from error
+        raise SettingsError(f"{where}.url: {error}") from error
     if (channel is Channel.WEBHOOK) != (endpoint.secret is not None):
         problem = "a webhook needs a secret that signs it" if channel is Channel.WEBHOOK else "only a webhook is signed"
         remedy = "set secret = { env = ... }, or channel" if channel is Channel.WEBHOOK else "remove secret"
         raise SettingsError(f"{where}: {problem}; {remedy}")
     if unknown := unknown_pattern(endpoint.events):
-        raise SettingsError(f"{where}: events: no event matches '{unknown}'; see docs/events.md")
-    secret = read_secret(endpoint.secret, environ, f"{where}: secret") if endpoint.secret else None
+        raise SettingsError(f"{where}.events: no event matches '{unknown}'; see docs/events.md")
+    secret = read_secret(endpoint.secret, environ, f"{where}.secret") if endpoint.secret else None
     try:
         parse_secret(secret.plaintext) if secret else None
     except ValueError as error:
-        raise SettingsError(f"{where}: secret: {error}") from error
+        raise SettingsError(f"{where}.secret: {error}") from error
     return Endpoint(
         *(endpoint.name, url, channel, endpoint.events, endpoint.name, endpoint.tenant or "", secret),
         is_declared=True,
@@ -126,5 +135,5 @@ def _mail(smtp: Smtp | None, environ: Mapping[str, str]) -> MailServer | None:
         raise SettingsError(
             "alerts.smtp.starttls: false would send the password unencrypted; remove it, or the username"
         )
-    password = read_secret(smtp.password, environ, "alerts.smtp.password") if smtp.password else None
+    password = read_password(smtp.password, environ, "alerts.smtp.password") if smtp.password else None
     return MailServer(smtp.host, smtp.port, smtp.sender, smtp.username, password, smtp.starttls)

@@ -1,243 +1,180 @@
-"""Loads and validates settings from a file and environment variables: `IMAGEGATE_SERVER__PORT=9090`."""
+"""Loads and validates settings from a file and environment variables."""
 
 import copy
 import re
 import tomllib
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Any, Final
 
-import msgspec
-from msgspec import Meta
-
+from gateway.config.environment import override
+from gateway.config.problems import ENV_PREFIX, Problems
 from gateway.config.schema import Settings
-from gateway.config.upstreams import Limits, Quotas, SecretSource, SettingsError, Table
+from gateway.config.toml_lines import TomlLines
+from gateway.config.upstreams import Problem, SettingsError
+from gateway.config.validation import read_table
 
-_ENV_PREFIX: Final = "IMAGEGATE_"
-_USER: Final = re.compile(r"//[^/?#\s]*@")
-"""A user and password in a URL."""
-_SETTING: Final = re.compile(r"([a-z]\w*(?:\.\w+|\[\d+\])*): ", re.ASCII)
-"""The setting at the beginning of an error: `storage.signing_keys[0]`."""
-_SOURCE: Final = '{ env = "VARIABLE" } or { file = "/path" }'
-_KINDS: Final = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a string in quotes",
-    "array": "a list",
-    "object": "a table",
-}
+_SYNTAX_ERRORS_MAX: Final = 20
+_SYNTAX_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_SYNTAX: Final = (
+    ("Invalid value", "invalid value; put text in quotes, and write true and false in lower case"),
+    ("Cannot overwrite", "this name is already set above; remove one"),
+    ("Cannot declare", "this table is already above; merge the two"),
+    ("Cannot mutate", "this table is already complete above; merge the two"),
+    ("Illegal character '\\n'", "a quote at the end of the line is missing"),
+    ("Expected newline", "unexpected characters; put text in quotes, and each setting on a line of its own"),
+    ("Unterminated string", "quotes at the end of this text are missing"),
+    ('Expected "\'"', "a quote at the end of the line is missing"),
+    ("Unclosed", "a closing bracket is missing, or a comma"),
+)
+"""Beginnings of tomllib's messages, and what they mean. None repeats a value."""
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Settings:
     """Loads the settings of a file and the environment. Raises: SettingsError."""
-    path = config_path(path, environ)
-    try:
-        document = tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(
-            f"{path}: cannot be read ({error.strerror}). Set --config or IMAGEGATE_CONFIG to a readable file."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: invalid TOML: {error}") from error
-    return from_document(document, environ, path)
+    problems = Problems()
+    settings = read_file(path, environ, problems)
+    problems.refuse(environ, config_path(path, environ))
+    return settings
 
 
 def config_path(path: str | None, environ: Mapping[str, str]) -> str:
     """Returns the file to read: `path`, else `IMAGEGATE_CONFIG`, else config/imagegate.toml."""
-    return path or environ.get(f"{_ENV_PREFIX}CONFIG") or "config/imagegate.toml"
-
-
-def locate(problem: str, environ: Mapping[str, str], source: str) -> SettingsError:
-    """Returns an error that begins with the variable that its setting comes from, or else with the file `source`."""
-    found = _SETTING.match(problem)
-    steps = re.findall(r"\w+", found[1]) if found else []
-    for depth in range(len(steps), 0, -1):
-        variable = _ENV_PREFIX + "__".join(steps[:depth]).upper()
-        if found and variable in environ:
-            return SettingsError(f"{variable}: {problem[found.end() :] if depth == len(steps) else problem}")
-    return SettingsError(f"{source}: {problem}")
+    return path or environ.get(f"{ENV_PREFIX}CONFIG") or "config/imagegate.toml"
 
 
 def from_document(document: dict[str, object], environ: Mapping[str, str], source: str) -> Settings:
     """Validates a parsed document. Raises: SettingsError that names `source`."""
-    document = copy.deepcopy(document)
-    for variable in sorted(environ):
-        path = variable.removeprefix(_ENV_PREFIX).lower().split("__")
-        if variable.startswith(_ENV_PREFIX) and (len(path) > 1 or path[0] in Settings.__struct_fields__):
-            _override(document, path, environ[variable], variable)
-    try:
-        settings = msgspec.convert(document, Settings)
-    except msgspec.ValidationError as error:
-        raise locate(_explain(str(error)), environ, source) from error
-    for problem in _problems(settings):
-        raise locate(problem, environ, source)
+    problems = Problems()
+    settings = _read_document(document, environ, problems)
+    problems.refuse(environ, source)
     return settings
 
 
-def _override(document: dict[str, object], path: list[str], text: str, variable: str) -> None:
-    """Sets one setting in the document. List items are numbered: `IMAGEGATE_MODELS__0__ID`."""
-    kind: object = Settings
-    holder: Any = document
-    for depth, step in enumerate(path, 1):
-        kind = _step_type(kind, step, variable)
-        name: str | int = step
-        if isinstance(holder, list) and step.isdecimal() and int(step) < len(holder):
-            name = int(step)
-        elif isinstance(holder, dict):
-            holder.setdefault(step, {})
-        else:
-            raise SettingsError(f"{variable}: the configuration file has no entry '{step}' to override")
-        if depth == len(path):
-            holder[name] = _parse(kind, text, variable)
-        holder = holder[name]
+def read_file(path: str | None, environ: Mapping[str, str], problems: Problems) -> Settings:
+    """Reads the settings of a file and the environment, without what is invalid.
 
-
-def _parse(kind: object, text: str, variable: str) -> object:
-    """Converts a variable's text to the setting's type. Tables and lists are TOML."""
-    plain = _plain_type(kind)
+    Raises: SettingsError if the file cannot be read.
+    """
+    path = config_path(path, environ)
     try:
-        if get_origin(plain) is tuple or (isinstance(plain, type) and issubclass(plain, Table)):
-            return tomllib.loads(f"value = {text}")["value"]
-        return msgspec.to_builtins(msgspec.convert(text, kind, strict=False))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{variable}: expected a TOML list or table: {error}") from error
-    except msgspec.ValidationError as error:
-        expected = _expected_in_words(kind) or _type_in_words(str(error).partition(", got")[0], variable.lower())
-        shown = _USER.sub("//...@", text)
-        raise SettingsError(f"{variable}: invalid value {shown!r}; expected {expected}") from error
+        text = Path(path).read_text("utf-8-sig")
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot be read ({error.strerror}). Set --config or IMAGEGATE_CONFIG to a readable file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: invalid TOML: it is not UTF-8. Save it as UTF-8.") from error
+    return _read_document(_parse_toml(text, problems), environ, problems)
 
 
-def _problems(settings: Settings) -> Iterable[str]:
-    """Checks what types cannot express."""
-    yield from _twice("upstreams", (upstream.name for upstream in settings.upstreams))
-    for upstream in settings.upstreams:
-        where = f"upstreams '{upstream.name}': account"
-        yield from _twice(f"{where}s", (account.name for account in upstream.accounts))
-        for account in upstream.accounts:
-            yield from _twice(f"{where} '{account.name}': keys", (key.name for key in account.keys))
+def _parse_toml(text: str, problems: Problems) -> dict[str, Any]:
+    """Parses a file, without the lines that are no TOML."""
+    for _ in range(_SYNTAX_ERRORS_MAX):
+        try:
+            return tomllib.loads(text, parse_float=Decimal)
+        except tomllib.TOMLDecodeError as error:
+            problems.is_partial = True
+            text = _cut_out(text, str(error), problems)
+    return {}
+
+
+def _cut_out(text: str, message: str, problems: Problems) -> str:
+    """Adds the mistake that a message of tomllib reports. Returns: the text with empty lines in its place."""
+    lines, place = text.split("\n"), _SYNTAX_PLACE.search(message)
+    line = int(place[1]) if place and place[1] else 0
+    is_open = not line or message.startswith("Unclosed")
+    start = TomlLines(text).last if is_open else line
+    end = line - 1 if is_open and line > start else start
+    if not line or lines[start - 1].lstrip().startswith("["):  # the rest of the table would belong to another
+        heads = (at for at in range(start, len(lines)) if lines[at].lstrip().startswith("["))
+        end = next(heads, len(lines))
+    reason = next((words for sign, words in _SYNTAX if message.startswith(sign)), _SYNTAX_PLACE.sub("", message))
+    column = f" (column {place[2]})" if place and not is_open else ""
+    problems.found.append(Problem(f"invalid TOML: {reason}{column}", f"line {start}"))
+    return "\n".join([*lines[: start - 1], *[""] * (end - start + 1), *lines[end:]])
+
+
+def _read_document(document: dict[str, Any], environ: Mapping[str, str], problems: Problems) -> Settings:
+    document = copy.deepcopy(document)
+    override(document, environ, problems)
+    settings: Settings = read_table(document, Settings, "", problems)
+    if any("; did you mean `" in text for text, _ in problems.found):  # of tables that a misspelled one tore apart
+        torn = tuple(words for start, words in _SYNTAX if start.startswith("Cannot"))
+        problems.found[:] = [problem for problem in problems.found if not any(words in problem.text for words in torn)]
+    for path, reason in _find_problems(settings, problems):
+        with problems.collecting():
+            raise SettingsError(Problem(f"{path}: {reason}", path))
+    return settings
+
+
+def _find_problems(settings: Settings, problems: Problems) -> Iterable[tuple[str, str]]:
+    """Yields the mistakes that types cannot express, each with its path."""
+    yield from _twice((f"upstreams[{at}].name", one.name) for at, one in enumerate(settings.upstreams))
+    for number, upstream in enumerate(settings.upstreams):
+        where = f"upstreams[{number}].accounts"
+        yield from _twice((f"{where}[{at}].name", one.name) for at, one in enumerate(upstream.accounts))
+        for at, account in enumerate(upstream.accounts):
+            yield from _twice((f"{where}[{at}].keys[{i}].name", key.name) for i, key in enumerate(account.keys))
     yield from _server_problems(settings)
-    yield from _twice("models", (name for model in settings.models for name in (model.id, *model.aliases)))
+    yield from _model_problems(settings, problems)
+    endpoints = enumerate(settings.alerts.endpoints)
+    yield from _twice((f"alerts.endpoints[{at}].name", endpoint.name) for at, endpoint in endpoints)
+    yield from _twice((f"tenants[{at}].name", tenant.name) for at, tenant in enumerate(settings.tenants))
+    names = [(f"admin.keys[{at}].name", key.name) for at, key in enumerate(settings.admin.keys)]
+    yield from _twice([("admin.key", "admin"), *names])
+    for path, name in names:
+        if name == "configuration":
+            yield path, "the name 'configuration' is reserved for [[tenants]] in the audit; choose another"
+
+
+def _model_problems(settings: Settings, problems: Problems) -> Iterable[tuple[str, str]]:
+    names = []
     known = sorted(upstream.name for upstream in settings.upstreams)
-    for model in settings.models:
-        dates = (change.since.isoformat() for change in model.price_changes)
-        yield from _twice(f"models '{model.id}': price_changes: since", dates, "date")
-        for name in (target.upstream for target in model.targets if target.upstream not in known):
-            yield f"models '{model.id}': targets: unknown upstream '{name}'; expected one of {', '.join(known)}"
-    yield from _twice("alerts.endpoints", (endpoint.name for endpoint in settings.alerts.endpoints))
-    yield from _twice("tenants", (tenant.name for tenant in settings.tenants))
-    yield from _twice("admin.keys", ("admin", *(key.name for key in settings.admin.keys)))
-    if any(key.name == "configuration" for key in settings.admin.keys):
-        yield "admin.keys: the name 'configuration' is reserved for [[tenants]] in the audit; choose another"
+    for at, model in enumerate(settings.models):
+        names.append((f"models[{at}].id", model.id))
+        names += [(f"models[{at}].aliases[{number}]", alias) for number, alias in enumerate(model.aliases)]
+    yield from _twice(names)
+    for at, model in enumerate(settings.models):
+        changes = enumerate(model.price_changes)
+        dates = (
+            (f"models[{at}].price_changes[{number}].since", change.since.isoformat()) for number, change in changes
+        )
+        yield from _twice(dates, "date")
+        for number, target in enumerate(model.targets):
+            if target.upstream not in known and problems.is_known_to_lack("upstreams"):
+                reason = f"unknown upstream '{target.upstream}'; expected one of {', '.join(known)}"
+                yield f"models[{at}].targets[{number}].upstream", reason
 
 
-def _server_problems(settings: Settings) -> Iterable[str]:
+def _server_problems(settings: Settings) -> Iterable[tuple[str, str]]:
     server, admin, metrics = settings.server, settings.admin, settings.metrics
-    are_origins = all(re.fullmatch(r"https?://[^/]*", origin) for origin in server.cors_origins)
-    if "*" not in server.cors_origins and not are_origins:
-        yield "server.cors_origins: each item must be '*' or an origin, as 'https://app.example.org'"
-    for proxy in server.trusted_proxies:
+    for at, origin in enumerate(server.cors_origins):
+        if origin != "*" and not re.fullmatch(r"https?://[^/]*", origin):
+            yield f"server.cors_origins[{at}]", "each item must be '*' or an origin, as 'https://app.example.org'"
+    for at, proxy in enumerate(server.trusted_proxies):
         try:
             ip_network(proxy)
         except ValueError as error:
-            yield f"server.trusted_proxies: {error}; expected addresses or networks, as '10.0.0.0/8'"
+            yield f"server.trusted_proxies[{at}]", f"{error}; expected addresses or networks, as '10.0.0.0/8'"
     for name, table in (("admin", admin), ("metrics", metrics)):
         if table.port and table.port == server.port:
-            yield f"{name}.port: {table.port} is already server.port; choose another, or 0 to share it"
+            yield f"{name}.port", f"{table.port} is already server.port; choose another, or 0 to share it"
     if admin.port and admin.port == metrics.port:
-        yield f"admin.port: {admin.port} is already metrics.port; choose another"
+        yield "admin.port", f"{admin.port} is already metrics.port; choose another"
     if server.shutdown_timeout_s < settings.requests.deadline_s:
-        yield "server.shutdown_timeout_s: must be at least requests.deadline_s, or a shutdown discards billed images"
+        reason = "must be at least requests.deadline_s, or a shutdown discards billed images"
+        yield "server.shutdown_timeout_s", reason
     if server.shutdown_delay_s > server.shutdown_timeout_s:
-        yield "server.shutdown_delay_s: must not exceed server.shutdown_timeout_s, which includes it"
+        yield "server.shutdown_delay_s", "must not exceed server.shutdown_timeout_s, which includes it"
 
 
-def _twice(where: str, names: Iterable[str], what: str = "name") -> Iterable[str]:
-    for name, count in Counter(names).items():
-        if count > 1:
-            yield f"{where}: duplicate {what} '{name}'; each {what} must be unique"
-
-
-def _explain(message: str) -> str:
-    """Rewrites msgspec's message: the path first, then what is expected, in words."""
-    problem, _, path = message.replace("Object missing", "missing").partition(" - at `$")
-    path = path.rstrip("`").lstrip(".")
-    kind: object = Settings
-    for step in re.findall(r"\w+", path.replace("[...]", "[0]")):
-        kind = _step_type(kind, step, path)
-    expected = _expected_in_words(kind)
-    wanted, _, got = problem.partition(", got ")
-    got = got.strip("`")
-    ending = f", got {'a decimal number' if got == 'float' else _KINDS.get(got, got)}" if got else ""
-    if "unknown field" in problem:
-        problem = _unknown_setting(problem.split("`")[1], _plain_type(kind))
-    elif expected == _SOURCE and wanted.startswith("Expected `object") and got == "str":
-        problem = f"never write the secret itself here; use {_SOURCE}"
-    elif expected and ("regex" in problem or got):
-        problem = f"expected {expected}{ending}"
-    else:
-        problem = f"expected {_type_in_words(wanted, path)}{ending}" if wanted.startswith("Expected") else problem
-        problem += f"; expected {expected}" if expected else ""
-    return f"{path}: {problem}" if path else problem
-
-
-def _type_in_words(problem: str, path: str) -> str:
-    """Describes the type and the bound in msgspec's "Expected `int` >= 1" for the setting at `path`."""
-    match = re.fullmatch(r"Expected `(\w+)[^`]*`(.*)", problem)
-    if not match:
-        return problem
-    is_time = match[1] == "float" and path.endswith("_s")
-    return ("a number of seconds" if is_time else _KINDS.get(match[1], match[1])) + match[2]
-
-
-def _unknown_setting(name: str, table: object) -> str:
-    for other, kind in (("limits", Limits), ("quotas", Quotas)):
-        if name in kind.__struct_fields__ and table in {Limits, Quotas} and table is not kind:
-            return f"unknown setting `{name}`; it belongs to {other}"
-    known = table.__struct_fields__ if isinstance(table, type) and issubclass(table, Table) else ()
-    return f"unknown setting `{name}`{_nearest(name, known)}"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Suggests a similar known name, as the end of a message."""
-    matches = get_close_matches(name, list(known), 1)
-    return f"; did you mean `{matches[0]}`?" if matches else ""
-
-
-def _expected_in_words(kind: object) -> str:
-    """Describes the valid values of a setting of this type; empty if the type is enough."""
-    plain = _plain_type(kind)
-    if plain is SecretSource:
-        return _SOURCE
-    if get_origin(plain) is Literal:
-        return f"one of {', '.join(get_args(plain))}"
-    members = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
-    notes = [note for member in members for note in getattr(member, "__metadata__", ())]
-    return next((note.description for note in notes if isinstance(note, Meta) and note.description), "")
-
-
-def _step_type(kind: object, step: str, place: str) -> object:
-    """Returns the type of a setting inside another one. Raises: SettingsError for an unknown name, naming `place`."""
-    kind, known = _plain_type(kind), ""
-    if isinstance(kind, type) and issubclass(kind, Table):
-        types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-        if step in types:
-            return types[step]
-        known = _nearest(step, types)
-    elif get_origin(kind) is tuple and step.isdecimal():
-        return get_args(kind)[0]
-    raise SettingsError(f"{place}: unknown setting `{step}`{known}")
-
-
-def _plain_type(kind: object) -> object:
-    """Strips Annotated and `| None` from a type."""
-    if get_origin(kind) is Annotated:
-        return _plain_type(get_args(kind)[0])
-    members = [member for member in get_args(kind) if member is not type(None)]
-    if get_origin(kind) is not tuple and get_origin(kind) is not Literal and len(members) == 1:
-        return _plain_type(members[0])
-    return kind
+def _twice(places: Iterable[tuple[str, str]], what: str = "name") -> Iterable[tuple[str, str]]:
+    """Yields each name that an earlier place has."""
+    first: dict[str, str] = {}
+    for path, name in places:
+        if name in first:
+            yield path, f"duplicate {what} '{name}', as {first[name]} has; each {what} must be unique"
+        first.setdefault(name, path)

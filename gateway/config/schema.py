@@ -21,6 +21,13 @@ from gateway.config.upstreams import (
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port, 0 to 65535")]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
+Host = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%\w+)?)\Z",
+        description="an address or a name without port, as 127.0.0.1; 0.0.0.0 or :: for all addresses",
+    ),
+]
 KeyPrefix = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9._-]{1,32}\Z", description="1 to 32 characters of A-Z, a-z, 0-9, '.', '_' and '-'")
 ]
@@ -50,7 +57,7 @@ class Tls(Table, frozen=True, kw_only=True):
 class Server(Table, frozen=True, kw_only=True):
     """The client-facing server: address, and limits in bytes and seconds."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8080
     max_body_bytes: Count = 1024 * 1024
     max_minimax_body_bytes: Count = 16 * 1024 * 1024
@@ -101,7 +108,7 @@ class Admin(Table, frozen=True, kw_only=True):
     key: SecretSource | None = None
     keys: tuple[AdminKey, ...] = ()
     requests_per_second: Annotated[int, Meta(ge=0, le=100_000)] = 100
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8081
     allowed_hosts: tuple[str, ...] = ()
 
@@ -138,7 +145,7 @@ class Tracing(Table, frozen=True, kw_only=True):
 class Metrics(Table, frozen=True, kw_only=True):
     """The Prometheus endpoint; `port` 0 shares the gateway's port."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 9464
     allowed_hosts: tuple[str, ...] = ()
     max_tenant_series: Annotated[int, Meta(ge=0, le=10_000)] = 200
@@ -205,6 +212,8 @@ class Requests(Table, frozen=True, kw_only=True):
     max_response_bytes: Count = 64 * 1024 * 1024
     download_timeout_s: Seconds = 30
     max_download_bytes: Count = 32 * 1024 * 1024
+    idle_timeout_s: Seconds = 15
+    ca_file: str | None = None
     journal_dir: str | None = None
 
 

@@ -1,14 +1,19 @@
 """Types of settings, each with a description of its valid values, and the tables of upstreams, models and tenants."""
 
+import re
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+_T = TypeVar("_T")
+_PATH: Final = re.compile(r"([a-z]\w*(?:\.\w+|\[\d+\])*): ", re.ASCII)
+"""The setting at the beginning of a mistake: `storage.signing_keys[0]`."""
+
 
 def _decimal(digits_max: int, example: str) -> Meta:
-    description = f'a non-negative decimal in quotes with at most 6 decimals, as "{example}"'
+    description = f'a non-negative decimal with at most 6 decimals, as {example} or "{example}"'
     return Meta(pattern=rf"^[0-9]{{1,{digits_max}}}(\.[0-9]{{1,6}})?\Z", description=description)
 
 
@@ -41,12 +46,35 @@ KeyHash = Annotated[
 Moment = Annotated[datetime, Meta(tz=True, description="a date and time with time zone, as 2027-01-01T00:00:00Z")]
 
 
+class Problem(NamedTuple):
+    """One mistake."""
+
+    text: str
+    """The path of the setting, a colon, and the reason with the fix."""
+    at: str
+    """The path; or `line N` of the file, or a variable."""
+
+
 class SettingsError(Exception):
-    """The configuration is invalid. The message names the setting and the fix."""
+    """The configuration is invalid. Each line of the message names a setting and the fix."""
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = [problem if isinstance(problem, Problem) else _problem(problem) for problem in problems]
+        super().__init__("\n".join(text for text, _ in self.problems))
+
+
+def _problem(text: str) -> Problem:
+    found = _PATH.match(text)
+    return Problem(text, found[1] if found else "")
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TOML table. Unknown keys are errors."""
+
+
+def fields_of(table: Table, kind: type[_T]) -> _T:
+    """Copies the settings of a table to a domain value with fields of the same names."""
+    return msgspec.convert(table, kind, from_attributes=True)
 
 
 class SecretSource(Table, frozen=True, kw_only=True):
@@ -94,6 +122,8 @@ class Upstream(Table, frozen=True, kw_only=True):
     name: Name
     provider: Literal["302ai", "minimax"]
     base_url: HttpUrl
+    proxy: str | None = None
+    proxy_password: SecretSource | None = None
     result_hosts: tuple[str, ...] | None = None
     capabilities: Capabilities = Capabilities()
     max_wait_s: Annotated[float, Meta(ge=0, le=3600)] = 120

@@ -42,8 +42,8 @@ class NotSent:
     text: str = ""
 
 
-Post = Callable[[str, Mapping[str, str], bytes], Awaitable[Attempt]]
-"""Posts a body to a URL."""
+Post = Callable[[str, Mapping[str, str], bytes, bool], Awaitable[Attempt]]
+"""Posts a body to a URL; True allows addresses that are not public, for origins that the configuration names."""
 SendMail = Callable[[EmailMessage], Awaitable[Attempt]]
 Spenders = Callable[[str], Awaitable[Sequence[tuple[str, str]]]]
 """Returns a tenant's API keys that spent most this month, with the amounts in US dollars."""
@@ -54,10 +54,7 @@ class Channels:
     """Sends an event to an endpoint."""
 
     rules: AddressRules
-    post_public: Post
-    """Connects to public addresses only."""
-    post_trusted: Post
-    """Connects to any address: of origins that the configuration names."""
+    post: Post
     send_mail: SendMail | None
     """None without [alerts.smtp]."""
     mail_from: str
@@ -80,7 +77,7 @@ class Channels:
         now_s = self.clock()
         if secrets := endpoint.secrets(now_s):
             headers |= sign(secrets, event.event_id, int(now_s), body)
-        return await (self.post_trusted if is_trusted else self.post_public)(endpoint.url, headers, body)
+        return await self.post(endpoint.url, headers, body, is_trusted)
 
     async def _mail(self, endpoint: Endpoint, event: Delivery) -> Attempt:
         if self.send_mail is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Final
@@ -33,20 +34,27 @@ class MailServer:
 
     async def send(self, message: EmailMessage) -> Attempt:
         """Returns status 250 if the server accepted the message, else its code or the reason."""
+        return await self._use(lambda client: client.send_message(message), _TOTAL_S)
+
+    async def check(self) -> str:
+        """Connects and logs in, without a message. Returns: the reason why that fails, or an empty string."""
+        return (await self._use(lambda client: client.noop(), _TIMEOUT_S)).error
+
+    async def _use(self, act: Callable[[aiosmtplib.SMTP], Awaitable[object]], limit_s: float) -> Attempt:
         is_implicit = self.port == IMPLICIT_TLS_PORT
+        client = aiosmtplib.SMTP(
+            hostname=self.host,
+            port=self.port,
+            username=self.username,
+            password=self.password.plaintext if self.password else None,
+            use_tls=is_implicit,
+            start_tls=self.starttls and not is_implicit,
+            tls_context=self.context or ssl.create_default_context(),
+            timeout=_TIMEOUT_S,
+        )
         try:
-            async with asyncio.timeout(_TOTAL_S):
-                await aiosmtplib.send(
-                    message,
-                    hostname=self.host,
-                    port=self.port,
-                    username=self.username,
-                    password=self.password.plaintext if self.password else None,
-                    use_tls=is_implicit,
-                    start_tls=self.starttls and not is_implicit,
-                    tls_context=self.context or ssl.create_default_context(),
-                    timeout=_TIMEOUT_S,
-                )
+            async with asyncio.timeout(limit_s), client:
+                await act(client)
         except aiosmtplib.SMTPResponseException as error:
             return NotSent(f"the mail server refused: {error.message}"[:200], error.code)
         except aiosmtplib.SMTPRecipientsRefused as error:

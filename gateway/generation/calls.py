@@ -16,7 +16,9 @@ from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
 from gateway.generation.inflation import Inflater
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import own_words, redact_error, redact_reply
+from gateway.generation.retry_after import read_retry_after
 from gateway.generation.transport.connections import PIECE_BYTES, READ_AHEAD_BYTES
+from gateway.generation.transport.proxies import Proxy, ProxyRules
 from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.observability.metrics import Metrics
 from gateway.providers.protocol import ProviderRequest
@@ -147,7 +149,11 @@ class UpstreamClient:
         ]
         # Connecting must time out first: if both timed out together, "not sent" could not be proved.
         timeout = {"connect": min(timeout_s / 2, self._limits.connect_timeout_s)}
-        extensions = {"timeout": timeout, "on_sent": note_sent}
+        extensions = {
+            "timeout": timeout,
+            "on_sent": note_sent,
+            "proxy": find_proxy(endpoint.proxies, endpoint.base_url),
+        }
         request = httpx.Request(asked.method, url, headers=headers, content=asked.body, extensions=extensions)
         try:
             async with asyncio.timeout(timeout_s):
@@ -156,7 +162,7 @@ class UpstreamClient:
             raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete response within {timeout_s:.0f} s") from error
         if entry.sent_s is None:
             raise GatewayError(ErrorCode.CONNECTION_LOST, "the response arrived before the request was sent")
-        return replace(reply, sent=asked.body)
+        return replace(reply, sent=asked.body, url=str(url))
 
     async def _end(
         self, lease: Lease, order: UpstreamCall, outcome: ImageReply | GatewayError | None, *, is_cut_short: bool
@@ -217,13 +223,18 @@ async def read_reply(
         finally:
             await response.aclose()
     except httpx.TransportError as error:
-        raise GatewayError(transport_fault(error), f"{type(error).__name__}: {error}") from error
+        raise GatewayError(transport_fault(error), str(error)) from error
     finally:
         memory.note(-READ_AHEAD_BYTES)
-    # These upstreams do not use the date form of Retry-After.
-    after = response.headers.get("retry-after", "").strip()
-    retry_after_s = float(after) if after.isdecimal() and len(after) <= 9 else None
-    return UpstreamResponse(response.status_code, body, retry_after_s, response.headers)
+    return UpstreamResponse(response.status_code, body, read_retry_after(response.headers), response.headers)
+
+
+def find_proxy(proxies: ProxyRules, url: str) -> Proxy | None:
+    """Returns the proxy for a URL. Raises: GatewayError NOT_SENT if it cannot be used."""
+    try:
+        return proxies.find(url)
+    except ValueError as error:
+        raise GatewayError(ErrorCode.NOT_SENT, str(error)) from error
 
 
 def transport_fault(error: httpx.TransportError) -> ErrorCode:

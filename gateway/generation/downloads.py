@@ -14,8 +14,10 @@ import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, ImageUrl, Picture, ResponseFormat, sniff
-from gateway.generation.calls import read_reply
+from gateway.generation.calls import find_proxy, read_reply
 from gateway.generation.memory_budget import ByteAccount
+from gateway.generation.transport.addresses import is_public_name
+from gateway.generation.transport.proxies import ProxyRules
 from gateway.providers.links import LinkPolicy, LinkTrust, host_of, secured
 
 _LOG = structlog.get_logger("imagegate.results")
@@ -50,6 +52,7 @@ class ImageDownloader:
         links: LinkPolicy,
         remaining_s: float,
         memory: ByteAccount | None = None,
+        proxies: ProxyRules | None = None,
     ) -> tuple[Picture, ...]:
         """Returns the images in the requested format; those not downloaded within `remaining_s` are left out.
 
@@ -66,7 +69,7 @@ class ImageDownloader:
                 return picture
             try:
                 async with asyncio.timeout(limit_s):
-                    encoded = await self._encode(picture.url, links, account)
+                    encoded = await self._encode(picture.url, links, account, proxies or ProxyRules())
             except TimeoutError:
                 _LOG.warning("download_attempt_failed", detail=f"not complete within {limit_s:.0f} s")
                 encoded = None
@@ -78,7 +81,9 @@ class ImageDownloader:
         received = await asyncio.gather(*map(receive, pictures))
         return tuple(picture for picture in received if picture)
 
-    async def _encode(self, url: str, links: LinkPolicy, memory: ByteAccount) -> Base64Image | None:
+    async def _encode(
+        self, url: str, links: LinkPolicy, memory: ByteAccount, proxies: ProxyRules
+    ) -> Base64Image | None:
         trust = links.trust(url)
         if trust is LinkTrust.NONE:
             _LOG.error("download_host_not_allowed", host=host_of(url), hint="add it to the upstream's result_hosts")
@@ -87,7 +92,7 @@ class ImageDownloader:
             url = secured(url)
         for _ in range(_TRIES):
             try:
-                data = await self._fetch(url, trust, memory)
+                data = await self._fetch(url, trust, memory, proxies)
             except GatewayError as error:
                 code = error.error_code.value
                 _LOG.warning("download_attempt_failed", host=host_of(url), error_code=code, detail=error.detail)
@@ -98,16 +103,21 @@ class ImageDownloader:
                 return Base64Image(encoded)
         return None
 
-    async def _fetch(self, url: str, trust: LinkTrust, memory: ByteAccount) -> bytes | bytearray:
-        """Downloads an image. Raises: GatewayError of the network, UNEXPECTED_RESPONSE if it is not an image."""
+    async def _fetch(self, url: str, trust: LinkTrust, memory: ByteAccount, proxies: ProxyRules) -> bytes | bytearray:
+        """Downloads an image. Raises: GatewayError of the network, UNEXPECTED_RESPONSE if it is not an image.
+
+        Behind a proxy, which resolves the name, only literal addresses can be checked.
+        """
         limits = self._limits
         headers = {"accept": "image/*", "accept-encoding": "identity", "user-agent": self._user_agent}
-        timeout = {"connect": limits.connect_timeout_s, "read": limits.timeout_s}
+        timeout, proxy = {"connect": limits.connect_timeout_s, "read": limits.timeout_s}, find_proxy(proxies, url)
         try:
-            request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
+            request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout, "proxy": proxy})
         except (httpx.InvalidURL, ValueError) as error:
             raise GatewayError(ErrorCode.UNEXPECTED_RESPONSE, "not a valid URL") from error
-        transport = self._named if trust is LinkTrust.NAMED else self._public
+        if trust is LinkTrust.PUBLIC and not is_public_name(request.url.host):
+            raise GatewayError(ErrorCode.NOT_SENT, "the address is not public")
+        transport = self._named if trust is LinkTrust.NAMED or proxy else self._public
         try:
             async with asyncio.timeout(limits.timeout_s):
                 reply = await read_reply(transport, request, limits.max_bytes, memory)

@@ -14,10 +14,11 @@ import structlog
 
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
-from gateway.generation.calls import read_reply
+from gateway.generation.calls import find_proxy, read_reply
 from gateway.generation.redaction import redact
 from gateway.generation.upstreams import UpstreamEndpoint
-from gateway.providers.protocol import KeyCheck
+from gateway.providers.protocol import KeyCheck, ProviderRequest
+from gateway.providers.replies import UpstreamResponse
 from gateway.redis import LeaderLock
 from gateway.scheduler.status import Health, KeyStatus, PoolStatus
 
@@ -57,29 +58,46 @@ class KeyChecker:
     _monotonic: Callable[[], float] = time.monotonic
 
     async def probe(self, key: ProviderKey) -> KeyCheck:
-        """Sends one GET with a deadline of 10 s.
+        """Requests a free page, with a deadline of 10 s; and another one if the first alone cannot reject the key.
 
         Raises: GatewayError NOT_FOUND if the upstream is no longer configured; nothing else.
         """
         endpoint = self._endpoints().get(key.upstream)
         if endpoint is None:
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{key.upstream}'.")
-        started, asked = self._monotonic(), endpoint.provider.build_key_check(key.secret)
+        started, provider = self._monotonic(), endpoint.provider
+        result = await self._request(endpoint, provider.build_key_check(key.secret), provider.read_key_check)
+        second = provider.build_second_check(key.secret) if result.error_code is ErrorCode.KEY_INVALID else None
+        if second:
+            result = _confirm(result, await self._request(endpoint, second, provider.read_second_check))
+        return replace(result, detail=redact(result.detail, key.secret), seconds=self._monotonic() - started)
+
+    async def _request(
+        self, endpoint: UpstreamEndpoint, asked: ProviderRequest, read: Callable[[UpstreamResponse], KeyCheck]
+    ) -> KeyCheck:
         headers = [*asked.headers, ("accept-encoding", "identity"), ("user-agent", self._user_agent)]
-        extensions = {"timeout": {"connect": _CONNECT_S, "read": _DEADLINE_S}}
+        url, body = endpoint.base_url + asked.path, b"".join(asked.body)
         try:
-            url, body = endpoint.base_url + asked.path, b"".join(asked.body)
+            proxy = find_proxy(endpoint.proxies, url)
+            extensions = {"timeout": {"connect": _CONNECT_S, "read": _DEADLINE_S}, "proxy": proxy}
             request = httpx.Request(asked.method, url, headers=headers, content=body, extensions=extensions)
             async with asyncio.timeout(_DEADLINE_S):
                 reply = await read_reply(self._transport, request, _MAX_BYTES)
-            result = endpoint.provider.read_key_check(reply)
+            return read(replace(reply, url=url))
         except TimeoutError:
-            result = KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete response within {_DEADLINE_S:.0f} s")
+            return KeyCheck(ErrorCode.READ_TIMEOUT, f"no complete response from {url} within {_DEADLINE_S:.0f} s")
         except httpx.InvalidURL:
-            result = KeyCheck(ErrorCode.NOT_SENT, "base_url is not a valid URL")
+            return KeyCheck(ErrorCode.NOT_SENT, "base_url is not a valid URL")
         except GatewayError as error:
-            result = KeyCheck(error.error_code, error.detail)
-        return replace(result, detail=redact(result.detail, key.secret), seconds=self._monotonic() - started)
+            return KeyCheck(error.error_code, error.detail)
+
+
+def _confirm(refused: KeyCheck, second: KeyCheck) -> KeyCheck:
+    """Returns the verdict of two pages. An error that is no verdict on the key leaves it unknown."""
+    if second.error_code in {None, ErrorCode.KEY_INVALID}:
+        return second if second.error_code is None else refused
+    detail = f"the quota page refuses the key ({refused.detail}), the list of models does not ({second.detail})"
+    return KeyCheck(ErrorCode.BARE_UNAUTHORIZED, detail)
 
 
 class Pool(Protocol):

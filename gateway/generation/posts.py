@@ -3,17 +3,21 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 import httpx
 
 from gateway.generation.transport import AiohttpTransport
+from gateway.generation.transport.addresses import is_public_name
+from gateway.generation.transport.proxies import ProxyRules
 
 TIMEOUT_S: Final = 20.0
 _READ_MAX_BYTES: Final = 64 * 1024
 _SHOWN_CHARS: Final = 200
+_ERROR_CHARS: Final = 400
+"""With the remedy, which is last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +30,46 @@ class PostResult:
     error: str = ""
 
 
-async def post(
-    transport: AiohttpTransport, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float = TIMEOUT_S
-) -> PostResult:
-    """Posts once, without following a redirect; at most 64 KiB of the response are read."""
-    try:
-        timeout = {"connect": timeout_s, "read": timeout_s}
-        request = httpx.Request("POST", url, headers=dict(headers), content=body, extensions={"timeout": timeout})
-        async with asyncio.timeout(timeout_s):
-            response = await transport.handle_async_request(request)
-            try:
-                text = await _read(response)
-            finally:
-                await response.aclose()
-    except (TimeoutError, httpx.TimeoutException):
-        return PostResult(error=f"no response within {timeout_s:.0f} s")
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        return PostResult(error=str(error)[:_SHOWN_CHARS] or type(error).__name__)
-    return PostResult(response.status_code, _retry_after_s(response.headers), text)
+@dataclass(frozen=True, slots=True)
+class Poster:
+    """Posts through the environment's proxy, or directly.
+
+    A proxy resolves names itself: behind one, only literal addresses can be refused.
+    """
+
+    direct: AiohttpTransport
+    public: AiohttpTransport
+    """Connects to public addresses only."""
+    proxies: ProxyRules = field(default_factory=ProxyRules)
+    timeout_s: float = TIMEOUT_S
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, is_trusted: bool) -> PostResult:  # noqa: FBT001 - a callable's type has no names
+        """Posts once, without following a redirect; at most 64 KiB of the response are read.
+
+        Connects to public addresses only, unless the URL `is_trusted`.
+        """
+        try:
+            proxy = self.proxies.find(url)
+            extensions = {
+                "timeout": {"connect": self.timeout_s, "read": self.timeout_s},
+                "proxy": proxy,
+                "setting": "the endpoint's URL",
+            }
+            request = httpx.Request("POST", url, headers=dict(headers), content=body, extensions=extensions)
+            if not is_trusted and not is_public_name(request.url.host):
+                return PostResult(error="the address is not public")
+            transport = self.direct if is_trusted or proxy else self.public
+            async with asyncio.timeout(self.timeout_s):
+                response = await transport.handle_async_request(request)
+                try:
+                    text = await _read(response)
+                finally:
+                    await response.aclose()
+        except (TimeoutError, httpx.TimeoutException):
+            return PostResult(error=f"no response within {self.timeout_s:.0f} s")
+        except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+            return PostResult(error=str(error)[:_ERROR_CHARS] or type(error).__name__)
+        return PostResult(response.status_code, _retry_after_s(response.headers), text)
 
 
 async def _read(response: httpx.Response) -> str:

@@ -1,9 +1,10 @@
 """The upstreams of one configuration: addresses, accounts and maximum waits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gateway.domain.accounts import Pool, ProviderKey, WaitConfig
+from gateway.generation.transport.proxies import ProxyRules
 from gateway.providers.links import LinkPolicy
 from gateway.providers.protocol import Provider
 
@@ -16,6 +17,8 @@ class UpstreamEndpoint:
     provider: Provider
     base_url: str
     links: LinkPolicy
+    proxies: ProxyRules = field(default_factory=ProxyRules)
+    """Of its calls, key checks and downloads."""
 
 
 @dataclass(frozen=True, slots=True)

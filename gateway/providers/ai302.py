@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Final
 
+from gateway.domain.accounts import Secret
 from gateway.domain.catalog import AspectRatios, Capability
-from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.errors import ErrorCode
 from gateway.providers.error_texts import refusal
 from gateway.providers.minimax import (
     OUTPUT,
@@ -13,8 +14,8 @@ from gateway.providers.minimax import (
     MiniMax,
     overridden,
 )
-from gateway.providers.protocol import KeyCheck
-from gateway.providers.replies import UntrustedObject, UpstreamResponse, parse_object
+from gateway.providers.protocol import KeyCheck, ProviderRequest
+from gateway.providers.replies import UntrustedObject, UpstreamResponse
 
 ERR_CODES: Final[Mapping[int, ErrorCode]] = {
     # The texts of 302.AI's own user interface.
@@ -78,12 +79,10 @@ class Ai302(MiniMax):
         return overridden(base, overrides)
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
-        """Accepts any list of models: the key is valid. The balance stays unknown."""
-        envelope = parse_object(reply)
-        self.raise_error(reply, envelope)
-        if not isinstance(envelope.value("data"), list):
-            raise GatewayError(ErrorCode.INVALID_RESPONSE, "no list of models")
-        return KeyCheck()
+        return self.read_second_check(reply)
+
+    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the protocol
+        return None
 
     def raise_error(self, reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
         for holder in (envelope.inner("error"), envelope.inner("data").inner("error")):

@@ -106,6 +106,8 @@ _COPIED_MAX_BYTES: Final = 16 * 1024
 _PLAN_WINDOW_S: Final = 5 * 60 * 60
 """Length of the plan window that 2056 reports as used up (reference/minimax.md section 3)."""
 _ACCEPT: Final = ("accept", "application/json")
+_MODELS_PATH: Final = "/v1/models"
+"""The list of models (https://platform.minimax.io/docs/api-reference/models/openai/list-models)."""
 _LIVE: Final = "image-01-live"
 _REFERENCE: Final = FIELDS["subject_reference"]
 
@@ -127,6 +129,10 @@ class MiniMax:
     """The quota page (reference/minimax.md 4.3)."""
     code_words: Mapping[str, ErrorCode] = {}
     """Error code by the word in `code`, where there is no code of MiniMax's, which is more precise."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self.path, self.key_check_path, _MODELS_PATH
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of a model (reference/minimax.md 1.2)."""
@@ -199,14 +205,25 @@ class MiniMax:
         raise GatewayError(ErrorCode.EMPTY_RESPONSE)
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
-        headers = ("authorization", f"Bearer {secret.plaintext}"), _ACCEPT
-        return ProviderRequest("GET", self.key_check_path, headers)
+        return _build_page(self.key_check_path, secret)
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the quota page. It covers the account: it proves a balance, and may show when a window ends."""
         envelope = parse_object(reply)
         self.raise_error(reply, envelope)
         return read_quota(envelope)
+
+    def build_second_check(self, secret: Secret) -> ProviderRequest | None:
+        """The quota page belongs to plans, and may refuse a valid pay-as-you-go key (reference/minimax.md 4.3)."""
+        return _build_page(_MODELS_PATH, secret)
+
+    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
+        """Accepts any list of models: the key is valid. The balance stays unknown."""
+        envelope = parse_object(reply)
+        self.raise_error(reply, envelope)
+        if not isinstance(envelope.value("data"), list):
+            raise GatewayError(ErrorCode.INVALID_RESPONSE, "no list of models")
+        return KeyCheck()
 
     def raise_error(self, reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
         """Raises the error of a code or an HTTP status; an unknown code never affects a key. Returns: 0 or None."""
@@ -239,6 +256,10 @@ def overridden(base: Capability, overrides: Mapping[str, int]) -> Capability:
         fields=fields,
         edits=CHARACTER_EDIT if _REFERENCE in fields else None,
     )
+
+
+def _build_page(path: str, secret: Secret) -> ProviderRequest:
+    return ProviderRequest("GET", path, (("authorization", f"Bearer {secret.plaintext}"), _ACCEPT))
 
 
 def _encode_field(job: ImageJob, field: str) -> list[bytes]:

@@ -50,6 +50,10 @@ class Provider(Protocol):
     def result_hosts(self) -> tuple[str, ...]:
         """Known host patterns of its result URLs."""
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that it appends to the base URL."""
+
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting."""
 
@@ -64,3 +68,9 @@ class Provider(Protocol):
 
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the response of a key check. Raises: GatewayError with the provider's error."""
+
+    def build_second_check(self, secret: Secret) -> ProviderRequest | None:
+        """Builds a free request that confirms KEY_INVALID of the first one; None if that is certain."""
+
+    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
+        """Reads its response. Raises: GatewayError with the provider's error."""

@@ -19,6 +19,7 @@ from gateway.domain.images import (
     is_base64,
     sniff_base64,
 )
+from gateway.providers.web_pages import describe_page, describe_redirect, is_web_page
 
 JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Decoding errors of untrusted JSON: invalid, not UTF-8, or nested too deeply."""
@@ -63,6 +64,9 @@ _CLOUDFLARE_UNSENT: Final = frozenset({521, 522, 523, 525, 526})
 """Cloudflare's statuses for an origin that it cannot connect to
 (https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/)."""
 
+_PROXY_LOGIN: Final = 407
+"""The gateway's own proxy requires a login: it did not forward the request."""
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamResponse:
@@ -75,6 +79,8 @@ class UpstreamResponse:
     """Names are lower case, or lookup ignores case."""
     sent: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
     """Pieces of the request's JSON body, empty for a GET. The response's texts may repeat its words."""
+    url: str = field(default="", compare=False)
+    """The URL that was requested, for messages."""
 
 
 class _FastReply(msgspec.Struct):
@@ -213,16 +219,23 @@ def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def http_error(reply: UpstreamResponse, detail: str) -> GatewayError:
-    """Builds the error of a bare HTTP status. The outcome of a 5xx is unknown unless Cloudflare never forwarded it."""
-    detail = f"HTTP {reply.status}, {detail}"
+    """Builds the error of a bare HTTP status. The outcome of a 5xx is unknown unless Cloudflare never forwarded it.
+
+    A web page with 2xx to 4xx is no provider's: it holds no images, and is no verdict on a key or on parameters.
+    """
+    is_page, status = is_web_page(reply.body), reply.status
+    target = describe_redirect(reply.headers) if 300 <= status < 400 else ""
+    source = f" from {reply.url}" if reply.url else ""
+    detail = f"HTTP {status}{source}{target}, {describe_page(reply.body) if is_page else detail}"
     is_cloudflare = "cf-ray" in reply.headers or reply.headers.get("server", "").strip().lower() == "cloudflare"
-    if is_cloudflare and reply.status in _CLOUDFLARE_UNSENT:
+    if status == _PROXY_LOGIN or (is_cloudflare and status in _CLOUDFLARE_UNSENT):
         return GatewayError(ErrorCode.CONNECT_FAILED, detail)
-    if reply.status in STATUS_ERRORS:
-        return GatewayError(STATUS_ERRORS[reply.status], detail, retry_after_s=reply.retry_after_s)
-    if 300 <= reply.status < 500:
-        return GatewayError(ErrorCode.BARE_REFUSAL, detail)
-    return GatewayError(ErrorCode.INVALID_RESPONSE, detail)
+    error_code = STATUS_ERRORS.get(status)
+    if is_page and 200 <= status < 300:
+        error_code = ErrorCode.UNEXPECTED_RESPONSE
+    elif (is_page and error_code is ErrorCode.UPSTREAM_REJECTED) or (error_code is None and 300 <= status < 500):
+        error_code = ErrorCode.BARE_REFUSAL
+    return GatewayError(error_code or ErrorCode.INVALID_RESPONSE, detail, retry_after_s=reply.retry_after_s)
 
 
 def read_images(data: UntrustedObject, delivery: ResponseFormat) -> tuple[Picture, ...]:

@@ -27,6 +27,12 @@ FORMS: Final = (
 _TLS_OPTIONS: Final = frozenset(
     {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}
 )
+_NO: Final = ("no", "false", "0")
+_TLS_VALUES: Final = {
+    "ssl_check_hostname": ("yes", "true", "1", *_NO),
+    "ssl_cert_reqs": ("required", "cert_required", "none", "cert_none"),
+}
+"""Valid values, in lower case."""
 _OPTIONS: Final = _TLS_OPTIONS | {"db", "protocol", "client_name"}
 _SERVER_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
@@ -204,6 +210,9 @@ def _parse_options(query: str, *, is_encrypted: bool) -> dict[str, str]:
         raise ValueError("options for TLS need rediss:// (or rediss+sentinel://, rediss+cluster://)")
     if options.get("protocol", "3") not in {"2", "3"}:
         raise ValueError("protocol is 2 or 3")
+    for name, known in _TLS_VALUES.items():
+        if options.get(name, known[0]).lower() not in known:
+            raise ValueError(f"{name} is {' or '.join(known)}")
     return options
 
 
@@ -215,8 +224,8 @@ def _tls_context(options: Mapping[str, str]) -> ssl.SSLContext:
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
     except (OSError, ssl.SSLError) as error:
         raise ValueError(f"its certificates are not usable ({error})") from error
-    if options.get("ssl_check_hostname", "").lower() in {"no", "false", "0"}:
+    if options.get("ssl_check_hostname", "").lower() in _NO:
         context.check_hostname = False
-    if options.get("ssl_cert_reqs") == "none":
+    if options.get("ssl_cert_reqs", "").lower() in {"none", "cert_none"}:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

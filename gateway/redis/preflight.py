@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, TypeGuard
 
 import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.domain.errors import GatewayError
@@ -26,6 +27,19 @@ _WRONG_LOGIN: Final = (
     "Invalid Username or Password",
     "invalid password",
 )
+_WRITE_REFUSALS: Final = (
+    (("READONLY", "ReadOnly"), "redis is a read-only replica: use the address of its master, or redis+sentinel://"),
+    (
+        ("MISCONF",),
+        "redis refuses writes (MISCONF), as it could not save its data: see its log, and check its disk and its `dir`",
+    ),
+    (("OOM", "OutOfMemory"), "redis refuses writes (OOM), as its memory is full: raise maxmemory"),
+    (("NOREPLICAS",), "redis refuses writes (NOREPLICAS), as it has too few replicas: see min-replicas-to-write"),
+    (("MASTERDOWN",), "redis is a replica without its master (MASTERDOWN): use the address of the master"),
+    (("CLUSTERDOWN", "ClusterDown"), "the cluster is down (CLUSTERDOWN): see CLUSTER INFO"),
+    (("NOPERM", "No permissions", "NoPermission"), "redis does not allow this user to write its keys: allow ~PREFIX:*"),
+)
+"""Codes of an error, or parts of redis-py's class for it, and what they mean."""
 _UNREACHABLE_INTERVAL_S: Final = 1.0
 _ALIVE_S: Final = 60
 _FAILED_INTERVAL_S: Final = 5.0
@@ -35,7 +49,7 @@ _LOG = structlog.get_logger("imagegate.redis")
 
 
 async def inspect(redis: Client) -> list[str]:
-    """Returns the problems of a server, each with a fix; empty if it is suitable.
+    """Returns the problems of a server, each with a fix; empty if it is suitable. It may refuse writes for a while.
 
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
@@ -49,11 +63,11 @@ async def inspect(redis: Client) -> list[str]:
         (partial(redis.info, "memory"), "report its eviction policy", "INFO"),
     )
     rights = f"ACL SETUSER NAME ~{redis.prefix}:* resetchannels &{redis.prefix}:* +@all -@admin -@dangerous +info"
-    problems, error = [], None
+    problems, refusal = [], ""
     for call, what, right in checks:
-        if error := await _refusal(redis, call()):
-            problems.append(f"redis does not {what} ({error}): allow {right}, as with {rights}")
-    if error is None:  # INFO is allowed
+        if refusal := await _refusal(redis, call()):
+            problems.append(f"redis does not {what} ({refusal}): allow {right}, as with {rights}")
+    if not refusal:  # INFO is allowed
         for info in await execute(redis, redis.infos("server", "memory"), list[Mapping[str, object]]):
             version, policy = str(info.get("redis_version", "")), info.get("maxmemory_policy", "noeviction")
             numbers = re.match(r"(\d+)\.(\d+)", version)
@@ -86,18 +100,21 @@ async def _access_problem(redis: Client) -> str | None:
     return None
 
 
-async def _refusal(redis: Client, call: object) -> ResponseError | None:
-    """Returns the error reply of a call, or None."""
+async def _refusal(redis: Client, call: object) -> str:
+    """Returns the error reply of a call, or that it closes the connection, as with proxies that lack the command."""
     try:
         await execute(redis, call, object)
     except GatewayError as failure:
         error = failure.__cause__
         if isinstance(error, NoScriptError):
-            return None
+            return ""
         if _is_answer(error):
-            return error
-        raise
-    return None
+            return str(error)
+        if not isinstance(error, RedisConnectionError):
+            raise
+        await ping(redis)
+        return "the connection is closed, as by a proxy that lacks the command"
+    return ""
 
 
 def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
@@ -106,12 +123,46 @@ def _is_answer(error: BaseException | None) -> TypeGuard[ResponseError]:
 
 
 async def write_refusal(redis: Client) -> str:
-    """Returns why the server refuses writes, e.g. full memory or missing replicas; empty if it accepts them.
+    """Returns why the server refuses writes, with the fix; empty if it accepts them.
 
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
-    error = await _refusal(redis, redis.set(f"{redis.prefix}:alive", 1, ex=_ALIVE_S))
-    return f"redis refuses writes ({error})" if error else ""
+    try:
+        await execute(redis, redis.set(f"{redis.prefix}:alive", 1, ex=_ALIVE_S), object)
+    except GatewayError as failure:
+        error = failure.__cause__
+        if not isinstance(error, ResponseError):
+            raise
+        text = f"{type(error)} {error}"
+        reasons = (reason for codes, reason in _WRITE_REFUSALS if any(code in text for code in codes))
+        return next(reasons, f"redis refuses writes ({error})").replace("PREFIX", redis.prefix)
+    return ""
+
+
+async def read_back(redis: Client) -> str:
+    """Writes and reads. Returns the problem with its fix; empty if there is none.
+
+    Raises: GatewayError REDIS_UNAVAILABLE.
+    """
+    if refusal := await write_refusal(redis):
+        return refusal
+    if await execute(redis, redis.get(f"{redis.prefix}:alive"), object):
+        return ""
+    return "redis does not return what was written: let the address, or the proxy before it, lead to the master alone"
+
+
+async def find_volatility(redis: Client) -> str:
+    """Returns a warning if a crash of the server loses writes; empty if not, or if it is not reported.
+
+    Raises: GatewayError REDIS_UNAVAILABLE.
+    """
+    infos = await execute(redis, redis.infos("persistence"), list[Mapping[str, object]])
+    if all(str(info.get("aof_enabled", 1)) == "1" for info in infos):
+        return ""
+    return (
+        "redis has no append-only file (aof_enabled:0): a crash or a restart loses charges, tenants and keys; "
+        "set appendonly yes and appendfsync everysec in its configuration, and now with CONFIG SET"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +205,13 @@ class PreflightMonitor:
         self.problems: tuple[str, ...] = ()
         """Why the gateway is not ready. Empty until Redis has replied once."""
         self.memory: RedisMemory | None = None
+        self._is_volatile = False
+
+    async def _warn_of_volatility(self) -> None:
+        volatility = await find_volatility(self._redis)
+        if volatility and not self._is_volatile:
+            _LOG.warning("redis_not_persistent", detail=volatility)
+        self._is_volatile = bool(volatility)
 
     async def run(self) -> None:
         """Checks until cancelled and logs changes. The gateway may start before Redis does."""
@@ -161,10 +219,12 @@ class PreflightMonitor:
         while True:
             known = self.problems
             try:
-                problems = await inspect(self._redis)
+                problems = await inspect(self._redis) or list(filter(None, [await read_back(self._redis)]))
                 if self._find_problems and not problems:
                     problems = await self._find_problems()
                 self.problems = tuple(problems)
+                if not self.problems:
+                    await self._warn_of_volatility()
                 self.memory = None if self.problems else await read_memory(self._redis)
             except GatewayError as error:
                 if not is_logged:

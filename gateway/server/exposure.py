@@ -141,7 +141,7 @@ def _open_connections(settings: Settings) -> Iterator[Exposure]:
 def _passwords(path: str) -> Iterator[Exposure]:
     """A password in the file itself; in the environment it is allowed."""
     try:
-        url = tomllib.loads(Path(path).read_text("utf-8")).get("redis", {}).get("url", "")
+        url = tomllib.loads(Path(path).read_text("utf-8-sig")).get("redis", {}).get("url", "")
     except OSError:
         return
     if urlsplit(url).password:

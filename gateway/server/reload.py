@@ -8,8 +8,8 @@ import msgspec
 import structlog
 
 from gateway.app.reload import RELOADED, ReloadTargets
-from gateway.config import Settings, SettingsError, config_path, load, locate
-from gateway.config.resolve import Config, resolve
+from gateway.config import Settings, SettingsError
+from gateway.config.resolve import Config, read_config
 from gateway.domain.errors import GatewayError
 from gateway.generation.upstreams import UpstreamSet
 from gateway.server.file_watcher import FileWatcher
@@ -50,13 +50,8 @@ class ConfigReloader:
         self._is_requested = False
         if self._watcher:
             self._watcher.mark_read()
-        path = config_path(self._config, self._environ)
         try:
-            settings = load(self._config, self._environ)
-            try:
-                resolved = resolve(settings, self._environ)
-            except SettingsError as error:
-                raise locate(str(error), self._environ, path) from error
+            resolved = read_config(self._config, self._environ)
         except SettingsError as error:
             self.refusal, remedy = str(error), "correct it; it is read again when it changes, and at SIGHUP"
             if self._watcher:

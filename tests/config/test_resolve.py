@@ -114,7 +114,7 @@ def test_every_key_is_read_with_its_secret() -> None:
         (key.upstream, key.id) for key in found.keys
     ]
     assert ["k1", "k2", "k3", "k4"] == [key.secret.plaintext for key in found.keys]
-    with pytest.raises(SettingsError, match=r"upstreams 'b': key 'k4': secret: .* SECRET_K4 is not set"):
+    with pytest.raises(SettingsError, match=r"upstreams\[1\].accounts\[0\].keys\[0\].secret: .* SECRET_K4 is not set"):
         configured(A, B, SECRET_K4="")
 
 
@@ -206,21 +206,27 @@ def test_an_expiry_is_a_moment_of_any_zone() -> None:
         ([{"name": "Acme"}], ("tenants", "name", "a-z")),
         ([{}], ("tenants", "name")),
         ([{"name": "acme", "colour": 1}], ("tenants", "colour")),
-        ([{"name": "acme", "models": ["nope"]}], ("'acme'", "models", "'nope'", "dall-e-3")),
+        ([{"name": "acme", "models": ["nope"]}], ("tenants[0].models[0]", "'nope'", "dall-e-3")),
         ([{"name": "acme", "limits": {"concurrency": -1}}], ("tenants", "limits.concurrency", "0 to 1000000000")),
         ([{"name": "acme", "limits": {"concurrency": 10**9 + 1}}], ("limits.concurrency", "0 to 1000000000")),
-        ([{"name": "acme", "quotas": {"usd_per_month": 50}}], ("quotas.usd_per_month", "decimal in quotes")),
-        ([{"name": "acme", "quotas": {"usd_per_month": "1.0000001"}}], ("quotas.usd_per_month", "decimal in quotes")),
+        ([{"name": "acme", "quotas": {"usd_per_month": -50}}], ("quotas.usd_per_month", "non-negative decimal")),
+        (
+            [{"name": "acme", "quotas": {"usd_per_month": "1.0000001"}}],
+            ("quotas.usd_per_month", "non-negative decimal"),
+        ),
         ([{"name": "acme", "weight": 0}], ("weight",)),
         ([with_keys({"hash": HASH}, {"hash": HASH})], ("'acme'", "abcdefghij", "already", "imagegate key hash")),
-        ([with_keys({"hash": HASH}), {"name": "b", "keys": [{"hash": HASH}]}], ("'b'", "abcdefghij", "'acme'")),
+        (
+            [with_keys({"hash": HASH}), {"name": "b", "keys": [{"hash": HASH}]}],
+            ("tenants[1].keys[0]", "abcdefghij", "'acme'"),
+        ),
         ([with_keys({"hash": KEY})], ("tenants", "hash", "imagegate key hash")),
         ([with_keys({"hash": "abcdefghij." + "g" * 64})], ("tenants", "hash", "imagegate key hash")),
-        ([with_keys({"hash": OTHER_HASH}, {})], ("'acme'", "keys[1]", "either hash", "imagegate key hash")),
-        ([with_keys({"hash": HASH, "secret": {"env": "ACME_KEY"}})], ("'acme'", "keys[0]", "either hash")),
-        ([with_keys({"secret": {"env": "NOWHERE"}})], ("'acme'", "keys[0]: secret", "NOWHERE is not set")),
-        ([with_keys({"secret": {"file": "/nowhere"}})], ("'acme'", "keys[0]: secret", "/nowhere is missing")),
-        ([with_keys({"secret": {"env": "NO_KEY"}})], ("'acme'", "keys[0]: secret", "sk-ig-", "imagegate key hash")),
+        ([with_keys({"hash": OTHER_HASH}, {})], ("tenants[0]", "keys[1]", "either hash", "imagegate key hash")),
+        ([with_keys({"hash": HASH, "secret": {"env": "ACME_KEY"}})], ("tenants[0]", "keys[0]", "either hash")),
+        ([with_keys({"secret": {"env": "NOWHERE"}})], ("tenants[0]", "keys[0].secret", "NOWHERE is not set")),
+        ([with_keys({"secret": {"file": "/nowhere"}})], ("tenants[0]", "keys[0].secret", "/nowhere is missing")),
+        ([with_keys({"secret": {"env": "NO_KEY"}})], ("tenants[0]", "keys[0].secret", "sk-ig-", "imagegate key hash")),
         ([with_keys({"secret": KEY})], ("keys", "secret", "never write the secret itself")),
         ([with_keys({"hash": HASH, "expires_at": "soon"})], ("keys", "expires_at", "2027-01-01T00:00:00Z")),
         ([with_keys({"hash": HASH, "expires_at": "2027-01-01T00:00:00"})], ("expires_at", "with time zone")),
@@ -244,8 +250,9 @@ def test_admin_keys_are_read_with_their_roles() -> None:
     assert [("admin", one, Role.ADMIN), ("alice", two, Role.ADMIN), ("bot", three, Role.READ)] == [
         (key.name, key.secret.plaintext, key.role) for key in keys
     ]
-    assert ["alice", "bot"] == [key.name for key in resolved({"ALICE": two, "BOT": three}, admin=admin).admin_keys]
-    assert () == resolved(admin={"key": {"env": "FIRST"}}).admin_keys
+    assert () == resolved().admin_keys
+    with pytest.raises(SettingsError, match="FIRST is not set; set it, or remove this entry"):
+        resolved({"ALICE": two, "BOT": three}, admin=admin)
 
 
 @pytest.mark.parametrize(
@@ -254,11 +261,11 @@ def test_admin_keys_are_read_with_their_roles() -> None:
         ([{"name": "alice", "secret": {"env": "A"}}] * 2, ("admin.keys", "'alice'", "duplicate name")),
         ([{"name": "admin", "secret": {"env": "A"}}], ("admin.keys", "'admin'", "duplicate name")),
         ([{"name": "configuration", "secret": {"env": "A"}}], ("admin.keys", "'configuration'", "another")),
-        ([{"name": "alice", "secret": {"env": "NOWHERE"}}], ("admin.keys 'alice': secret", "NOWHERE")),
-        ([{"name": "alice", "secret": {"env": "FIRST"}}], ("admin.keys 'alice'", "'admin'", "use a new key")),
+        ([{"name": "alice", "secret": {"env": "NOWHERE"}}], ("admin.keys[0].secret", "NOWHERE")),
+        ([{"name": "alice", "secret": {"env": "FIRST"}}], ("admin.keys[0].secret", "'admin'", "use a new key")),
         (
             [{"name": "alice", "secret": {"env": "SHORT"}}],
-            ("admin.keys 'alice'", "16 characters", "openssl rand -hex 16"),
+            ("admin.keys[0].secret", "16 characters", "openssl rand -hex 16"),
         ),
         ([{"name": "alice", "secret": {"env": "A"}, "role": "root"}], ("admin.keys", "role", "admin, read")),
         ([{"name": "alice", "secret": "canary"}], ("admin.keys", "secret", "never write the secret itself")),

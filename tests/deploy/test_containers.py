@@ -10,7 +10,7 @@ from gateway.app import create_app
 from gateway.config import load
 from gateway.config.resolve import resolve
 from tests.deploy.files import DEPLOY, ROOT, read_whole, read_yaml, run_tool, seconds, secrets_named
-from tests.support.harness import Simulator, serving
+from tests.support.harness import ADMIN_KEY, Simulator, serving
 
 COMPOSE: dict[str, Any] = read_yaml(ROOT / "docker-compose.yml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -47,7 +47,7 @@ def test_the_journals_are_where_the_volumes_are() -> None:
     unit = (DEPLOY / "systemd/imagegate.service").read_text("utf-8")
     pods = (DEPLOY / "kubernetes/deployment.yaml").read_text("utf-8")
     assert [state_home] == re.findall(r"\bXDG_STATE_HOME=(\S+)", unit)
-    environ = {"XDG_STATE_HOME": state_home, "AI302_API_KEY": "a-key"}
+    environ = {"XDG_STATE_HOME": state_home, "AI302_API_KEY": "a-key", "IMAGEGATE_ADMIN_KEY": ADMIN_KEY}
     directory = resolve(load(str(ROOT / "config/imagegate.toml"), {}), environ).journal_dir
     assert directory is not None
     assert str(directory.parent) == JOURNAL.partition(":")[2]

@@ -28,6 +28,7 @@ def test_every_setting_stands_in_the_annotated_file() -> None:
     known = {field.name for kind in TABLES for field in msgspec.structs.fields(kind)} - {"env", "file", "keys"}
 
     written = set(re.findall(r"^[# ]*([a-z0-9_]+) *=", text, re.MULTILINE))
+    written |= set(re.findall(r"[{,] ?([a-z0-9_]+) = ", text))  # of tables in one line
     tables = set(re.findall(r"^[# ]*\[+(?:\w+\.)*(\w+)\]+", text, re.MULTILINE))
 
     assert set() == known - written - tables

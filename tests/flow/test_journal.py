@@ -158,7 +158,7 @@ def test_what_was_settled_by_expiry_meanwhile_is_corrected_once(lab: Lab) -> Non
     lab.lease_s = 2
     lab.lose()
     with lab.redis():
-        _, elsewhere = lab.start(IMAGEGATE_REQUESTS__JOURNAL_DIR="")
+        _, elsewhere = lab.start(IMAGEGATE_REQUESTS__JOURNAL_DIR="none")
         wait_until(lambda: len(records(elsewhere, "acme")) == REQUESTS, "all expire", 60)
         assert {0} == set(delivered(elsewhere))
         started = [lab.start() for _ in range(2)]

@@ -121,7 +121,7 @@ def test_a_rate_says_when_to_come_again(gateway: Gateway) -> None:
         ({}, "[http=502]", 2, 0, "0.007"),
         ({"charge_unknown_outcomes": False}, "[http=502]", 2, 0, "0.00"),
         ({}, "[http=502][code=1000]", 2, 0, "0.00"),
-        ({}, "[garbage]", 2, 0, "0.007"),
+        ({}, "[garbage]", 2, 0, "0.00"),
     ],
 )
 def test_the_bill_is_what_was_delivered_and_what_the_operator_says(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -45,7 +46,8 @@ def refused(configuration: Path, **settings: str) -> str:
     environ = {"PATH": "", "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY} | {f"IMAGEGATE_{k}": v for k, v in settings.items()}
     said = set()
     for command in ("check", "serve"):
-        line = [sys.executable, "-m", "gateway", command, "--config", str(configuration)]
+        options = ["--no-upstreams"] if command == "check" else []
+        line = [sys.executable, "-m", "gateway", command, *options, "--config", str(configuration)]
         ended = subprocess.run(
             line, env=environ, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False
         )
@@ -190,7 +192,9 @@ def test_a_certificate_that_is_missing_is_named(configuration: Path) -> None:
 def test_a_key_with_a_passphrase_is_refused_and_not_asked_for(configuration: Path) -> None:
     files = certify(configuration.parent, passphrase=PASSPHRASE)
     said = refused(configuration, **tls(files))
-    assert said.startswith(f"imagegate: FILE: server.tls: cannot load {files.certificate} and {files.key} (")
+    assert re.sub(r"FILE:\d+", "FILE", said).startswith(
+        f"imagegate: FILE: server.tls: cannot load {files.certificate} and {files.key} ("
+    )
     assert said.endswith("use PEM files of a certificate and its key, without a passphrase\n")
 
 
@@ -320,4 +324,4 @@ def test_what_a_client_forges_before_a_trusted_proxy_is_not_believed(configurati
 def test_a_network_that_is_none_is_named(configuration: Path) -> None:
     said = refused(configuration, SERVER__TRUSTED_PROXIES='["10.0.0.1/8"]')
     reason = "10.0.0.1/8 has host bits set; expected addresses or networks, as '10.0.0.0/8'"
-    assert f"imagegate: IMAGEGATE_SERVER__TRUSTED_PROXIES: {reason}\n" == said
+    assert f"imagegate: IMAGEGATE_SERVER__TRUSTED_PROXIES: server.trusted_proxies[0]: {reason}\n" == said

@@ -2,9 +2,11 @@ import asyncio
 import gzip
 import json
 import random
+import time
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from itertools import pairwise
 
 import httpx
@@ -15,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.generation.calls import read_reply, transport_fault
 from gateway.generation.memory_budget import ByteAccount
+from gateway.generation.retry_after import read_retry_after
 from gateway.generation.transport import AiohttpTransport
 from gateway.providers.replies import UpstreamResponse
 from tests.support.harness import serving
@@ -213,7 +216,8 @@ async def test_others_have_their_turn_while_a_reply_is_inflated() -> None:
         ("-1", None),
         ("1.5", None),
         ("", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Foo 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2026", None),
         ("1e9", None),
         ("9" * 50, None),
         ("inf", None),
@@ -222,6 +226,27 @@ async def test_others_have_their_turn_while_a_reply_is_inflated() -> None:
 async def test_retry_after_is_read_in_seconds_and_junk_is_none(header: str | None, expected: float | None) -> None:
     headers = {} if header is None else {"retry-after": header}
     assert expected == (await receive(lambda: Response(BODY, 429, headers))).retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("Wed, 21 Oct 2026 07:29:30 GMT", 90.0),
+        ("Wednesday, 21-Oct-26 07:28:01 GMT", 1.0),
+        ("Wed Oct 21 07:28:00 2026", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 9999 07:28:00 GMT", 999_999_999.0),
+    ],
+)
+def test_a_date_in_retry_after_counts_from_the_date_of_the_response(after: str, expected: float) -> None:
+    headers = httpx.Headers({"retry-after": after, "date": "Wed, 21 Oct 2026 07:28:00 GMT"})
+    assert expected == read_retry_after(headers)
+
+
+def test_a_date_in_retry_after_counts_from_now_without_a_date_of_the_response() -> None:
+    after = read_retry_after(httpx.Headers({"retry-after": formatdate(time.time() + 3600, usegmt=True)}))
+    assert after is not None
+    assert 3000 < after <= 3600
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nobody.invalid/"])

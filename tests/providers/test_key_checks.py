@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies
 
 from gateway.domain.accounts import make_secret
-from gateway.domain.errors import ERROR_SPECS, CooldownKind, ErrorCode, GatewayError
+from gateway.domain.errors import ERROR_SPECS, CooldownKind, ErrorCode, GatewayError, KeyState
 from gateway.providers import PROVIDERS
 from gateway.providers.ai302 import CODE_WORDS, ERR_CODES
 from gateway.providers.minimax import CODES
@@ -124,12 +124,25 @@ def test_a_list_of_models_says_that_the_key_works_and_nothing_of_the_balance() -
 @pytest.mark.parametrize("status", sorted(STATUS_ERRORS))
 @pytest.mark.parametrize("provider", [MINIMAX, AI302])
 def test_a_status_alone_speaks_where_nothing_else_does(provider: Provider, status: int) -> None:
-    for body in (b"", b"<html>", b"{}"):
+    for body in (b"", b"{}"):
         found = check(provider, UpstreamResponse(status, body))
         assert (STATUS_ERRORS[status], False) == (found.error_code, found.proves_balance)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>a parked domain</html>", b"[]", b"{}", b'{"model_remains": "all"}'])
+@pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404, 422, 429, 500, 502])
+@pytest.mark.parametrize("provider", [MINIMAX, AI302])
+def test_a_web_page_is_named_and_no_verdict_on_the_key(provider: Provider, status: int) -> None:
+    page = b"<!DOCTYPE html>\n<html><head><title>\nBlocked &amp; logged</title>"
+    found = check(provider, UpstreamResponse(status, page, url="https://api.example/v1/models"))
+    assert found.error_code is not None
+    assert KeyState.QUARANTINED is not found.error_code.spec.state
+    assert found.detail == (
+        f'HTTP {status} from https://api.example/v1/models, a web page titled "Blocked & logged", not the provider: '
+        "a proxy, a captive portal or a wrong base_url"
+    )
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"model_remains": "all"}'])
 def test_what_is_not_the_page_proves_nothing(body: bytes) -> None:
     for provider in (MINIMAX, AI302):
         found = check(provider, UpstreamResponse(200, body))

@@ -315,8 +315,8 @@ def test_answer_that_says_nothing_may_have_cost_money() -> None:
     "body",
     [
         b"",
-        b"<html><body>502 Bad Gateway</body></html>",
         b"404 page not found",
+        b"<?xml version='1.0'?><Error/>",
         b"null",
         b"[]",
         b'"x"',
@@ -337,7 +337,6 @@ def test_200_that_is_no_json_object_may_have_cost_money(body: bytes) -> None:
     ("status", "error_code"),
     [
         (301, ErrorCode.BARE_REFUSAL),
-        (400, ErrorCode.UPSTREAM_REJECTED),
         (401, ErrorCode.BARE_UNAUTHORIZED),
         (402, ErrorCode.BARE_PAYMENT_REQUIRED),
         (403, ErrorCode.BARE_FORBIDDEN),
@@ -345,7 +344,6 @@ def test_200_that_is_no_json_object_may_have_cost_money(body: bytes) -> None:
         (408, ErrorCode.UPSTREAM_TIMEOUT),
         (413, ErrorCode.UPSTREAM_BODY_TOO_LARGE),
         (406, ErrorCode.BARE_REFUSAL),
-        (422, ErrorCode.UPSTREAM_REJECTED),
         (429, ErrorCode.BARE_RATE_LIMITED),
         (451, ErrorCode.BARE_REFUSAL),
         (504, ErrorCode.UPSTREAM_TIMEOUT),
@@ -354,6 +352,13 @@ def test_200_that_is_no_json_object_may_have_cost_money(body: bytes) -> None:
 @pytest.mark.parametrize("answer", [b"<html></html>", {}, {"base_resp": OK}])
 def test_http_status_speaks_where_no_code_does(status: int, error_code: ErrorCode, answer: object) -> None:
     assert error_code is error_of(answer, status=status).error_code
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_only_a_web_page_says_nothing_of_the_parameters(status: int) -> None:
+    assert ErrorCode.BARE_REFUSAL is error_of(b"<html></html>", status=status).error_code
+    for answer in ({}, {"base_resp": OK}, b"<?xml version='1.0'?><Error/>"):
+        assert ErrorCode.UPSTREAM_REJECTED is error_of(answer, status=status).error_code
 
 
 def newer(kind: str, status: int = 0, message: str = "m") -> dict[str, Any]:

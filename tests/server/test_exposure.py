@@ -26,9 +26,11 @@ def environ(tmp_path: Path, redis_url: str, simulator: Simulator) -> dict[str, s
 
 def warnings(environ: dict[str, str], **settings: str) -> list[str]:
     """What the check warns of; it passes."""
-    done = run("check", **environ | {f"IMAGEGATE_{name}": value for name, value in settings.items()}, COLUMNS="1000")
+    changed = environ | {f"IMAGEGATE_{name}": value for name, value in settings.items()}
+    done = run("check", "--no-upstreams", **changed, COLUMNS="1000")
     assert (0, "") == (done.returncode, done.stderr)
-    return [line.removeprefix("warning: ") for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    found = [line.removeprefix("warning: ") for line in done.stdout.splitlines() if line.startswith("warning: ")]
+    return [line.rstrip() for line in found if "append-only file" not in line]  # the tests' Redis has none
 
 
 def test_a_safe_configuration_is_not_warned_of(environ: dict[str, str]) -> None:
@@ -196,7 +198,7 @@ WEAK = {
     "zyxwvutsrqponmlk": "besides common words",
     "0123456789abcdef0123456789abcdef": "besides common words",
     "imagegate-admin-key": "besides common words",
-    "replace-with-at-least-16-characters": "admin.key: it is the placeholder of an example",
+    "replace-with-at-least-16-characters": "it is the placeholder of an example; give the real one",
 }
 
 
@@ -206,7 +208,7 @@ def test_a_weak_admin_key_stops_the_start(environ: dict[str, str], command: str,
     done = run(command, **environ, IMAGEGATE_ADMIN__KEY__ENV="ADMIN", ADMIN=secret)
     assert (1, 1) == (done.returncode, done.stderr.count("\n"))
     assert WEAK[secret] in done.stderr
-    assert "openssl rand -hex 16" in done.stderr
+    assert ("openssl rand -hex 16" in done.stderr) is ("placeholder" not in done.stderr)
     assert secret not in done.stderr
 
 

@@ -138,12 +138,16 @@ def test_a_worker_reads_only_when_it_is_told(file: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("[[models]]", "[[models]", ("TOML", "line")),
-        ('upstream = "sim"', 'upstream = "nope"', ("models 'image-01'", "targets", "'nope'", "expected one of sim")),
+        ("[[models]]", "[[models]", ("invalid TOML", "']]'")),
+        ('upstream = "sim"', 'upstream = "nope"', ("models[0].targets[0].upstream", "'nope'", "expected one of sim")),
         ('name = "main"', 'name = "main"\nweight = 0', ("weight", "1")),
-        ('env = "KEY"', 'env = "NOWHERE"', ("upstreams 'sim'", "key 'main-1'", "NOWHERE is not set")),
-        ('env = "KEY"', 'file = "/nowhere"', ("upstreams 'sim'", "key 'main-1'", "/nowhere is missing")),
-        ("[[models]]", '[[tenants]]\nname = "a"\nmodels = ["nope"]\n[[models]]', ("tenants 'a'", "'nope'", "dall-e-3")),
+        ('env = "KEY"', 'env = "NOWHERE"', ("upstreams[0].accounts[0].keys[0].secret", "NOWHERE is not set")),
+        ('env = "KEY"', 'file = "/nowhere"', ("upstreams[0].accounts[0].keys[0].secret", "/nowhere is missing")),
+        (
+            "[[models]]",
+            '[[tenants]]\nname = "a"\nmodels = ["nope"]\n[[models]]',
+            ("tenants[0].models[0]", "'nope'", "dall-e-3"),
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_whole_and_told_once(file: Path, old: str, new: str, words: tuple[str, ...]) -> None:

@@ -29,11 +29,11 @@ class Files:
         return x509.load_pem_x509_certificate(self.certificate.read_bytes()).serial_number
 
 
-def certify(folder: Path, *, days: float = 90, passphrase: bytes | None = None) -> Files:
-    """Writes a new certificate and key into a folder, replacing earlier ones."""
+def certify(folder: Path, *hosts: str, days: float = 90, passphrase: bytes | None = None) -> Files:
+    """Writes a new certificate and key for loopback and `hosts` into a folder, replacing earlier ones."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "imagegate test")])
-    now = dt.datetime.now(dt.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, " ".join(("imagegate test", *hosts)))])
+    now, own = dt.datetime.now(dt.UTC), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -42,7 +42,7 @@ def certify(folder: Path, *, days: float = 90, passphrase: bytes | None = None) 
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=400))
         .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([own, *map(x509.DNSName, hosts)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()

@@ -17,7 +17,7 @@ from gateway.providers.links import LinkPolicy
 
 
 def serving_page(answer: object, status: int = 200, delay_s: float = 0.0) -> tuple[Starlette, list[str]]:
-    """Returns a host with a quota endpoint, and the keys that called it."""
+    """Returns a host with the same answer on both free pages, and the keys that called it."""
     seen: list[str] = []
 
     async def page(request: Request) -> Response:
@@ -25,7 +25,7 @@ def serving_page(answer: object, status: int = 200, delay_s: float = 0.0) -> tup
         await asyncio.sleep(delay_s)
         return Response(json.dumps(answer), status)
 
-    return Starlette(routes=[Route("/v1/token_plan/remains", page)]), seen
+    return Starlette(routes=[Route(path, page) for path in ("/v1/token_plan/remains", "/v1/models")]), seen
 
 
 def upstream_key(name: str, account: str = "main", secret: str = "") -> ProviderKey:

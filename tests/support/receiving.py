@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any, Final
@@ -20,8 +19,9 @@ from gateway.events.endpoints import Channel, Endpoint
 from gateway.events.mail import MailServer
 from gateway.events.outbox import Outbox
 from gateway.events.sender import LEADER_S, EventSender
-from gateway.generation.posts import post
+from gateway.generation.posts import Poster
 from gateway.generation.transport import AiohttpTransport
+from gateway.generation.transport.proxies import ProxyRules
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client, LeaderLock, execute
 from gateway.scheduler.encryption import SecretBox
@@ -142,6 +142,7 @@ def sending(
     ports: Sequence[int] = (443,),
     mail: MailServer | None = None,
     own_id: str = "a",
+    proxies: ProxyRules | None = None,
 ) -> Sending:
     """`trusted` are URLs, besides those of `endpoints`, that may be local."""
     metrics, deliveries = Metrics(), DeliveryStore(redis)
@@ -155,8 +156,7 @@ def sending(
 
     channels = Channels(
         AddressRules(frozenset(ports), origins),
-        partial(post, public or transport, timeout_s=timeout_s),
-        partial(post, transport, timeout_s=timeout_s),
+        Poster(transport, public or transport, proxies or ProxyRules(), timeout_s).post,
         mail.send if mail else None,
         mail.sender if mail else "",
         spenders,

@@ -114,12 +114,19 @@ async def test_a_tenant_that_is_declared_no_longer_is_disabled_and_comes_back(ea
         assert None is await stores.fault_of(secret)
 
 
-async def test_a_configuration_without_tenants_disables_nobody(each_redis: str) -> None:
+async def test_the_last_tenant_that_is_declared_no_longer_is_disabled_too(each_redis: str) -> None:
     secret = generate_api_key()
     async with storing(each_redis) as stores:
+        await stores.tenant("by-hand")
         await stores.declaration(declared(secrets=[secret])).apply()
         await stores.declaration().apply()
-        assert None is await stores.fault_of(secret)
+        assert ErrorCode.INVALID_API_KEY is await stores.fault_of(secret)
+        retired = await stores.tenants.get("acme")
+        assert (True, BY_CONFIGURATION, False) == (retired.is_disabled, retired.disabled_by, retired.is_declared)
+        assert not (await stores.tenants.get("by-hand")).is_disabled
+        before = await dump(stores)
+        await stores.declaration().apply()
+        assert before == await dump(stores)
 
 
 async def test_a_declared_key_that_a_person_revoked_stays_revoked(each_redis: str) -> None:

@@ -12,7 +12,7 @@ Why not the package httpx-aiohttp: it reports refused, unresolvable and closed-w
 import asyncio
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -25,39 +25,21 @@ from aiohttp.payload import Payload
 from yarl import URL
 
 from gateway.generation.transport.addresses import PublicResolver, is_public_name
-from gateway.generation.transport.connections import BUFFER_BYTES, PIECE_BYTES, BoundedHandler
+from gateway.generation.transport.connections import BUFFER_BYTES, PIECE_BYTES, BoundedHandler, UnreadRequestError
+from gateway.generation.transport.failures import TRIES, map_error
+from gateway.generation.transport.proxies import Proxy
 
 _SENT_BYTES: Final = 64 * 1024
 """Body bytes per write: TLS copies its input."""
-_KEEP_ALIVE_S: Final = 15.0
-"""Idle time of a connection. Servers close theirs after 60 s or more, and a call sent into a closing one is lost."""
 _AUTOMATIC_HEADERS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
-_ERRORS: Final[tuple[tuple[type[BaseException], type[httpx.TransportError]], ...]] = (
-    # Most specific first. First block: nothing was sent.
-    (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
-    (aiohttp.ClientConnectorError, httpx.ConnectError),
-    (aiohttp.ServerFingerprintMismatch, httpx.ConnectError),
-    (aiohttp.NonHttpUrlClientError, httpx.UnsupportedProtocol),
-    (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
-    # Second block: something may have been sent.
-    (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
-    (aiohttp.ServerDisconnectedError, httpx.RemoteProtocolError),
-    (aiohttp.ClientPayloadError, httpx.RemoteProtocolError),
-    (aiohttp.ClientResponseError, httpx.RemoteProtocolError),
-    (aiohttp.ClientError, httpx.ReadError),
-    (TimeoutError, httpx.ReadTimeout),
-    (ValueError, httpx.UnsupportedProtocol),  # an invalid host name
-    (OSError, httpx.ReadError),
-)
-"""Map from aiohttp's exceptions to httpx's."""
 
-
-def map_error(error: BaseException) -> httpx.TransportError:
-    kind = next(to for kind, to in _ERRORS if isinstance(error, kind))
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL):
-        return kind(type(error).__name__)  # the text holds the URL, which may be signed
-    return kind(f"{type(error).__name__}: {error}")
+def trusted_authorities(ca_file: str | None) -> ssl.SSLContext:
+    """Trusts the authorities of this machine, or of SSL_CERT_FILE and SSL_CERT_DIR, and those of `ca_file`."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -66,21 +48,31 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     `public_only` refuses non-public addresses after name resolution, for untrusted links.
     Timeouts are httpx's: `request.extensions["timeout"]`, seconds, keys connect and read; 0 expires immediately.
 
-    `request.extensions["on_sent"]`, a function without arguments that never fails, is called once, immediately before
-    the first byte is written to an open connection. Until then nothing was sent. Not for requests without a body.
+    `request.extensions["on_sent"]`, a function without arguments that never fails, is called immediately before the
+    first byte is written to an open connection. Until then nothing was sent. Not for requests without a body. It is
+    called again if no byte of the request was read, and the request is sent on another connection.
+
+    `request.extensions["proxy"]` is the `Proxy` to use, which resolves the host's name: `public_only` cannot check it.
+    `request.extensions["setting"]` names the URL in messages; default: "base_url".
     """
 
-    def __init__(self, context: ssl.SSLContext | None = None, *, public_only: bool = False) -> None:
-        """`context` may be shared by transports: loading the certificates takes 20 ms."""
+    def __init__(
+        self, context: ssl.SSLContext | None = None, *, public_only: bool = False, idle_s: float = 15.0
+    ) -> None:
+        """`context` may be shared by transports: loading the certificates takes 20 ms.
+
+        `idle_s`: maximum idle time of a connection; less if the server announces less by `Keep-Alive: timeout=N`.
+        """
         self._context = context or ssl.create_default_context()
         self._public_only = public_only
+        self._idle_s = idle_s
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
             limit=0,
             ssl=self._context,
-            keepalive_timeout=_KEEP_ALIVE_S,
+            keepalive_timeout=self._idle_s,
             resolver=PublicResolver() if self._public_only else None,
         )
         received = memoryview(bytearray(PIECE_BYTES - 2 * BUFFER_BYTES))
@@ -111,25 +103,49 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         limits = request.extensions.get("timeout", {})
         if any(seconds is not None and seconds <= 0 for seconds in limits.values()):
             raise httpx.ConnectTimeout("no time left")  # aiohttp takes 0 for "no limit"
-        assert isinstance(request.stream, httpx.SyncByteStream)  # in full, and not joined as by `request.read`
-        pieces = tuple(piece for piece in request.stream if piece)
-        try:
-            response = await self._session.request(
-                request.method,
-                URL(str(request.url), encoded=True),
-                headers=[
-                    (sys.intern(name.decode("ascii")), value.decode("latin-1")) for name, value in request.headers.raw
-                ],
-                data=_Content(pieces, request.extensions.get("on_sent")) if pieces else None,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, connect=limits.get("connect"), sock_read=limits.get("read")),
-            )
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise map_error(error) from error
+        response = await self._exchange(self._session, request, limits)
         connection = response.connection
         handler = connection.protocol if connection else None  # none once the whole body has arrived
         assert isinstance(handler, BoundedHandler | None)
         return httpx.Response(response.status, headers=response.raw_headers, stream=_Body(response, handler))
+
+    async def _exchange(
+        self, session: aiohttp.ClientSession, request: httpx.Request, limits: Mapping[str, float | None]
+    ) -> aiohttp.ClientResponse:
+        """Sends a request, again if no byte of it was read, and returns the head of the response."""
+        assert isinstance(request.stream, httpx.SyncByteStream)  # in full, and not joined as by `request.read`
+        pieces = tuple(piece for piece in request.stream if piece)
+        proxy: Proxy | None = request.extensions.get("proxy")
+        headers = [(sys.intern(name.decode("ascii")), value.decode("latin-1")) for name, value in request.headers.raw]
+        login = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
+        is_tunnelled = request.url.scheme == "https"
+        for tried in range(1, TRIES + 1):
+            content = _Content(pieces, request.extensions.get("on_sent")) if pieces else None
+            try:
+                return await session.request(
+                    request.method,
+                    URL(str(request.url), encoded=True),
+                    headers=headers if is_tunnelled else [*headers, *login.items()],
+                    data=content,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, connect=limits.get("connect"), sock_read=limits.get("read")
+                    ),
+                    proxy=proxy.url if proxy else None,
+                    proxy_headers=login if is_tunnelled and login else None,
+                )
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                is_unread = isinstance(error, UnreadRequestError) or (content is not None and content.was_closed)
+                cause = UnreadRequestError() if is_unread else error
+                if not is_unread or tried == TRIES:
+                    setting = request.extensions.get("setting", "base_url")
+                    raise map_error(cause, _host_of(request.url), proxy, setting) from error
+        raise AssertionError("unreachable")
+
+
+def _host_of(url: httpx.URL) -> str:
+    """Returns the host and port of a URL for messages."""
+    return f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
 
 
 class _Content(Payload):
@@ -142,6 +158,8 @@ class _Content(Payload):
         self._size = sum(len(piece) for piece in pieces)
         self._pieces = pieces
         self._on_sent = on_sent
+        self.was_closed = False
+        """The connection was closed before the first byte was written."""
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return b"".join(self._pieces).decode(encoding, errors)
@@ -149,6 +167,7 @@ class _Content(Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         assert isinstance(writer, StreamWriter)
         if writer.transport is None or writer.transport.is_closing():  # aiohttp would write nothing
+            self.was_closed = True
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was sent")
         if self._on_sent:
             self._on_sent()

@@ -7,6 +7,7 @@ globally reachable ones: none holds a web server.
 """
 
 import errno
+import re
 import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -58,12 +59,16 @@ _EMBEDDING: Final = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 """IPv4-mapped and NAT64's well-known prefix: packets go to the IPv4 address in the last 32 bits."""
 
 
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
+"""The last label of an IPv4 address, which resolvers accept in other spellings, as 127.1 or 0x7f000001."""
+
+
 def is_public_name(host: str) -> bool:
-    """Returns False for literal addresses that are not public. Names are checked when they resolve."""
+    """Returns False for literal addresses that are not public or not canonical. Names are checked when they resolve."""
     try:
         ip_address(host)
     except ValueError:
-        return True
+        return not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2])
     return is_public_address(host)
 
 

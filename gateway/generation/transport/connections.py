@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import socket
+import struct
 import sys
 from typing import Any, Final
 
@@ -36,6 +38,26 @@ _BLANK_LINE: Final = re.compile(rb"\n\r?\n[\r\n]*")
 _LINE_ENDS: Final = re.compile(rb"[\r\n]+")
 
 
+_TLS_ALERT: Final = b"\x15\x03"
+"""The first bytes that a TLS server sends to a client that does not speak TLS."""
+_ANNOUNCED: Final = re.compile(r"\btimeout\s*=\s*([0-9]{1,6})\b", re.IGNORECASE)
+_ANNOUNCED_MARGIN_S: Final = 1.0
+"""Subtracted from an announced idle time, for the way to the server."""
+_ESTABLISHED: Final = 1
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
+_TCP_INFO_BYTES: Final = 128
+_ACKED_AT: Final = 120
+"""Position of `tcpi_bytes_acked` in Linux's `struct tcp_info`; the state is its first byte (linux/tcp.h)."""
+
+
+class UnreadRequestError(aiohttp.ServerDisconnectedError):
+    """The server closed the connection before a byte of the request had reached it."""
+
+
+class TlsPortError(aiohttp.ClientError):
+    """The server expects TLS, and did not understand the request."""
+
+
 class _BoundedReads(asyncio.BufferedProtocol):
     """Passes on what a connection receives, in reads of bounded size. Event loops read 256 KiB into other protocols."""
 
@@ -63,6 +85,10 @@ class BoundedHandler(ResponseHandler):
     _body: StreamReader | None = None
     _piece_max_bytes = _CHUNKED_PIECE_BYTES
     _held_back = b""
+    _idle_max_s = float("inf")
+    _received_at = 0.0
+    _acked_bytes: int | None = None
+    _socket: socket.socket | None = None
     reads_pieces = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop, received: memoryview) -> None:
@@ -71,6 +97,7 @@ class BoundedHandler(ResponseHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._socket = transport.get_extra_info("socket")
         transport.set_protocol(_BoundedReads(self, self._received))
         if limit := getattr(transport, "set_read_buffer_limits", None):
             limit(_READ_BYTES)  # of TLS
@@ -80,13 +107,47 @@ class BoundedHandler(ResponseHandler):
         self._body = None
         self._piece_max_bytes = _CHUNKED_PIECE_BYTES
         self._held_back = b""
+        self._acked_bytes = self._tcp_status()[1]
         super().set_response_params(**params)
 
+    def is_connected(self) -> bool:
+        """Returns False also if the server closes or has closed the connection; aiohttp asks before it reuses one."""
+        is_idle = self._loop.time() - self._received_at >= self._idle_max_s
+        return super().is_connected() and not is_idle and self._tcp_status()[0] in {_ESTABLISHED, None}
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        # A close that the server sent after it had received a byte would have acknowledged it. A reset need not.
+        is_silent_close = isinstance(exc, BrokenPipeError | None) and self._body is None and not self._received_bytes
+        if is_silent_close and self._acked_bytes is not None and self._tcp_status()[1] == self._acked_bytes:
+            super().set_exception(UnreadRequestError())
         super().connection_lost(exc)
         self._body = None  # a reference cycle that only the garbage collector would break
 
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Leaves the verdict on a write into a closing connection to `connection_lost`, which knows the cause."""
+        transport = None if self._connection_lost_called else self.transport
+        if isinstance(exc, aiohttp.ClientOSError) and transport is not None and transport.is_closing():
+            transport.abort()
+        else:
+            super().set_exception(exc, *cause)
+
+    def _tcp_status(self) -> tuple[int | None, int | None]:
+        """Returns the state of the TCP connection and the bytes that the server acknowledged; None if unknown."""
+        if self._socket is None or _TCP_INFO is None:
+            return None, None
+        try:
+            status = self._socket.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_BYTES)
+        except OSError:
+            return None, None
+        is_complete = len(status) == _TCP_INFO_BYTES and sys.platform == "linux"
+        return (status[0], struct.unpack_from("=Q", status, _ACKED_AT)[0]) if is_complete else (None, None)
+
     def data_received(self, data: bytes) -> None:
+        self._received_at = self._loop.time()
+        if self._body is None and not self._received_bytes and data.startswith(_TLS_ALERT):
+            self.set_exception(TlsPortError())
+            self._close()
+            return
         if not data:  # reading resumes: aiohttp first parses its own buffer
             super().data_received(data)
             self._check_framing()
@@ -120,6 +181,8 @@ class BoundedHandler(ResponseHandler):
             self._interim += 1
         elif self._body is None and self._interim <= _INTERIM_MAX:
             self._body = body
+            announced = _ANNOUNCED.search(message.headers.get("Keep-Alive", ""))
+            self._idle_max_s = int(announced[1]) - _ANNOUNCED_MARGIN_S if announced else float("inf")
             if not message.chunked:
                 self._piece_max_bytes = sys.maxsize
             super().feed_data(data, size)

@@ -10,7 +10,6 @@ from starlette.responses import Response
 from gateway.testing.simulator.accounts import Accounts
 from gateway.testing.simulator.call_log import CallLog
 from gateway.testing.simulator.fault_injection import (
-    AI302_DISABLED,
     AI302_NO_KEY,
     AI302_UNAUTHORISED,
     UNAUTHORISED,
@@ -19,7 +18,7 @@ from gateway.testing.simulator.fault_injection import (
 )
 from gateway.testing.simulator.parsing import bearer, trace_id_of
 from gateway.testing.simulator.pictures import Gallery
-from gateway.testing.simulator.responses import answer, answer_json, answer_refusal
+from gateway.testing.simulator.responses import answer, answer_json, answer_refusal, answer_unknown_key
 from gateway.testing.simulator.states import KeyStates, KeyStatus
 
 PLAN_IMAGES: Final = 100  # MiniMax's own fixture: images per interval
@@ -65,14 +64,14 @@ class ApiRoutes:
         return answer(_render_remains(standing), trace_id)
 
     async def models(self, request: Request) -> Response:
-        """302.AI's model list: needs an existing key, and says nothing about its balance."""
+        """The model list of both providers: needs an existing key, and says nothing about its balance."""
         trace_id = trace_id_of(request.url.path.encode(), None)
         key = bearer(request)
         if key is None:
             return answer_refusal(RefusedError(AI302_NO_KEY), trace_id)
         code = self._states.standing(key).code
         if code in UNAUTHORISED:
-            return answer_refusal(RefusedError(AI302_DISABLED), trace_id)
+            return answer_unknown_key(trace_id)
         if code in AI302_UNAUTHORISED:
             return answer_refusal(RefusedError(code), trace_id)
         return answer(msgspec.json.encode(MODELS), trace_id)

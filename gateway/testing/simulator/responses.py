@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.testing.simulator.fault_injection import AI302_UNAUTHORISED, RefusedError
+from gateway.testing.simulator.fault_injection import AI302_DISABLED, AI302_UNAUTHORISED, INVALID_KEY, RefusedError
 
 _CLOUDFLARE: Final = range(520, 528)
 _NGINX_PAGE: Final = (
@@ -68,6 +68,14 @@ def answer_refusal(refusal: RefusedError, trace_id: str) -> Response:
     error = {"err_code": refusal.code, "message": refusal.text, "type": "api_error"}
     status = 401 if refusal.code in AI302_UNAUTHORISED else 500
     return answer(msgspec.json.encode({"error": error}), trace_id, status=refusal.status or status)
+
+
+def answer_unknown_key(trace_id: str) -> Response:
+    """Renders the refusal of a page that both providers have, in both formats at once."""
+    own, other = RefusedError(AI302_DISABLED), RefusedError(INVALID_KEY)
+    error = {"err_code": own.code, "message": own.text, "type": "api_error"}
+    base_resp = {"status_code": other.code, "status_msg": other.text}
+    return answer(msgspec.json.encode({"error": error, "base_resp": base_resp}), trace_id, status=401)
 
 
 def answer_page(status: int) -> Response:

@@ -120,7 +120,7 @@ async def test_models_are_listed_for_every_key_that_exists(client: httpx.AsyncCl
 
 
 @pytest.mark.parametrize(("code", "err_code"), [(2049, -10002), (1004, -10002), (-10001, -10001), (-10005, -10005)])
-async def test_models_refuse_an_invalid_key_in_the_form_of_302(
+async def test_models_refuse_an_invalid_key_in_the_forms_of_both_providers(
     client: httpx.AsyncClient, code: int, err_code: int
 ) -> None:
     await order(client, "keys/design-1", answers=code)
@@ -130,7 +130,10 @@ async def test_models_refuse_an_invalid_key_in_the_form_of_302(
 
 async def test_models_refuse_a_missing_key_and_a_dead_one(client: httpx.AsyncClient) -> None:
     missing = {"error": {"err_code": -10001, "message": "API key missing", "type": "api_error"}}
-    disabled = {"error": {"err_code": -10002, "message": "key disabled or deleted", "type": "api_error"}}
+    disabled = {
+        "error": {"err_code": -10002, "message": "key disabled or deleted", "type": "api_error"},
+        "base_resp": {"status_code": 2049, "status_msg": "invalid api key"},
+    }
     answers = [await client.get("/v1/models"), await models(client, "dead-1")]
     assert [(401, missing), (401, disabled)] == [(answer.status_code, answer.json()) for answer in answers]
 
