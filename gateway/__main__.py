@@ -5,12 +5,20 @@ import sys
 
 
 def main() -> None:
-    """Ignores SIGHUP until the server handles it: it reads its configuration while it starts anyway."""
+    """Handles signals until the server does. It ignores SIGHUP: it reads its configuration while it starts anyway.
+
+    As process 1 of a container it would not be ended by a signal without a handler.
+    """
     if sys.argv[1:2] == ["serve"]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _end)
     from gateway.cli import main as run  # noqa: PLC0415 - the signal may come meanwhile
 
     run()
+
+
+def _end(_: int, __: object) -> None:
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Reads the messages of a request within limits, and sends response bodies without copying."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -38,6 +38,13 @@ def context_of(connection: HTTPConnection) -> RequestContext:
     context = connection.scope["state"]["context"]
     assert isinstance(context, RequestContext)
     return context
+
+
+def note_disconnect(scope: Mapping[str, Any], now_s: float) -> None:
+    """Records that the client of a request without a complete response has disconnected; monotonic."""
+    context = scope.get("state", {}).get("context")
+    if isinstance(context, RequestContext):
+        context.left_s = now_s
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -89,7 +89,7 @@ class RequestContextMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                context.status = message["status"]
+                context.status, context.is_unheard = message["status"], context.left_s is not None
                 message["headers"] = self._headers_of(context, message["headers"])
                 own, defaults = {name for name, _ in message["headers"]}, scope["state"].get(DEFAULTS, [])
                 defaults[:] = [header for header in defaults if header[0] not in own]

@@ -9,17 +9,7 @@ from gateway.jobs.batch_worker import OpenBatches
 from gateway.jobs.batches import BatchStatus
 from gateway.observability.metrics import MetricSpec
 from gateway.redis.preflight import RedisMemory
-from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus
-
-_MILDEST_FIRST: Final = (
-    KeyState.READY,
-    KeyState.HALF_OPEN,
-    KeyState.COOLING,
-    KeyState.QUARANTINED,
-    KeyState.DRAINING,
-    KeyState.DISABLED,
-)
-
+from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus, effective_health, worst_health
 
 SCRAPED: Final = tuple(
     MetricSpec(f"imagegate_{name}", "gauge", text, labels)
@@ -127,12 +117,13 @@ def _pool(statuses: Sequence[PoolStatus]) -> Iterator[_Sample]:
         yield "pool_capacity_remaining", (status.upstream,), status.free
         yield "queue_depth", (status.upstream,), status.waiting
         yield "batch_queue_depth", (status.upstream,), status.waiting_batch
+        upstream_state = effective_health(status, status.accounts).state
         for state in KeyState:
-            yield "upstream_state", (status.upstream, state.value), state is status.state
+            yield "upstream_state", (status.upstream, state.value), state is upstream_state
         for account in status.accounts:
             yield from _account(account)
             for key in account.keys:
-                yield from _key(key, max((key, account, status), key=lambda part: _MILDEST_FIRST.index(part.state)))
+                yield from _key(key, worst_health(key, account, status))
 
 
 def _account(account: AccountStatus) -> Iterator[_Sample]:

@@ -48,7 +48,9 @@ def report_request(
     # The route's template, never the caller's path, as it is a metric label.
     route = getattr(scope.get("route"), "path", _UNKNOWN_ROUTE).replace(":path}", "}")
     client = str((scope.get("client") or ("",))[0])[:_ADDRESS_MAX_CHARS]
-    status = context.status = context.status or _CLIENT_CLOSED_REQUEST
+    status = context.status = _CLIENT_CLOSED_REQUEST if context.is_unheard else context.status or _CLIENT_CLOSED_REQUEST
+    if context.left_s is not None:
+        context.error_code = context.error_code or ErrorCode.CLIENT_DISCONNECTED
     error_code, trace = context.error_code, context.trace
     metrics.requests.labels(route, context.model, context.tenant, str(status)).inc()
     metrics.request_duration_seconds.labels(route).observe(total_s)
@@ -86,6 +88,7 @@ def _line(context: RequestContext, client: str, telemetry: Telemetry) -> dict[st
         "param": context.param,
         "replayed": context.replayed,
         "detail": context.detail,
+        "left_ms": 0 if context.left_s is None else max(1, round(1000 * (context.left_s - context.started_s))),
         "client": client if telemetry.logs_client_address else "",
         "prompt": context.prompt[:_PROMPT_MAX_CHARS] if telemetry.logs_prompts else "",
     }

@@ -32,6 +32,7 @@ from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
+from gateway.app.process_events import ProcessEvents
 from gateway.app.reload import ReloadTargets
 from gateway.app.replays import build_replays
 from gateway.app.routes import image_routes, operators_routes, self_service_routes
@@ -50,6 +51,7 @@ from gateway.generation.transport import AiohttpTransport
 from gateway.lifespan import AsyncCallback, Lifespan
 from gateway.metering.reservations import SETTLE
 from gateway.metering.time_zone import find_zone_problems
+from gateway.observability.logging import count_dropped_lines
 from gateway.observability.metrics import CONNECTIONS, CONNECTIONS_OVER_BOUND, Metrics
 from gateway.observability.process import ProcessCollector
 from gateway.redis.journal import Journal, JournalReplayer
@@ -119,7 +121,9 @@ def create_app(
         config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
     )
     health, samplers = _build_operations(core, config.calendar.name)
-    targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
+    told = ProcessEvents(core.outbox, core.metrics)
+    declare = (members.declare, core.upstreams.configure, admin.provisioner.reload)
+    targets = ReloadTargets(core.catalog, *declare, told.note_reload)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
     tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, core.events.sender.run, *reloading, *reaping)
@@ -129,6 +133,8 @@ def create_app(
     files = build_file_routes(settings, core.redis, storage, images.authenticator, core.drain)
     batches = _build_batches(config, core, images)
     tasks = (*tasks, *(batches.background_tasks if batches else ()))
+    if tls := settings.server.tls:
+        tasks = (*tasks, partial(told.watch_certificate, settings.server.host, Path(tls.certificate)))
     tenant_routes = [
         *image_routes(images, links),
         *self_service_routes(admin, images.authenticator, frozenset(settings.alerts.webhook_hosts)),
@@ -264,6 +270,7 @@ def _build_operations(core: _Core, zone: str) -> tuple[HealthRoutes, tuple[Async
     sampled = {
         metrics.pending_settlements: lambda: core.metering.admission.unsettled,
         metrics.held_bytes: lambda: core.budget.held_bytes,
+        metrics.log_lines_dropped: count_dropped_lines,
         metrics.redis_breaker_open: lambda: int(redis.guard.breaker.is_open),
     }
     if storage := core.storage:

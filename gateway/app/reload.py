@@ -25,6 +25,8 @@ class ReloadTargets:
     declare_accounts: Callable[[Sequence[Pool]], Awaitable[None]]
     configure_upstreams: Callable[[UpstreamSet], None]
     declare_tenants: Callable[[Sequence[ProvisionedTenant]], Awaitable[None]]
+    note_reload: Callable[[str], Awaitable[None]]
+    """Takes the reason for which a changed configuration was refused; empty if it was accepted."""
 
     async def apply(self, config: Config) -> None:
         """Applies upstreams before the models that use them, and models before the tenants that may use them.

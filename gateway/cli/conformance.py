@@ -33,7 +33,7 @@ def conformance(
     begin. The command buys images with the key, and prints the maximum number first.
     """
     if importlib.util.find_spec("openai") is None:
-        _stop("the OpenAI SDK is missing: pip install imagegate[conformance]")
+        _stop("the OpenAI SDK is missing: pip install openai")
     if not key:
         _stop("no key; use --key or set IMAGEGATE_CONFORMANCE_KEY")
     from gateway.testing.conformance import Plan, UnusableError, conform

@@ -36,6 +36,12 @@ def _any_path(text: str) -> str:
     return text
 
 
+def _any_target(text: str) -> str:
+    if not re.fullmatch(f"{_PART}(/{_PART}){{0,2}}", text):
+        raise typer.BadParameter("expected UPSTREAM/ACCOUNT/KEY, UPSTREAM/ACCOUNT, or UPSTREAM")
+    return text
+
+
 KeyTarget = Annotated[
     str, typer.Argument(metavar="UPSTREAM/ACCOUNT/KEY", help="The key.", callback=_key_path, show_default=False)
 ]
@@ -43,6 +49,15 @@ AnyTarget = Annotated[
     str,
     typer.Argument(
         metavar="UPSTREAM/ACCOUNT[/KEY]", help="The key, or the whole account.", callback=_any_path, show_default=False
+    ),
+]
+EnabledTarget = Annotated[
+    str,
+    typer.Argument(
+        metavar="UPSTREAM[/ACCOUNT[/KEY]]",
+        help="The key, the whole account, or the upstream.",
+        callback=_any_target,
+        show_default=False,
     ),
 ]
 _Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="Limit of a new account.")]
@@ -85,6 +100,7 @@ def add(
 
     A missing account is created, with MiniMax's published limits unless others are set. The secret is read from a
     variable, a file or standard input, and stored encrypted. The gateway then checks the key, for free.
+    The exit code is 1 if it does not work.
     """
     if secret_env and secret_file:
         raise typer.BadParameter("--secret-env and --secret-file cannot be used together")
@@ -94,7 +110,11 @@ def add(
     limits |= {"max_concurrency": max_concurrency, "weight": weight}
     body |= {name: value for name, value in limits.items() if value is not None}
     body["secret"] = _read_secret(secret_env, secret_file, target)
-    api.show(api.ask("POST", "pool", body=body), partial(_print_added, target))
+    response = api.ask("POST", "pool", body=body)
+    api.show(response, partial(_print_added, target))
+    probed = response.get("probe")
+    if isinstance(probed, dict) and not probed.get("works"):
+        raise typer.Exit(1)
 
 
 @admin_command(app, "remove")
@@ -108,8 +128,8 @@ def remove(api: AdminApi, target: KeyTarget) -> None:
 
 
 @admin_command(app, "enable")
-def enable(api: AdminApi, target: AnyTarget) -> None:
-    """Enable a key or an account."""
+def enable(api: AdminApi, target: EnabledTarget) -> None:
+    """Enable a key or an account, and end its cooldown. For an upstream: end its cooldown or close its breaker."""
     _hold(api, target, "ready")
 
 

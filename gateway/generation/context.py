@@ -121,6 +121,10 @@ class RequestContext:
     delivered: int = 0
     status: int = 0
     """HTTP status; 0 until the response begins."""
+    left_s: float | None = None
+    """Monotonic time at which the client disconnected, if its response was not complete."""
+    is_unheard: bool = False
+    """The client had disconnected before the response began."""
     missing: int = 0
     error_code: ErrorCode | None = None
     param: str = ""

@@ -1,12 +1,15 @@
 """Logs one line per event, as JSON or for a terminal. Bodies and secrets are never fields."""
 
+import io
 import json
 import logging
 import sys
-from typing import Final, Literal
+from typing import Final, Literal, TextIO
 
 import msgspec
 import structlog
+
+from gateway.observability.log_writer import LogWriter
 
 
 def _serialize(event: object, **_: object) -> str:
@@ -25,6 +28,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
     """Sends the events of the gateway and of libraries to standard error, one line each."""
+    stream = _standard_error()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -37,10 +41,10 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
     structlog.configure(
         processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -52,6 +56,19 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
         logging.getLogger(warned).setLevel(logging.ERROR)
     for talkative in ("httpx", "asyncio", "urllib3"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+
+
+def count_dropped_lines() -> int:
+    """Returns how many log lines of this process nobody read in time."""
+    streams = [getattr(handler, "stream", None) for handler in logging.getLogger().handlers]
+    return sum(stream.dropped for stream in streams if isinstance(stream, LogWriter))
+
+
+def _standard_error() -> TextIO:
+    try:
+        return LogWriter(sys.stderr)  # type: ignore[return-value] # loggers only write and flush
+    except io.UnsupportedOperation:  # it is redirected within this process
+        return sys.stderr
 
 
 def _readable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

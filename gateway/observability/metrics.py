@@ -267,6 +267,12 @@ class Metrics:
             "redis_breaker_open", "Workers that refuse immediately because Redis did not respond recently."
         )
         self.workers = self._gauge("workers", "Worker processes.")
+        self.config_reload_refused = self._gauge(
+            "config_reload_refused", "Processes whose latest change of the configuration was refused."
+        )
+        self.log_lines_dropped = self._gauge(
+            "log_lines_dropped", "Log lines that nobody read in time, since the process started."
+        )
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "Delay of the event loop, sampled every second.", buckets=_SHORT_SECONDS
         )

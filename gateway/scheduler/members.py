@@ -222,6 +222,13 @@ class AccountRegistry:
         change = ("hold", member, msgspec.json.encode(payload))
         await self._act(upstream, change, actor, f"pool.{event}", {"state": state.value})
 
+    async def lift(self, upstream: str, actor: Actor) -> None:
+        """Ends the cooldown of a whole upstream: the next request may try it.
+
+        Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE.
+        """
+        await self._act(upstream, ("lift", "*", b""), actor, "pool.enable", {"state": KeyState.READY.value})
+
     async def apply_probe_result(
         self, upstream: str, account: str, key: str, *, works: bool, error_code: ErrorCode | None, seconds: float | None
     ) -> None:

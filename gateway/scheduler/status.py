@@ -1,5 +1,7 @@
 """Status of the pool for the admin API and metrics, as lua/snapshot.lua replies it."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,6 +10,16 @@ from gateway.domain.errors import KeyState
 
 _OUT: Final = frozenset({KeyState.QUARANTINED, KeyState.DISABLED, KeyState.DRAINING})
 """States that do not end by themselves soon."""
+
+
+_MILDEST_FIRST: Final = (
+    KeyState.READY,
+    KeyState.HALF_OPEN,
+    KeyState.COOLING,
+    KeyState.QUARANTINED,
+    KeyState.DRAINING,
+    KeyState.DISABLED,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +105,16 @@ class PoolStatus(Health):
             return 0.0
         accounts = (account for account in self.accounts if account.may_serve(model))
         return sum(images * account.calls_per_minute(images, self.call_s) for account in accounts)
+
+
+def effective_health(own: Health, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Health:
+    """Returns its own health. If no part is usable, the health of the part whose cooldown ends first."""
+    healths = [effective_health(part, part.keys) if isinstance(part, AccountStatus) else part for part in parts]
+    if own.state is not KeyState.READY or any(item.state in {KeyState.READY, KeyState.HALF_OPEN} for item in healths):
+        return own
+    return min(healths, key=lambda item: item.until_s or math.inf, default=own)
+
+
+def worst_health(*parts: Health) -> Health:
+    """Returns the health of the part that is furthest from use: a key is used with its account and its upstream."""
+    return max(parts, key=lambda part: _MILDEST_FIRST.index(part.state))

@@ -22,11 +22,13 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Final, Literal
 
+import structlog
 from prometheus_client import Gauge
 
 from gateway.api.auth_throttle import network_of
 from gateway.server.config import Bounds, ServerConfig
 
+_LOG = structlog.get_logger("imagegate.connections")
 _SMALL_BYTES: Final = 1024
 """Smaller heads are not counted: every connection costs more, and common requests never leave more unfinished."""
 _EXAMINED_MAX: Final = 16
@@ -37,6 +39,7 @@ _READ_MIN_BYTES_PER_S: Final = 2048
 """The slowest mobile networks carry more (GPRS: about 4 KiB/s)."""
 _ACCEPTS_MAX: Final = 16
 """Per event-loop iteration; other processes that share the socket accept the rest."""
+_EXHAUSTED: Final = "connections wait; allow more open files (ulimit -Hn, LimitNOFILE) or memory"
 _RETRY_S: Final = 0.1
 """Delay before accepting again when the process has no file descriptor or memory left."""
 
@@ -227,6 +230,8 @@ class Listener:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
+        self._is_exhausted = False
+        """It could not accept the last connection; logged once."""
         self._retry: asyncio.TimerHandle | None = None
         self.port: int = listening.getsockname()[1]
 
@@ -247,10 +252,14 @@ class Listener:
                 client, address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # the socket stays ready, so retrying immediately would spin
+            except OSError as error:  # the socket stays ready, so retrying immediately would spin
+                if not self._is_exhausted:
+                    _LOG.error("accept_failed", port=self.port, detail=error.strerror, hint=_EXHAUSTED)
+                self._is_exhausted = True
                 self._loop.remove_reader(self._socket)
                 self._retry = self._loop.call_later(_RETRY_S, self._loop.add_reader, self._socket, self._accept)
                 return
+            self._is_exhausted = False
             if connection := self._connections.admit(client, address[0]):
                 opening = self._loop.create_task(self._open(client, connection))
                 self._opening.add(opening)

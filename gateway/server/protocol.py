@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with limits on what clients may send, hold open, or leave unread; uvicorn has none."""
 
 import asyncio
+import time
 import uuid
 from typing import Final
 
@@ -10,6 +11,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.api.bodies import note_disconnect
 from gateway.api.public_url import IS_PROXIED
 from gateway.api.security_headers import DEFAULTS, SECURITY_HEADERS, TLS_HEADERS
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -78,6 +80,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._connection.close()
         for cycle, _ in self._unanswered:  # uvicorn notifies only the newest
             if not cycle.response_complete:
+                note_disconnect(cycle.scope, time.monotonic())
                 cycle.disconnected = True
                 cycle.message_event.set()
         self.pipeline.clear()  # they never begin

@@ -35,6 +35,8 @@ class ConfigReloader:
         self._settings = settings
         self._watcher = watcher
         self._is_requested = False
+        self.refusal = ""
+        """Why the latest change was refused; empty if it was not."""
 
     def request_reload(self, *_signal: object) -> None:
         """Lets the next poll read the configuration even if the file is unchanged: the secrets may have changed."""
@@ -52,22 +54,29 @@ class ConfigReloader:
         try:
             settings = load(self._config, self._environ)
             try:
-                return resolve(settings, self._environ)
+                resolved = resolve(settings, self._environ)
             except SettingsError as error:
                 raise locate(str(error), self._environ, path) from error
         except SettingsError as error:
-            remedy = "correct it; it is read again when it changes, and at SIGHUP"
-            _LOG.error("config_reload_rejected", detail=str(error), hint=remedy)
+            self.refusal, remedy = str(error), "correct it; it is read again when it changes, and at SIGHUP"
+            if self._watcher:
+                _LOG.error("config_reload_rejected", detail=str(error), hint=remedy)
             return None
+        self.refusal = ""
+        return resolved
 
     async def run(self, running: ReloadTargets) -> None:
         """Puts every valid configuration in force; runs until it is cancelled."""
         pending: Config | None = None
+        noted = ""
         while True:
             await asyncio.sleep(_POLL_S if self._watcher else _WORKER_POLL_S)
             is_logged = pending is not None
             if self._watcher or self._is_requested:
                 pending = await asyncio.to_thread(self.poll) or pending
+            if noted != self.refusal:
+                noted = self.refusal
+                await running.note_reload(noted)
             if pending is None:
                 continue
             try:

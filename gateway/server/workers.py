@@ -120,6 +120,7 @@ class WorkerSupervisor(Multiprocess):
         self._to_reload: list[_Worker] = []
         self._killed_in_a_row = 0
         self._problem = ""
+        self._told_refusal = ""
 
     def run(self) -> None:
         """Runs until it is stopped. Raises: StartError if a worker cannot start."""
@@ -139,6 +140,9 @@ class WorkerSupervisor(Multiprocess):
             self.config.app = self._create_app(self._reloader.current(configuration))
             self._to_reload = list(self._workers)
             self._reloader.publish(configuration, workers=len(self._workers))
+        elif self._told_refusal != self._reloader.refusal:  # the workers refuse it too, and tell it
+            self._to_reload = list(self._workers)
+        self._told_refusal = self._reloader.refusal
         self._to_reload = [worker for worker in self._to_reload if not worker.reload()]
         for index, worker in enumerate(self._workers):
             if not self.should_exit.is_set() and worker.has_ended():

@@ -36,7 +36,7 @@ class Recorder:
         self._is_redis_away = is_redis_away
 
     def running(self) -> ReloadTargets:
-        return ReloadTargets(self.catalog, self._declare_accounts, self._configure, self._declare_tenants)
+        return ReloadTargets(self.catalog, self._declare_accounts, self._configure, self._declare_tenants, self._note)
 
     def targets(self) -> list[str]:
         return [target.upstream for target in self.catalog.default.targets]
@@ -48,6 +48,9 @@ class Recorder:
 
     def _configure(self, supply: UpstreamSet) -> None:
         self.told.append(("upstreams", list(supply.endpoints), self.targets()))
+
+    async def _note(self, refusal: str) -> None:
+        self.told.append(("refusal", [refusal], self.targets()))
 
     async def _declare_tenants(self, tenants: Sequence[ProvisionedTenant]) -> None:
         self.told.append(("tenants", [declared.tenant.name for declared in tenants], self.targets()))

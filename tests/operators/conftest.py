@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support.operators import Shows
+
 _NAME = "operators"
-Shows = Callable[[int, str, str], None]
-"""Adds a row: the kind, the input as typed, and the message that the program printed."""
 
 
 @pytest.fixture

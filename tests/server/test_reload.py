@@ -203,10 +203,13 @@ async def test_what_redis_was_away_for_is_taken_over_later_and_told_once(file: P
     async def declare_tenants(_: object) -> None:
         is_done.set()
 
+    async def note(_: str) -> None:
+        raise AssertionError("nothing was refused")
+
     reload.request_reload()
     with capture_logs() as logged:
         keeping = asyncio.create_task(
-            reload.run(ReloadTargets(catalog, declare_accounts, lambda _: None, declare_tenants))
+            reload.run(ReloadTargets(catalog, declare_accounts, lambda _: None, declare_tenants, note))
         )
         async with asyncio.timeout(20):
             await is_done.wait()

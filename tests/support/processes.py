@@ -65,6 +65,16 @@ def write_configuration(folder: Path, redis_url: str, upstream_url: str, lease_s
     return path
 
 
+def gateway_command(configuration: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "gateway", "serve", "--config", str(configuration), *options]
+
+
+def gateway_environ(secrets: Mapping[str, str]) -> dict[str, str]:
+    environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
+    environ |= {"IMAGEGATE_SERVER__AUTH_FAILURES_PER_MINUTE": "0"}  # tests poll until a key is known
+    return environ | {"IMAGEGATE_ADMIN__PORT": "0", "IMAGEGATE_METRICS__PORT": "0", **secrets}  # several run at a time
+
+
 def start_gateway(
     configuration: Path, *options: str, secrets: Mapping[str, str] | None = None, launcher: Sequence[str] = ()
 ) -> tuple[subprocess.Popen[bytes], str]:
@@ -72,11 +82,8 @@ def start_gateway(
 
     The caller kills it. Logs beside the configuration.
     """
-    command = [*launcher, sys.executable, "-m", "gateway", "serve", "--config", str(configuration), "--port", "0"]
-    environ = {"PATH": os.environ["PATH"], "KEY": "main-1", "ADMIN_KEY": ADMIN_KEY}
-    environ |= {"IMAGEGATE_SERVER__AUTH_FAILURES_PER_MINUTE": "0"}  # tests poll until a key is known
-    environ |= {"IMAGEGATE_ADMIN__PORT": "0", "IMAGEGATE_METRICS__PORT": "0"}  # several run at a time
-    environ |= secrets or {}
+    command = [*launcher, *gateway_command(configuration, "--port", "0")]
+    environ = gateway_environ(secrets or {})
     log = configuration.parent / f"{uuid.uuid4().hex}.log"
     with log.open("w") as written:
         started = subprocess.Popen([*command, *options], env=environ, stderr=written)

@@ -1,6 +1,5 @@
 """`/admin/v1/pool`: upstream accounts and provider keys, read and changed at run time."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +15,15 @@ from gateway.api.bodies import BodyLimits, json_response
 from gateway.domain.accounts import AccountLimits, ProviderKey, make_secret
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
-from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
+from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState, Scope
 from gateway.generation.key_checks import KeyHealthMonitor
 from gateway.providers.protocol import KeyCheck
 from gateway.scheduler import Scheduler
 from gateway.scheduler.members import AccountRegistry
-from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus
+from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus, effective_health, worst_health
 
 _ACCOUNT: Final = "/pool/{upstream}/{account}"
+_UPSTREAM: Final = "/pool/{upstream}"
 _KEY: Final = "/pool/{upstream}/{account}/{key}"
 _LIMITS: Final = ("requests_per_minute", "images_per_minute", "max_concurrency", "weight")
 _M = TypeVar("_M", AccountStatus, KeyStatus)
@@ -49,6 +49,12 @@ class _StateUpdate(Schema):
     state: Literal["ready", "disabled", "draining"]
 
 
+class _Lift(Schema):
+    """Ends the cooldown of an upstream."""
+
+    state: Literal["ready"]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class PoolSection:
     """Routes that report capacity and state of upstreams, accounts and keys, and that add, remove and hold keys."""
@@ -61,6 +67,7 @@ class PoolSection:
     def handlers(self) -> Handlers:
         return {
             "/pool": {"GET": self.list_pool, "POST": self.add},
+            _UPSTREAM: {"PATCH": self.lift},
             _ACCOUNT: {"GET": self.get, "PATCH": self.hold},
             _KEY: {"GET": self.get, "PATCH": self.hold, "DELETE": self.remove},
             f"{_KEY}/probe": {"POST": self.probe},
@@ -84,8 +91,15 @@ class PoolSection:
         check = await self.prober.probe(key)
         await self.roster.add(key, AccountLimits(**limits) if limits else None, actor)
         await self._settle(key, check)
-        described = _describe(await self._key(key.upstream, key.account, key.name))
+        described = await self._describe_in_place(key.upstream, key.account, key.name)
         return json_response(described | {"probe": _describe_probe(check)}, 201)
+
+    async def lift(self, request: Request, actor: Actor) -> Response:
+        """Ends the cooldown of a whole upstream, as the circuit breaker's. Accounts and keys keep theirs."""
+        await read_document(request, self.limits, _Lift)
+        upstream = request.path_params["upstream"]
+        await self.roster.lift(upstream, actor)
+        return json_response(_describe_pool(await self._pool_status(upstream)))
 
     async def get(self, request: Request, _: Actor) -> Response:
         return json_response(_describe(await self._member(**request.path_params)))
@@ -108,13 +122,15 @@ class PoolSection:
         described = _describe_probe(check)
         await self.roster.note_probe(key, actor, {name: described[name] for name in ("works", "error_code")})
         await self._settle(key, check)
-        return json_response(described | {"key": _describe(await self._key(**request.path_params))})
+        if check.error_code is None and (await self._pool_status(key.upstream)).state is KeyState.COOLING:
+            await self.roster.lift(key.upstream, actor)  # it can be reached
+        return json_response(described | {"key": await self._describe_in_place(**request.path_params)})
 
     async def _settle(self, key: ProviderKey, check: KeyCheck) -> None:
-        """Ends the quarantines that a working key disproves, or quarantines a broken key."""
+        """Ends the quarantines that a working key disproves, or begins the cooldown of a key that does not work."""
         release = partial(self.roster.apply_probe_result, key.upstream, key.account, key.name, seconds=check.window_s)
         if check.error_code is not None:
-            if ERROR_SPECS[check.error_code].state is KeyState.QUARANTINED:
+            if ERROR_SPECS[check.error_code].scope in {Scope.KEY, Scope.ACCOUNT}:
                 await release(works=False, error_code=check.error_code)
             return
         pool = await self._pool_status(key.upstream)
@@ -152,6 +168,13 @@ class PoolSection:
     async def _key(self, upstream: str, account: str, key: str) -> KeyStatus:
         return _key_in(_account_in(await self._pool_status(upstream), account), key)
 
+    async def _describe_in_place(self, upstream: str, account: str, key: str) -> dict[str, object]:
+        """Describes a key in the state in which it is used: the worst of its own, its account's and its upstream's."""
+        pool = await self._pool_status(upstream)
+        found = _account_in(pool, account)
+        worst = worst_health(own := _key_in(found, key), found, pool)
+        return _describe(own) | _describe_health(worst) | {"held_by": worst.held_by}
+
     async def _member(self, upstream: str, account: str, key: str | None = None) -> AccountStatus | KeyStatus:
         found = _account_in(await self._pool_status(upstream), account)
         return found if key is None else _key_in(found, key)
@@ -175,7 +198,7 @@ def _named(name: str, members: Sequence[_M], problem: str) -> _M:
 def _describe_pool(pool: PoolStatus) -> dict[str, object]:
     return {
         "name": pool.upstream,
-        **_describe_health(_effective_health(pool, pool.accounts)),
+        **_describe_health(effective_health(pool, pool.accounts)),
         "waiting": pool.waiting,
         "waiting_batch": pool.waiting_batch,
         "calls_last_minute": pool.calls_last_minute,
@@ -196,7 +219,7 @@ def _describe(member: AccountStatus | KeyStatus) -> dict[str, object]:
             "held_by": member.held_by,
             "declared": member.is_declared,
         }
-    limits, health = member.limits, _effective_health(member, member.keys)
+    limits, health = member.limits, effective_health(member, member.keys)
     return {
         "upstream": member.upstream,
         "account": member.name,
@@ -219,14 +242,6 @@ def _describe_probe(probe: KeyCheck) -> dict[str, object]:
         "detail": probe.detail,
         "seconds": round(probe.seconds, 3),
     }
-
-
-def _effective_health(own: Health, parts: Sequence[AccountStatus] | Sequence[KeyStatus]) -> Health:
-    """Returns its own health. If no part is usable, the health of the part whose cooldown ends first."""
-    healths = [_effective_health(part, part.keys) if isinstance(part, AccountStatus) else part for part in parts]
-    if own.state is not KeyState.READY or any(item.state in {KeyState.READY, KeyState.HALF_OPEN} for item in healths):
-        return own
-    return min(healths, key=lambda item: item.until_s or math.inf, default=own)
 
 
 def _describe_health(health: Health) -> dict[str, object]:

@@ -7,6 +7,7 @@
 --          "reseal":  as "add", for an existing key
 --          "remove":  ARGV[2] "ACCOUNT/KEY"
 --          "hold":    ARGV[2] "ACCOUNT" or "ACCOUNT/KEY", ARGV[3] JSON: event (disable, drain, enable), since_us, by
+--          "lift":    ARGV[2] "*": ends the cooldown of the whole upstream
 --          "note":    ARGV[2] "ACCOUNT/KEY": for the audit log only
 --          "probed":  ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON, result of a key check: works, error_code (if it works: the
 --                     reason of the cooldown), scope, state, further seconds of cooldown
@@ -202,6 +203,13 @@ function ACTS.hold()
   holds[subject] = nil
   put_back(accounts[name])
   if held or after ~= 'ready' then emit(subject, after) end
+  return 'done'
+end
+
+-- The whole upstream's cooldown or open breaker ends: the next request may try it.
+function ACTS.lift()
+  before = cjson.encode({state = state_of(cooldowns['*'])})
+  if is_out(cooldowns['*']) then move('*', 'enable') end
   return 'done'
 end
 

@@ -121,4 +121,4 @@ def test_without_the_extra_one_line_says_what_to_install() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), check=False)
 
     assert (2, "") == (done.returncode, done.stdout)
-    assert "imagegate: the OpenAI SDK is missing: pip install imagegate[conformance]\n" == done.stderr
+    assert "imagegate: the OpenAI SDK is missing: pip install openai\n" == done.stderr
