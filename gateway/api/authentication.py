@@ -127,7 +127,7 @@ class TenantAuthenticator:
         check = partial(self.authenticator.identify, authorization)
         address = request.client.host if request.client else ""
         caller = await self.throttle.check_tenant(address, authorization, check)
-        tenant, key, context = caller.tenant.name, caller.key.id, context_of(request)
+        tenant, key, context = caller.tenant.current_name, caller.key.id, context_of(request)
         context.tenant, context.key_id, context.memory.tenant = tenant, key, tenant
         context.transfer = Transfer(self.transfers, caller)
         if wait_s := self._blocked_s(caller):
@@ -148,7 +148,8 @@ class TenantAuthenticator:
         caller = await self.authenticate(request)
         name, reads = caller.tenant.name, self.reads
         if wait_s := reads.blocked_s(name):
-            what = f"reads of files and batches of tenant '{name}': limit {reads.per_second:g} per second"
+            owner = caller.tenant.current_name
+            what = f"reads of files and batches of tenant '{owner}': limit {reads.per_second:g} per second"
             text = f"Rate limit reached for {what}. Please try again in 1 s."
             raise GatewayError(ErrorCode.RATE_LIMITED, text, retry_after_s=wait_s)
         reads.take(name)
@@ -175,7 +176,7 @@ class TenantAuthenticator:
             return
         are_spent = [buckets.take(name) for buckets, name in self._buckets_of(caller)]
         if any(are_spent):
-            _LOG.warning("requests_throttled", tenant=caller.tenant.name, key_id=caller.key.id)
+            _LOG.warning("requests_throttled", tenant=caller.tenant.current_name, key_id=caller.key.id)
 
     async def load_rates(self, request: Request, caller: Principal, *, is_counted: bool = False) -> None:
         """Loads the status of the rate limits for the response headers.

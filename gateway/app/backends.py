@@ -58,6 +58,7 @@ from gateway.storage.pictures import PictureStore
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
+from gateway.tenants.names import TenantNames
 from gateway.tenants.provisioning import TenantProvisioner
 from gateway.tenants.store import TenantStore
 from gateway.tenants.transactions import TenantTransactions
@@ -253,21 +254,21 @@ def build_admin(
         redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
     )
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
-    tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
+    tenants, ledger, names = TenantStore(redis, transactions), Ledger(redis), TenantNames(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
-        KeySection(keys, limits, clock),
-        AuditSection(Audit(redis), tenants, upstreams),
-        UsageSection(ledger, verifier, clock),
+        KeySection(keys, limits, clock, names),
+        AuditSection(Audit(redis), tenants, upstreams, names),
+        UsageSection(ledger, verifier, clock, names),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         pool,
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
     buckets = Buckets(settings.admin.requests_per_second, monotonic)
-    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets)
+    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets, names)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
     return AdminParts(authenticator, throttle, routes, provisioner)

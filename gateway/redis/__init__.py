@@ -5,7 +5,8 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | key | type | TTL | owner: what |
 |---|---|---|---|
 | ig3:pepper | string | none | authentication: key of the keyed hashes, unless configured |
-| ig3:tenants | set | none | store: tenant names |
+| ig3:tenants | set | none | store: IDs of tenants, which are their first names |
+| ig3:{ig3:tenants}:names | hash | none | names: later name of a renamed tenant -> its ID |
 | ig3:{NAME}:tenant | hash | none | store: models, disabled, limits, weight, ... |
 | ig3:{NAME}:keys | hash | none | api_keys: key ID -> JSON: keyed hash, label, limits, ... |
 | ig3:{NAME}:revoked_keys | set | none | api_keys: configured keys that an operator revoked |

@@ -13,6 +13,7 @@ from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.tenants.audit import Audit, Cursor, pool_owner
+from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
 
 
@@ -24,6 +25,7 @@ class AuditSection:
     tenants: TenantStore
     upstreams: Callable[[], Collection[str]]
     """Returns the names of the currently configured upstreams."""
+    names: TenantNames
 
     def handlers(self) -> Handlers:
         return {"/audit": {"GET": self.list_entries}}
@@ -38,7 +40,9 @@ class AuditSection:
             raise refused_value("before", "expected the 'next' of an earlier response.")
         query.reject_unknown()
         page = await self.audit.page(await self._owners(tenant, upstream), limit, before)
-        return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
+        names = await self.names.all_current()
+        data = [entry | {"tenant": names.get(str(entry["tenant"]), entry["tenant"])} for entry in page.entries]
+        return json_response({"data": data, "next": str(page.next) if page.next else None})
 
     async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:
         """Raises: GatewayError NOT_FOUND, INVALID_VALUE, REDIS_UNAVAILABLE."""

@@ -26,6 +26,7 @@ from gateway.domain.usage import MEASURES, Group, GroupBy, LedgerEntry, TenantDa
 from gateway.metering.ledger import READINGS_MAX, Ledger, Place, Reading
 from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
+from gateway.tenants.names import TenantNames
 
 _ROWS_MAX: Final = 1000
 _LAST_MS: Final = 253_402_300_799_999
@@ -79,6 +80,7 @@ class UsageSection:
     ledger: Ledger
     verifier: LedgerVerifier
     clock: Callable[[], float]
+    names: TenantNames
 
     def handlers(self) -> Handlers:
         return {
@@ -103,7 +105,9 @@ class UsageSection:
             following = _ReportCursor(
                 selection.first, selection.last, selection.tenant, ",".join(columns), rows[-1][0], total
             )
-        return _page(selection, {"by": columns, "data": data, "total": _amounts(report.total)}, following)
+        return _page(
+            selection, {"by": columns, "data": await self._named(data), "total": _amounts(report.total)}, following
+        )
 
     async def list_records(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -121,7 +125,8 @@ class UsageSection:
             following = _RecordsCursor(
                 selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
             )
-        return _page(selection, {"data": [_record(record) for record in page.records], "total": total}, following)
+        data = await self._named([_record(record) for record in page.records])
+        return _page(selection, {"data": data, "total": total}, following)
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
@@ -129,7 +134,7 @@ class UsageSection:
         query.reject_unknown()
         after = TenantDay(cursor.day, cursor.holder) if cursor else None
         progress, last = await self.verifier.verify(selection, after)
-        differences = [
+        differences: list[dict[str, object]] = [
             {
                 "tenant": difference.sheet.tenant,
                 "day": difference.sheet.day,
@@ -146,7 +151,14 @@ class UsageSection:
         following = (
             _VerifyCursor(selection.first, selection.last, selection.tenant, last.day, last.tenant) if last else None
         )
-        return _page(selection, counts | {"differences": differences}, following)
+        return _page(selection, counts | {"differences": await self._named(differences)}, following)
+
+    async def _named(self, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        """Replaces IDs of tenants by their names."""
+        if not any("tenant" in row for row in rows):
+            return rows
+        names = await self.names.all_current()
+        return [row | {"tenant": names.get(str(row["tenant"]), row["tenant"])} for row in rows]
 
     def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
         """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
