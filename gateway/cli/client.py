@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL: Final = "http://127.0.0.1:8081"
 _TIMEOUT_S: Final = 30.0
+_PAGES_MAX: Final = 1000
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts called without the proxies of the environment, which would see the admin key."""
 
@@ -33,6 +34,7 @@ AdminKeyOption = Annotated[
         show_default=False,
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's response.")]
 _LIMITS: Final = {
     "requests_per_minute": "Requests in any 60 seconds",
@@ -59,11 +61,18 @@ class AdminApi:
     url: str
     admin_key: str
     json: bool
+    place: str = ""
+    """The context, if one was chosen."""
 
     def ask(
-        self, method: str, *path: str, body: Document | None = None, query: Mapping[str, object] | None = None
+        self,
+        method: str,
+        *path: str,
+        body: Document | None = None,
+        query: Mapping[str, object] | None = None,
+        accepts: int = 200,
     ) -> Document:
-        """Sends one request. An error ends the command with one line on standard error."""
+        """Sends one request. An error that is not the status it `accepts` ends the command with one line."""
         import httpx
 
         if not self.admin_key:
@@ -91,9 +100,14 @@ class AdminApi:
                     "before you repeat it, search for it with `imagegate audit`"
                 )
             fail(f"the gateway at {self.url} does not respond ({error}); check --url or IMAGEGATE_URL")
-        return self._read(response)
+        return self._read(response, accepts)
 
-    def _read(self, response: "httpx.Response") -> Document:
+    def find_problem(self, *path: str) -> str:
+        """Returns why a GET finds nothing; "" if it finds something."""
+        error = self.ask("GET", *path, accepts=404).get("error")
+        return str(error.get("message")) if isinstance(error, dict) else ""
+
+    def _read(self, response: "httpx.Response", accepts: int) -> Document:
         try:
             body = response.json()
         except ValueError:
@@ -103,7 +117,7 @@ class AdminApi:
             fail(f"{self.url} is not a gateway: HTTP {status} without a JSON object; check --url or IMAGEGATE_URL")
         if response.status_code == 401:
             fail("the gateway rejected the admin key; check --admin-key or IMAGEGATE_ADMIN_KEY")
-        if not response.is_success:
+        if not response.is_success and response.status_code != accepts:
             error = body.get("error")
             if isinstance(error, dict) and error.get("code") == "unknown_url":
                 fail(f"{self.url} has no admin API; use the port of [admin] port in --url")
@@ -133,6 +147,18 @@ def rows(answer: Document, name: str = "data") -> list[Document]:
     return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
 
 
+def pages(api: AdminApi, *path: str, query: Mapping[str, object], cursor: str = "after") -> Document:
+    """Returns all pages of a list as one, up to _PAGES_MAX."""
+    data: list[Document] = []
+    following: object = None
+    for _ in range(_PAGES_MAX):
+        answer = api.ask("GET", *path, query={**query, cursor: following})
+        data += rows(answer)
+        if not (following := answer.get("next")):
+            break
+    return {"data": data, "next": following}
+
+
 def number(answer: Document, *path: str) -> int:
     """Returns an integer of a response; 0 if there is none."""
     value: object = answer
@@ -151,14 +177,15 @@ def admin_command(app: typer.Typer, name: str, short_help: str | None = None) ->
         parameters = inspect.signature(command).parameters
         shared = [*(_LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS]
 
-        def run(**arguments: object) -> None:
-            api = AdminApi(str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
+        def run(context: typer.Context, **arguments: object) -> None:
+            url, key, place = (str(arguments.pop("url")), str(arguments.pop("admin_key")), context.find_root().obj)
+            api = AdminApi(url, key, bool(arguments.pop("json")), str(place or ""))
             if "limits" in parameters:
                 arguments["limits"] = _limits_document({limit: arguments.pop(limit) for limit in _LIMITS})
             command(api=api, **arguments)
 
         own = [parameter for parameter in parameters.values() if parameter.name not in {"api", "limits"}]
-        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined] # typer reads it
+        run.__signature__ = inspect.Signature([_CONTEXT_PARAMETER, *own, *shared])  # type: ignore[attr-defined] # typer reads it
         run.__doc__ = command.__doc__
         app.command(name, short_help=short_help)(run)
         return command
@@ -253,6 +280,9 @@ def _limit_option(name: str, what: str) -> object:
 
 
 _LIMIT_PARAMETERS: Final = tuple(_parameter(name, None, _limit_option(name, what)) for name, what in _LIMITS.items())
+_CONTEXT_PARAMETER: Final = inspect.Parameter(
+    "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+)
 _API_PARAMETERS: Final = (
     _parameter("url", DEFAULT_URL, UrlOption),
     _parameter("admin_key", "", AdminKeyOption),

@@ -1,13 +1,35 @@
 """`imagegate tenant`."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, Tags, about_fields, admin_command, limit_fields, rows, tags_document
-from gateway.cli.output import day, print_fields, print_table
+from gateway.cli.client import (
+    AdminApi,
+    Document,
+    Tags,
+    Yes,
+    about_fields,
+    admin_command,
+    limit_fields,
+    pages,
+    rows,
+    tags_document,
+)
+from gateway.cli.contexts import confirm
+from gateway.cli.output import day, print_fields, print_table, printable
 
 app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
+
+_PAGE: Final = 100
+_USED: Final = {
+    "IMG/DAY": ("images_today", "quotas", "images_per_day"),
+    "IMG/MONTH": ("images_this_month", "quotas", "images_per_month"),
+    "USD/MONTH": ("usd_this_month", "quotas", "usd_per_month"),
+    "REQ/MIN": ("requests_last_minute", "limits", "requests_per_minute"),
+    "IMG/MIN": ("images_last_minute", "limits", "images_per_minute"),
+}
+"""Columns of a list: what is used, and its limit."""
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 Models = Annotated[
@@ -70,16 +92,31 @@ def create(
 
 @admin_command(app, "list")
 def list_(api: AdminApi) -> None:
-    """List tenants."""
-    api.show(api.ask("GET", "tenants"), _print_list)
+    """List tenants, with their quotas and limits and what is used of them."""
+    api.show(pages(api, "tenants", query={"used": "true", "limit": _PAGE}), _print_list)
 
 
 def _print_list(response: Document) -> None:
+    """Prints a column of a limit only if a tenant has it, except those of the month."""
+    columns = {
+        name: column
+        for name, column in _USED.items()
+        if name.endswith("MONTH") or any(_of_limit(tenant, *column).count("/") for tenant in rows(response))
+    }
     listed = []
     for tenant in rows(response):
         state = _state(tenant) + (", declared" if tenant.get("declared") else "")
-        listed.append((tenant.get("name"), state, _models(tenant), day(tenant.get("created_at"))))
-    print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="No tenants.")
+        cells = (_of_limit(tenant, *column) for column in columns.values())
+        listed.append((tenant.get("name"), state, _models(tenant), *cells))
+    print_table(("NAME", "STATE", "MODELS", *columns), listed, empty="No tenants.", numbers=len(columns))
+
+
+def _of_limit(tenant: Document, used: str, part: str, limit: str) -> str:
+    """Renders what is used, of the limit if there is one."""
+    amounts, limits = tenant.get("used"), tenant.get(part)
+    amount = amounts.get(used, "") if isinstance(amounts, dict) else ""
+    allowed = limits.get(limit) if isinstance(limits, dict) else None
+    return f"{amount}" if allowed is None else f"{amount}/{allowed}"
 
 
 @admin_command(app, "show")
@@ -118,13 +155,30 @@ def update(
         raise typer.BadParameter("nothing to change; for what can be changed: imagegate tenant update --help")
     response = api.ask("PATCH", "tenants", name, body=change)
     api.show(response, _print)
+    if enable and not api.json:
+        keys = [f"{key.get('id')} {key.get('label')}".strip() for key in rows(api.ask("GET", "tenants", name, "keys"))]
+        typer.echo(printable(f"Keys that are valid: {', '.join(keys) or 'none'}."), err=True)
     if response.get("declared"):
         _hint(name, change)
 
 
+@admin_command(app, "rename")
+def rename(
+    api: AdminApi, name: Name, new_name: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")]
+) -> None:
+    """Rename a tenant. Its keys, limits, counters, usage, files and audit stay, and its requests go on."""
+    response = api.ask("PATCH", "tenants", name, body={"name": new_name})
+    api.show(response, _print)
+    if not api.json:
+        typer.echo(f"The name {name} is refused from now on, and cannot be given to another tenant.", err=True)
+    if response.get("declared"):
+        typer.echo(f'Rename it in the configuration too: [[tenants]] name = "{new_name}".', err=True)
+
+
 @admin_command(app, "delete")
-def delete(api: AdminApi, name: Name) -> None:
+def delete(api: AdminApi, name: Name, yes: Yes = False) -> None:
     """Disable a tenant, cancel its batches and delete what it stored. Its keys are refused, and its records remain."""
+    confirm(api.place, f"delete what the tenant '{name}' stored, and disable it", yes=yes)
     answer = api.ask("DELETE", "tenants", name)
     api.show(answer, _print)
     if answer.get("erasing_since") and not api.json:
