@@ -53,7 +53,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def environ(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Gateways keep their journals, and commands their contexts, in a folder of the tests, and load one authority instead of the system's 150.
+    """Gateways keep their journals, and commands their contexts, in a folder of the tests.
+
+    They load one authority instead of the system's 150.
 
     The system's take 20 ms of CPU for each gateway and each client.
     """

@@ -16,6 +16,7 @@ from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.pool import PoolSection
+from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
@@ -40,6 +41,7 @@ from gateway.jobs.replays import Replays, ReplayTerms
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
 from gateway.metering.ledger import Ledger
+from gateway.metering.purge import LOCK_S, TenantPurger
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
 from gateway.metering.transfers import Transfers
@@ -236,6 +238,7 @@ class AdminParts:
     throttle: FailedAuthThrottle
     routes: list[Route]
     provisioner: TenantProvisioner
+    purger: TenantPurger
 
 
 def build_admin(
@@ -256,6 +259,7 @@ def build_admin(
     transactions = TenantTransactions(redis, authenticator.forget, settings.audit.retention_days * _DAY_S)
     tenants, ledger, names = TenantStore(redis, transactions), Ledger(redis), TenantNames(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
+    purger = TenantPurger(redis, transactions, LeaderLock(redis, "purge_leader", uuid.uuid4().hex, LOCK_S))
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s)
     keys = ApiKeyStore(redis, authenticator, transactions, clock)
     sections = (
@@ -264,6 +268,7 @@ def build_admin(
         AuditSection(Audit(redis), tenants, upstreams, names),
         UsageSection(ledger, verifier, clock, names),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
+        PurgeSection(purger, tenants, erase),
         pool,
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
@@ -271,4 +276,4 @@ def build_admin(
     api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets, names)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
-    return AdminParts(authenticator, throttle, routes, provisioner)
+    return AdminParts(authenticator, throttle, routes, provisioner, purger)

@@ -17,7 +17,7 @@ from gateway.cli.client import (
     tags_document,
 )
 from gateway.cli.contexts import confirm
-from gateway.cli.output import day, print_fields, print_table, printable
+from gateway.cli.output import day, print_fields, print_table, print_text, printable
 
 app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
 
@@ -176,8 +176,17 @@ def rename(
 
 
 @admin_command(app, "delete")
-def delete(api: AdminApi, name: Name, yes: Yes = False) -> None:
+def delete(
+    api: AdminApi,
+    name: Name,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete all of it but its bill, for good.")] = False,
+    yes: Yes = False,
+) -> None:
     """Disable a tenant, cancel its batches and delete what it stored. Its keys are refused, and its records remain."""
+    if purge:
+        confirm(api.place, f"delete the tenant '{name}' for good, all but its bill", yes=yes)
+        api.show(api.ask("POST", "tenants", name, "purge"), _print_purge)
+        return
     confirm(api.place, f"delete what the tenant '{name}' stored, and disable it", yes=yes)
     answer = api.ask("DELETE", "tenants", name)
     api.show(answer, _print)
@@ -188,6 +197,15 @@ def delete(api: AdminApi, name: Name, yes: Yes = False) -> None:
         _hint(name, {"disabled": True})
     elif not api.json:
         typer.echo(f"To enable it again: imagegate tenant update {name} --enable", err=True)
+
+
+def _print_purge(response: Document) -> None:
+    name, pseudonym = response.get("name"), response.get("pseudonym")
+    print_text(f"{name} is disabled and is being deleted. Its bill stays as '{pseudonym}'.")
+    print_text(
+        "It begins 20 minutes after the last request, once the stored files are deleted; until then, "
+        f"`imagegate tenant update {name} --enable` ends it. It is done when `imagegate tenant show {name}` finds none."
+    )
 
 
 def _hint(name: str, change: Document) -> None:

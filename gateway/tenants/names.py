@@ -13,17 +13,14 @@ from gateway.redis import Client, execute, load_script
 from gateway.tenants.records import names_record, record
 
 
-def later_names_record(prefix: str) -> str:
-    """Returns the hash of later names; in a cluster, on the server of the set of IDs."""
-    return f"{prefix}:{{{names_record(prefix)}}}:names"
-
-
 class TenantNames:
     """Resolves names to IDs, and IDs to names."""
 
     def __init__(self, redis: Client) -> None:
         self._redis = redis
-        self._later = later_names_record(redis.prefix)
+        self.ids = names_record(redis.prefix)
+        self.later = f"{redis.prefix}:{{{self.ids}}}:names"
+        """Hash of later names; in a cluster, on the server of the set of IDs."""
         self._claim = load_script(redis, "tenants/claim_name")
 
     async def resolve(self, name: str) -> str:
@@ -33,7 +30,7 @@ class TenantNames:
         Redis: one round trip, two for a tenant that was renamed.
         """
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hget(self._later, name)
+        pipeline.hget(self.later, name)
         pipeline.hget(record(self._redis, name, "tenant"), "renamed_to")
         owner, renamed_to = await execute(self._redis, pipeline.execute(), tuple[str | None, str | None])
         current = await self.current(owner) if owner else renamed_to or name
@@ -47,7 +44,7 @@ class TenantNames:
         Returns: the ID of the tenant that has or had the name if it is another one, else "".
         Redis: one round trip, lua/claim_name.lua.
         """
-        return str(await self._claim([names_record(self._redis.prefix), self._later], [name, tenant_id]))
+        return str(await self._claim([self.ids, self.later], [name, tenant_id]))
 
     async def current(self, tenant_id: str) -> str:
         """Returns the current name of a tenant. Raises: GatewayError REDIS_UNAVAILABLE."""
@@ -59,7 +56,7 @@ class TenantNames:
 
         Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip, two if any tenant was renamed.
         """
-        ids = sorted(set(await execute(self._redis, self._redis.hvals(self._later), list[str])))
+        ids = sorted(set(await execute(self._redis, self._redis.hvals(self.later), list[str])))
         if not ids:
             return {}
         pipeline = self._redis.pipeline(transaction=False)

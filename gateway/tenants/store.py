@@ -11,6 +11,8 @@ from gateway.tenants.names import TenantNames, renamed
 from gateway.tenants.records import names_record, read_tenant, record, write_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
+_RESERVED: Final = "deleted-"
+"""Beginning of the pseudonyms of tenants that were deleted for good; see metering/purge.py."""
 _BATCH: Final = 100
 """Tenants per round trip, so that ten thousand do not share one call's deadline."""
 
@@ -24,7 +26,8 @@ class TenantStore:
         self._names = TenantNames(redis)
 
     async def create(self, tenant: Tenant, actor: Actor) -> Tenant:
-        """Creates a tenant. Raises: GatewayError CONFLICT, REDIS_UNAVAILABLE."""
+        """Creates a tenant. Raises: GatewayError CONFLICT, INVALID_VALUE for a reserved name, REDIS_UNAVAILABLE."""
+        _check_reserved(tenant.name)
         if owner := await self._names.claim(tenant.name):
             raise await self._taken(tenant.name, owner)
         try:
@@ -35,6 +38,7 @@ class TenantStore:
 
     async def claim(self, name: str, tenant_id: str) -> None:
         """Reserves a new name of a tenant. Raises: GatewayError NOT_FOUND, CONFLICT, REDIS_UNAVAILABLE."""
+        _check_reserved(name)
         if not await read_fields(self._redis, tenant_id):
             raise no_tenant(tenant_id)
         if owner := await self._names.claim(name, tenant_id):
@@ -92,6 +96,11 @@ class TenantStore:
 async def read_fields(redis: Client, name: str) -> dict[str, str]:
     """Returns a tenant's record; empty if there is none. Raises: GatewayError REDIS_UNAVAILABLE."""
     return await execute(redis, redis.hgetall(record(redis, name, "tenant")), dict[str, str])
+
+
+def _check_reserved(name: str) -> None:
+    if name.startswith(_RESERVED):
+        raise GatewayError(ErrorCode.INVALID_VALUE, f"Names that begin with '{_RESERVED}' are reserved.", param="name")
 
 
 def no_tenant(name: str) -> GatewayError:

@@ -8,6 +8,7 @@ ROUTES: Final = [
     ("GET", "/tenants/acme"),
     ("PATCH", "/tenants/acme"),
     ("DELETE", "/tenants/acme"),
+    ("POST", "/tenants/acme/purge"),
     ("GET", "/tenants/acme/keys"),
     ("POST", "/tenants/acme/keys"),
     ("GET", "/tenants/acme/batches"),
