@@ -87,8 +87,8 @@ class ApplyFile:
         self._mistakes: list[tuple[str, str]] = []
         self.tenants = self._read(text)
         self._mistakes += self._repeated()
-        if self._mistakes:
-            raise FileError("\n".join(self.place(*mistake) for mistake in self._mistakes[:_MISTAKES_MAX]))
+        if mistakes := sorted(self._mistakes, key=lambda mistake: self._lines.find(mistake[0])):
+            raise FileError("\n".join(self.place(*mistake) for mistake in mistakes[:_MISTAKES_MAX]))
 
     def place(self, path: str, problem: str) -> str:
         """Prefixes a problem with file, line and path."""
@@ -161,7 +161,11 @@ def _take_out(document: object, path: str, *, is_missing: bool, number: int) -> 
         elif isinstance(place, dict):
             place = place.get(step)
     match place, steps[-1:]:
-        case dict(), [str(last)] if is_missing:
+        case dict(), [str(last)] if is_missing or last in {
+            "tenants",
+            "name",
+            "label",
+        }:  # without it, it would be missing
             place[last] = [] if last == "tenants" else filler
         case dict(), [str(last)] if last in place:
             del place[last]
