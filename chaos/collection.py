@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from chaos.administration import Admin, Tenant
-from chaos.configuration import ADMIN_KEY
+from chaos.configuration import ADMIN_KEY, TAG_KEY
 from chaos.environment import World
-from chaos.ledger_records import Line, Sums
+from chaos.ledger_records import SPLITS, Line, Sums
 from chaos.observations import Asked, Bill, Call, Observations, Process
 from chaos.processes import read_log
 from chaos.redis_keys import Keys
@@ -41,6 +41,9 @@ async def collect(
     found.lines = [line async for line in _lines(admin, query)]
     found.sums = await _sums(admin, query, "tenant")
     found.batch_sums = await _sums(admin, query, "batch")
+    for by in SPLITS:
+        tag = f"&tag={TAG_KEY}" if by == "tag" else ""
+        found.split_sums[by] = await _sums(admin, f"{query}{tag}", by)
     found.verified = await _verify(world, days)
     found.limit_periods = {tenant.name: tenant.limit_periods for tenant in tenants}
     found.revoked = admin.revoked

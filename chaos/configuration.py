@@ -25,6 +25,8 @@ PRICES: Final = {"image-01": 3500, "minimaxi-image-01": 3500, "image-01-live": 4
 """Micro-dollars per image, by the provider's model name."""
 LIVE: Final = "image-01-live"
 """A model that only MiniMax has."""
+TAG_KEY: Final = "team"
+"""Of the only tag, which requests may have."""
 FAR: Final = "far-image"
 """A model that only 302.AI has."""
 
@@ -53,6 +55,8 @@ download_timeout_s = 5
 probe_interval_s = 3
 [storage]
 url = "file://{storage}"
+[attribution]
+keys = ["{tag_key}"]
 [billing]
 charge_moderated = true
 charge_unknown_outcomes = true
@@ -155,6 +159,7 @@ class Configuration:
                 call_s=CALL_TIMEOUT_S,
                 per_image_s=CALL_TIMEOUT_PER_IMAGE_S,
                 storage=self.path.parent / "files",
+                tag_key=TAG_KEY,
             )
         ]
         for name, accounts in ACCOUNTS.items():

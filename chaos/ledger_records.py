@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final
 
 import msgspec
 
@@ -41,6 +42,8 @@ class Line(msgspec.Struct, frozen=True):
     batch_id: str | None = None
     custom_id: str | None = None
     """Of a line of a batch, whose request ID is this one here."""
+    tags: dict[str, str] = {}
+    user: str | None = None
 
     @property
     def usd_micros(self) -> int:
@@ -49,6 +52,10 @@ class Line(msgspec.Struct, frozen=True):
     @property
     def images(self) -> int:
         return self.delivered + self.withheld + self.lost + self.unconfirmed
+
+
+SPLITS: Final = ("tag", "user", "upstream")
+"""What usage is reported by, with sums of their own."""
 
 
 @dataclass(slots=True)

@@ -227,6 +227,8 @@ class Observations:
     batches: list[Batch] = field(default_factory=list)
     batch_sums: dict[str, Sums] = field(default_factory=dict)
     """Batch ID -> usage, as reported by batch."""
+    split_sums: dict[str, dict[str, Sums]] = field(default_factory=dict)
+    """One of SPLITS -> value -> usage, as reported by it."""
     days: dict[str, Counters] = field(default_factory=dict)
     months: dict[str, Counters] = field(default_factory=dict)
     verified: list[str] = field(default_factory=list)

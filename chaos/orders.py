@@ -5,7 +5,7 @@ from enum import StrEnum
 from random import Random
 from typing import Any, Final
 
-from chaos.configuration import FAR, LIVE, STEADY
+from chaos.configuration import FAR, LIVE, STEADY, TAG_KEY
 
 OPENAI: Final = "openai"
 NATIVE: Final = "native"
@@ -14,6 +14,7 @@ LINE_PIXELS: Final = 512
 LINE_SEED: Final = 7
 """Of the lines of batches: with both, the provider draws equal images for equal prompts."""
 _NATIVE_PATHS: Final = ("/v1/image_generation", "/minimaxi/v1/image_generation")
+_TAGS: Final = ("", "ads", "shop", "a|b%7C")
 _RATIOS: Final = ("1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16")
 _WORDS: Final = (
     "[delay=0.1]",
@@ -86,6 +87,8 @@ def draw(chance: Random, models: tuple[str, ...] | None) -> Order:
     headers = {}
     if chance.random() < 0.4:
         headers["x-imagegate-max-wait"] = chance.choice(("0", "1", "2.5", "6"))
+    if tag := chance.choice(_TAGS):
+        headers["x-imagegate-tags"] = f"{TAG_KEY}={tag}"
     path = chance.choice(_NATIVE_PATHS) if is_native else "/v1/images/generations"
     wire = NATIVE if is_native else OPENAI
     return Order(wire, path, body, words, count, headers, hang_up, chance.uniform(0.05, 3.0))
@@ -97,6 +100,8 @@ def draw_line(chance: Random) -> Order:
     body: dict[str, Any] = {"model": "image-01", "size": f"{LINE_PIXELS}x{LINE_PIXELS}", "seed": LINE_SEED}
     body |= {"n": _count(chance, 9), "response_format": chance.choice(("url", "url", "b64_json"))}
     count = int(body["n"])
+    if tag := chance.choice(_TAGS):
+        body |= {"metadata": {TAG_KEY: tag}, "user": f"user of {tag}"}
     if chance.random() < _WRONG_SHARE:
         body |= chance.choice(({"n": 99}, {"flavour": "salt"}, {"n": "two"}))
     return Order(BATCH, "/v1/images/generations", body, words, count)

@@ -8,11 +8,11 @@ cause is a discrepancy, as is every billed image that the ledger lacks.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from chaos.configuration import PRICES
-from chaos.ledger_records import Counters, Line, Share, Sums
+from chaos.configuration import PRICES, TAG_KEY
+from chaos.ledger_records import SPLITS, Counters, Line, Share, Sums
 from chaos.observations import OWED_S, Call, Discrepancy, Ending, Observations
 
 
@@ -67,6 +67,7 @@ def compare_books(observed: Observations) -> tuple[Books, list[Discrepancy]]:
     for account, row in books.rows.items():
         found += _check_total(row, f"of account {account}")
     found += _check_sums(observed, books)
+    found += _check_split_sums(observed)
     return books, found
 
 
@@ -191,6 +192,26 @@ def _check_sums(observed: Observations, books: Books) -> Iterator[Discrepancy]:
                 yield Discrepancy("a tenant's counters are not its records", detail)
     for told in observed.verified:
         yield Discrepancy("imagegate usage verify", told)
+
+
+def _check_split_sums(observed: Observations) -> Iterator[Discrepancy]:
+    """Compares the usage by tag, user and upstream with the records; of upstreams, images and money."""
+    recorded: dict[str, dict[str, Sums]] = {by: defaultdict(Sums) for by in SPLITS}
+    for line in observed.lines:
+        tag = line.tags.get(TAG_KEY)
+        for by, value in (("tag", f"{TAG_KEY}={tag}" if tag else ""), ("user", line.user or "")):
+            recorded[by][value].add(line)
+        for share in line.calls:
+            sums = recorded["upstream"][share.upstream]
+            sums.delivered, sums.withheld = sums.delivered + share.delivered, sums.withheld + share.withheld
+            sums.lost, sums.unconfirmed = sums.lost + share.lost, sums.unconfirmed + share.unconfirmed
+            sums.usd_micros += (share.images - share.lost) * PRICES_BY_MODEL[line.model]
+    for by, reported in observed.split_sums.items():
+        for value in sorted(recorded[by].keys() | reported.keys()):
+            ours, theirs = recorded[by][value], reported.get(value, Sums())
+            if (replace(theirs, requests=0) if by == "upstream" else theirs) != ours:
+                detail = f"{by} '{value}': records {ours}, usage {theirs}"
+                yield Discrepancy(f"usage by {by} is not its records", detail)
 
 
 PRICES_BY_MODEL: Final = {

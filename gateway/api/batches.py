@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,10 +16,11 @@ from starlette.routing import Route
 
 from gateway.api import openai, openai_edits, openai_responses
 from gateway.api.admin.schemas import QueryFields
+from gateway.api.attribution import HEADER, Attributor, SentTag
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, context_of, json_response, read_json_body
 from gateway.api.errors import unknown_route
-from gateway.api.fields import Generation, parse_fields
+from gateway.api.fields import Metadata, parse_fields
 from gateway.api.identity import read_idempotency_key
 from gateway.api.middleware import AsgiEndpoint
 from gateway.api.public_url import base_url
@@ -31,6 +32,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageResult, ResponseFormat
 from gateway.domain.tenants import Principal, Tenant
 from gateway.jobs.batch_forecast import BatchForecast
+from gateway.jobs.batch_lines import ParsedLine
 from gateway.jobs.batches import WINDOW_S, Batch, BatchStatus, BatchStore, new_batch_id
 from gateway.jobs.files import Files
 
@@ -57,14 +59,8 @@ _METHODS: Final = {
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-_PAIRS_MAX, _NAME_MAX_CHARS, _TEXT_MAX_CHARS = 16, 64, 512
-_METADATA: Final = (
-    f"an object of at most {_PAIRS_MAX} pairs of strings: names of at most {_NAME_MAX_CHARS} characters, and texts of "
-    f"at most {_TEXT_MAX_CHARS}"
-)
 _KEPT_MIN_S: Final = 3600
 _EXPIRY: Final = f"an object with 'anchor', which is 'created_at', and 'seconds' from {_KEPT_MIN_S} to {_OUTPUT_KEPT_S}"
-_Metadata = dict[Annotated[str, Meta(max_length=_NAME_MAX_CHARS)], Annotated[str, Meta(max_length=_TEXT_MAX_CHARS)]]
 
 
 class _Expiry(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,7 +72,7 @@ class _NewBatch(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     input_file_id: str | None = None
     endpoint: str | None = None
     completion_window: str | None = None
-    metadata: Annotated[_Metadata, Meta(max_length=_PAIRS_MAX, description=_METADATA)] | None = None
+    metadata: Metadata | None = None
     output_expires_after: Annotated[_Expiry, Meta(description=_EXPIRY)] | None = None
 
 
@@ -92,6 +88,7 @@ class BatchRoutes:
     drain: ShutdownState
     wake: Callable[[], None]
     """Called when there is something to do for a worker."""
+    attributor: Attributor
     public_url: str = ""
     clock: Callable[[], float] = time.time
 
@@ -103,12 +100,14 @@ class BatchRoutes:
         await self.authenticator.load_rates(request, caller, is_counted=True)
         with self._counting_refusals(caller):
             new, key = _parse(await read_json_body(request, self.limits)), read_idempotency_key(request.headers)
+            tags = self.attributor.read_headers(request.headers)
+            _, _, context_of(request).ignored = self.attributor.check(caller, tags)
             identity, keyed_hash = None, self.authenticator.authenticator.keyed_hash
             if key is not None:
                 identity = await keyed_hash(f"batch {key}"), await keyed_hash(msgspec.json.encode(new).decode())
             batch = await self.store.find_repeated(caller.tenant.name, identity) if identity else None
             if batch is None:
-                batch = await self.store.create(await self._build(request, caller, new), identity)
+                batch = await self.store.create(await self._build(request, caller, new, tags), identity)
         self.wake()
         return await self._respond(batch)
 
@@ -132,13 +131,14 @@ class BatchRoutes:
         self.wake()
         return await self._respond(batch)
 
-    async def _build(self, request: Request, caller: Principal, new: _NewBatch) -> Batch:
-        """Raises: GatewayError for an input file that does not exist, or that no batch may use."""
+    async def _build(self, request: Request, caller: Principal, new: _NewBatch, tags: Sequence[SentTag]) -> Batch:
+        """Raises: GatewayError for an input file that does not exist, or that no batch may use; for too many files."""
         param = "input_file_id"
         record = await self.files.get(caller.tenant.name, str(new.input_file_id), param)
         if record.purpose != _INPUT_PURPOSE:
             text = f"Invalid file '{record.id}': expected the purpose 'batch', but got '{record.purpose}'."
             raise GatewayError(ErrorCode.INVALID_VALUE, text, param=param)
+        await self.files.check_room(caller.tenant.name)
         now_s = int(self.clock())
         expires_at = min(now_s + WINDOW_S, record.expires_at - _INPUT_LEFT_S)
         if expires_at <= now_s:
@@ -155,6 +155,7 @@ class BatchRoutes:
             output_kept_s=new.output_expires_after.seconds if new.output_expires_after else _OUTPUT_KEPT_S,
             base_url=base_url(request, self.public_url),
             metadata=new.metadata,
+            tags={key: value for _, key, value in tags},
         )
 
     async def _respond(self, batch: Batch) -> Response:
@@ -266,19 +267,23 @@ class LineParser:
 
     catalog: Catalog
     options: openai.OpenAIOptions
+    attributor: Attributor
 
-    def parse(self, endpoint: str, body: bytes, tenant: Tenant) -> tuple[Generation, ResponseFormat, str]:
+    async def parse(self, batch: Batch, body: bytes, caller: Principal) -> ParsedLine:
         """Parses a line's body. Its images are wanted in base64, because they are stored.
 
-        Raises: GatewayError for an invalid request.
+        Raises: GatewayError for an invalid request, or if its tags are.
         """
+        endpoint, tenant = batch.endpoint, caller.tenant
         if endpoint == _EDITS:
             found = openai_edits.parse_edit(body, self.catalog, tenant, self.options, is_batch_line=True)
         else:
             found = openai.parse_generation(body, self.catalog, tenant, self.options)
         job = replace(found.job, delivery=ResponseFormat.BASE64)
         targets = found.model.plan(job, self.options.size_policy)
-        return replace(found, job=job, targets=targets), found.job.delivery, found.name
+        tags = [(HEADER, key, value) for key, value in batch.tags.items()]
+        attribution, _ = await self.attributor.attribute(caller, found, tags)
+        return ParsedLine(replace(found, job=job, targets=targets), found.job.delivery, found.name, attribution)
 
     def render(self, result: ImageResult) -> openai_responses.Chunks:
         return openai_responses.render_generation(result, result.created_s)

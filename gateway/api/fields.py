@@ -4,9 +4,9 @@
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -74,6 +74,17 @@ _EXPECTED: Final = {
     "mask": "a URL or an object with 'image_url'",
 }
 """Forms of the fields whose parts may be wrong."""
+_METADATA_MAX: Final = 16
+_NAME_MAX_CHARS, _TEXT_MAX_CHARS = 64, 512
+_METADATA: Final = (
+    f"an object of at most {_METADATA_MAX} pairs of strings: names of at most {_NAME_MAX_CHARS} characters, and texts "
+    f"of at most {_TEXT_MAX_CHARS}"
+)
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=_NAME_MAX_CHARS)], Annotated[str, Meta(max_length=_TEXT_MAX_CHARS)]],
+    Meta(max_length=_METADATA_MAX, description=_METADATA),
+]
+"""OpenAI's metadata."""
 _Side = Annotated[int, Meta(ge=PIXELS.side_min, le=PIXELS.side_max, multiple_of=PIXELS.step)]
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -93,6 +104,10 @@ class Generation:
     """Accepted fields without effect, reported back to the caller."""
     cut_prompt: tuple[int, int] | None = None
     """Characters used and sent, if the prompt was shortened."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Its tags, beside those of its headers."""
+    user: str = ""
+    """The end user, as the client names it."""
 
 
 class Style(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

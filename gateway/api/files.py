@@ -26,7 +26,8 @@ from gateway.api.stored_files import NO_STORAGE
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal
 from gateway.jobs.batches import BatchStore
-from gateway.jobs.files import FileRecord, Files
+from gateway.jobs.file_records import FileRecord
+from gateway.jobs.files import Files
 from gateway.jobs.uploads import Upload
 
 PATHS: Final = ("/v1/files", "/v1/files/{id}", "/v1/files/{id}/content")

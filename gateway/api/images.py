@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from gateway.api import minimax, openai, openai_edits, openai_responses
 from gateway.api.addresses import DEPLOYMENT
+from gateway.api.attribution import Attributor
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits, ChunksResponse, context_of, read_json_body
 from gateway.api.fields import Generation
@@ -67,6 +68,7 @@ class ImageRoutes:
     drain: ShutdownState
     spooled: ByteBudget
     """Bytes of uploaded files on disk."""
+    attributor: Attributor
 
     async def generate(self, request: Request, edit: _ParseEdit | None = None) -> Response:
         """Serves generations, or the edits that `edit` parses."""
@@ -133,6 +135,8 @@ class ImageRoutes:
                 context.memory.note(generation.job.held_bytes - len(body))
             max_wait = request.headers.get(_MAX_WAIT_HEADER)
             context.max_wait_s = None if max_wait is None else _parse_seconds(max_wait)
+            tags = self.attributor.read_headers(request.headers)
+            context.attribution, ignored = await self.attributor.attribute(caller, generation, tags)
             context.identity = await identify(request, caller, generation, self.authenticator.authenticator.keyed_hash)
         except (GatewayError, ClientDisconnect):
             self.authenticator.count_refusal(caller)
@@ -141,7 +145,7 @@ class ImageRoutes:
         if generation.model.links is not LinkSource.PROVIDER:
             context.base_url = base_url(request, self.options.public_url)
         context.model_name, context.is_stream = generation.name, generation.is_stream
-        context.ignored, context.cut_prompt = generation.ignored, generation.cut_prompt
+        context.ignored, context.cut_prompt = (*generation.ignored, *ignored), generation.cut_prompt
         return caller, generation
 
     async def _read_form(self, request: Request, tenant: Tenant, parse: _ParseEdit) -> Generation:

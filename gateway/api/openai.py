@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from gateway.api.fields import Generation, ProviderFields, Style, split_fields
+from gateway.api.fields import Generation, Metadata, ProviderFields, Style, split_fields
 from gateway.api.openai_responses import is_dall_e
 from gateway.api.refusals import (
     header_names,
@@ -44,10 +44,7 @@ _NEAREST: Final = (
     "would show a different image"
 )
 _RESPONSE_FORMATS: Final = {"url": ResponseFormat.URL, "b64_json": ResponseFormat.BASE64}
-_WITHOUT_EFFECT: Final = (
-    *("quality", "moderation", "complexity", "user", "safety_identifier", "style"),
-    *("output_compression", "partial_images"),
-)
+_WITHOUT_EFFECT: Final = (*("quality", "moderation", "complexity", "style", "output_compression", "partial_images"),)
 """Fields that do not change the content of the image."""
 _FORMAT_NAMES: Final = {"jpg": "jpeg"}
 """Common names of formats that are not OpenAI's."""
@@ -75,6 +72,7 @@ class RequestFields(ProviderFields):
     complexity: Literal["low", "medium", "high"] | None = None
     user: str | None = None
     safety_identifier: str | None = None
+    metadata: Metadata | None = None
     style: Literal["vivid", "natural"] | Style | None = None
     output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
     partial_images: Annotated[int, Meta(ge=0, le=3)] | None = None
@@ -142,7 +140,10 @@ def build_generation(
         ignored += [*unsupported, *header_names(unknown)]
     targets, prompt = plan_targets(job, model, options.size_policy, name), fields.prompt or ""
     cut = (len(job.prompt), len(prompt)) if job.prompt != prompt else None
-    return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored), cut)
+    user, metadata = fields.safety_identifier or fields.user or "", fields.metadata or {}
+    if fields.user not in {None, user}:
+        ignored.append("user")
+    return Generation(job, model, targets, name, bool(fields.stream), tuple(ignored), cut, metadata, user)
 
 
 def _read_job(

@@ -25,6 +25,8 @@ _FORMATS: Final = frozenset({Format.JPEG, Format.PNG, Format.WEBP})
 _IMAGE: Final = re.compile(r"images?(\[[0-9]{0,3}\])?", re.ASCII)
 """Names of image files. SDKs send `image` for one and `image[]` for a list; PHP numbers them."""
 _DATA_URL: Final = re.compile(r"data:[a-z0-9.+/-]*(;[a-z0-9.=-]+)*;base64,", re.ASCII | re.IGNORECASE)
+_PAIR: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+"""How SDKs write a pair of an object in a form."""
 _BLANKS: Final = frozenset({"", "null"})
 """How SDKs write null in a form. Python's writes "", and Node's documentation says "null"."""
 _BOOLEANS: Final = frozenset({"true", "false"})
@@ -94,7 +96,9 @@ def render_texts(texts: Mapping[str, str]) -> bytes:
     """Renders the text fields of a form as a JSON body. A form has neither numbers nor booleans nor null."""
     kinds = get_type_hints(EditFields, include_extras=True)
     given = {name: text for name, text in texts.items() if name == "prompt" or text not in _BLANKS}
-    return msgspec.json.encode({name: _as_json(text, kinds.get(name, str)) for name, text in given.items()})
+    fields = {name: _as_json(text, kinds.get(name, str)) for name, text in given.items() if not _PAIR.fullmatch(name)}
+    pairs = {match[1]: text for name, text in texts.items() if (match := _PAIR.fullmatch(name))}
+    return msgspec.json.encode(fields | ({"metadata": pairs} if pairs else {}))
 
 
 def _as_json(text: str, kind: type) -> msgspec.Raw:

@@ -41,6 +41,8 @@ async def respond_with(
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(None, 304, common)
     status, length = 200, content.end - content.start
+    if wanted and not content.size_bytes:  # no range of an empty object can be satisfied
+        return _refuse_range(request, 0)
     if wanted:
         status, common["content-range"] = 206, f"bytes {content.start}-{content.end - 1}/{content.size_bytes}"
     common["content-length"] = str(length)

@@ -221,8 +221,8 @@ def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
         server.keep_alive_blanks_s,
         server.public_url or "",
     )
-    spooled = ByteBudget(server.max_spooled_bytes)
-    return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain, spooled)
+    spooled, attributor = ByteBudget(server.max_spooled_bytes), backends.build_attributor(settings, admin.authenticator)
+    return ImageRoutes(authenticator, core.replays, core.catalog, options, core.drain, spooled, attributor)
 
 
 def _tenant_routes(images: ImageRoutes, links: StoredFileRoutes) -> list[Route]:

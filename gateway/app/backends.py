@@ -19,11 +19,12 @@ from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
+from gateway.api.attribution import ANY_KEY, Attributor
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
 from gateway.app.storage import build_quota
-from gateway.config import SettingsError
+from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
 from gateway.domain.errors import GatewayError
@@ -230,6 +231,11 @@ def build_upstreams(
     )
 
 
+def build_attributor(settings: Settings, authenticator: Authenticator) -> Attributor:
+    terms, ignores_unknown = settings.attribution, settings.images.unknown_parameters == "ignore"
+    return Attributor(frozenset(terms.keys), terms.headers, ignores_unknown, terms.plain_user, authenticator.keyed_hash)
+
+
 @dataclass(frozen=True, slots=True)
 class AdminParts:
     """Authentication, the routes of the admin API and the provisioner of `[[tenants]]`."""
@@ -266,7 +272,7 @@ def build_admin(
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         KeySection(keys, limits, clock, names),
         AuditSection(Audit(redis), tenants, upstreams, names),
-        UsageSection(ledger, verifier, clock, names),
+        UsageSection(ledger, verifier, clock, names, tuple(key for key in settings.attribution.keys if key != ANY_KEY)),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         PurgeSection(purger, tenants, erase),
         pool,

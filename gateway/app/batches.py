@@ -58,7 +58,7 @@ def build_batches(
     files, authenticator = storage.files, images.authenticator.authenticator
     store = BatchStore(redis, BatchLimits(terms.max_open))
     files.renderers[OUTPUT] = OutputRenderer(storage.objects, storage.pictures)
-    parser = LineParser(catalog, images.options.openai_options)
+    parser = LineParser(catalog, images.options.openai_options, images.attributor)
     line_max_bytes = settings.server.max_minimax_body_bytes
     lines_max_bytes = dict(zip(ENDPOINTS, (settings.server.max_body_bytes, line_max_bytes), strict=True))
     lines = LineRunner(
@@ -74,6 +74,7 @@ def build_batches(
     forecast = BatchForecast(store, scheduler, catalog, measured_s, lines_max)
     routes = BatchRoutes(
         *(images.authenticator, store, files, forecast, images.options.limits, drain, worker.wake.set),
+        images.attributor,
         public_url=settings.server.public_url or "",
     )
     tasks = (worker.run, worker.keep_claims, *((webhooks.run,) if webhooks else ()))

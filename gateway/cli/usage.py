@@ -3,9 +3,9 @@
 import csv
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, TextIO
@@ -17,12 +17,26 @@ from gateway.cli.output import fail, print_json, print_table, printable, progres
 
 app = typer.Typer(help="Report usage, export records and verify totals.", invoke_without_command=True)
 
-_GROUPS: Final = ("day", "tenant", "model", "key", "batch")
+_GROUPS: Final = (
+    *("day", "month", "tenant", "cost_centre", "owner", "model", "key", "batch", "tag", "user", "upstream"),
+)
 _AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 _RARE: Final = frozenset({"withheld", "lost", "unconfirmed"})
 """Columns omitted from a table if all values are 0."""
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - meant so
 """Characters at which a spreadsheet evaluates a cell."""
+
+
+def _check_form(expected: str, form: str) -> Callable[[str | None], str | None]:
+    """Returns a callback that checks a date, and renders it as the server takes it."""
+
+    def check(text: str | None) -> str | None:
+        try:
+            return text and datetime.strptime(text, form).replace(tzinfo=UTC).strftime(form)
+        except ValueError:
+            raise typer.BadParameter(f"expected {expected}, but got '{text}'") from None
+
+    return check
 
 
 def _parse_by(text: str) -> str:
@@ -34,12 +48,43 @@ def _parse_by(text: str) -> str:
 
 _PURCHASES: Final = "purchases"
 """The measure of a difference within the records."""
-_DAY: Final = ["%Y-%m-%d"]
-_FIRST: Final = "The first day, UTC. Default: the first of the month."
+_DAY: Final = _check_form("a day, YYYY-MM-DD, as 2026-01-31", "%Y-%m-%d")
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Default: all.")]
-FromOption = Annotated[datetime | None, typer.Option("--from", formats=_DAY, metavar="DAY", help=_FIRST)]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        callback=_DAY,
+        metavar="DAY",
+        help="The first day, UTC. Default: the first of the month.",
+    ),
+]
 ToOption = Annotated[
-    datetime | None, typer.Option("--to", formats=_DAY, metavar="DAY", help="The last day, UTC. Default: today.")
+    str | None,
+    typer.Option(
+        "--to",
+        callback=_DAY,
+        metavar="DAY",
+        help="The last day, UTC. Default: today.",
+    ),
+]
+MonthOption = Annotated[
+    str | None,
+    typer.Option(
+        "--month",
+        callback=_check_form("a month, YYYY-MM, as 2026-01", "%Y-%m"),
+        metavar="MONTH",
+        help="One month, instead of --from and --to.",
+    ),
+]
+LastOption = Annotated[
+    str | None, typer.Option("--last", metavar="DAYS", help="The last days, today included, as 30d, instead of both.")
+]
+TagOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tag", metavar="KEY[=VALUE]", help="The tag for --by tag; with a value, only requests that have it."
+    ),
 ]
 ByOption = Annotated[
     str,
@@ -47,7 +92,7 @@ ByOption = Annotated[
         "--by",
         callback=_parse_by,
         metavar="GROUP",
-        help="Group by day, tenant, model, key, batch, or several: day,model.",
+        help=f"Group by {', '.join(_GROUPS)}, or several: day,model.",
     ),
 ]
 FormatOption = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="Output format.")]
@@ -63,13 +108,16 @@ def report(
     tenant: TenantOption = None,
     first: FromOption = None,
     last: ToOption = None,
+    month: MonthOption = None,
+    days: LastOption = None,
     by: ByOption = "day",
+    tag: TagOption = None,
     format_: FormatOption = "table",
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
     json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
 ) -> None:
-    """Report usage by day, tenant, model, key or batch."""
+    """Report usage by day, tenant, cost centre, model, key, tag, user and others."""
     if context.invoked_subcommand is not None:
         for name in context.params:
             source = context.get_parameter_source(name)
@@ -77,7 +125,7 @@ def report(
                 # Before the subcommand it would be ignored: `imagegate usage --tenant a export` exports every tenant.
                 raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
         return
-    query = _query(tenant, first, last) | {"by": by}
+    query = _query(tenant, first, last, month, days) | {"by": by, "tag": tag}
     pages = list(_pages(AdminApi(url, admin_key, json), query))
     response = pages[0] | {"data": [row for each in pages for row in rows(each)], "next_cursor": None}
     groups = list(dict.fromkeys(by.split(",")))
@@ -94,6 +142,8 @@ def export(
     tenant: TenantOption = None,
     first: FromOption = None,
     last: ToOption = None,
+    month: MonthOption = None,
+    days: LastOption = None,
     output: OutputOption = None,
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
@@ -101,7 +151,7 @@ def export(
     """Export every request's record as JSON Lines, oldest day first."""
     api, done = AdminApi(url, admin_key, json=True), 0
     with _writing(output) as file, progressing("exporting", "records", prints=output is None) as progress:
-        for response in _pages(api, _query(tenant, first, last), "records"):
+        for response in _pages(api, _query(tenant, first, last, month, days), "records"):
             for record in rows(response):
                 print_json(record, file, (",", ":"))
                 done += 1
@@ -110,9 +160,16 @@ def export(
 
 
 @admin_command(app, "verify")
-def verify(api: AdminApi, tenant: TenantOption = None, first: FromOption = None, last: ToOption = None) -> None:
+def verify(
+    api: AdminApi,
+    tenant: TenantOption = None,
+    first: FromOption = None,
+    last: ToOption = None,
+    month: MonthOption = None,
+    days: LastOption = None,
+) -> None:
     """Recompute the totals from the records and print every difference."""
-    query = _query(tenant, first, last)
+    query = _query(tenant, first, last, month, days)
     pages: list[Document] = []
     with progressing("comparing", "records") as progress:
         total = number(api.ask("GET", "usage", "records", query=query | {"limit": "1"}), "total")
@@ -128,8 +185,10 @@ def verify(api: AdminApi, tenant: TenantOption = None, first: FromOption = None,
         fail(f"totals and records differ: {_counted(len(differences), 'difference')}")
 
 
-def _query(tenant: str | None, first: datetime | None, last: datetime | None) -> dict[str, object]:
-    return {"tenant": tenant, "from": first and first.date(), "to": last and last.date()}
+def _query(
+    tenant: str | None, first: str | None, last: str | None, month: str | None, days: str | None
+) -> dict[str, object]:
+    return {"tenant": tenant, "from": first, "to": last, "month": month, "last": days}
 
 
 def _pages(api: AdminApi, query: dict[str, object], *path: str) -> Iterator[Document]:
@@ -174,10 +233,10 @@ def _print_report(groups: Sequence[str], response: Document) -> None:
 
 
 def _cells(row: Document, names: Sequence[str], decimals: int) -> list[str]:
-    """Renders a row's cells, with money padded to the same number of decimals. Requests of no batch have `-`."""
+    """Renders a row's cells, with money padded to the same number of decimals. `-` is a group without a value."""
     pad = "0" * (decimals - _decimals(row))
-    shown = row | {"batch": row.get("batch") or "-"}
-    return [f"{shown.get(name)}{pad if name == 'usd' else ''}" for name in names]
+    shown = ["-" if row.get(name) == "" else row.get(name) for name in names]
+    return [f"{value}{pad if name == 'usd' else ''}" for name, value in zip(names, shown, strict=True)]
 
 
 def _decimals(row: Document) -> int:
@@ -187,8 +246,9 @@ def _decimals(row: Document) -> int:
 def _print_verification(counts: dict[str, int], differences: Sequence[Document]) -> None:
     for found in differences:
         where = f"{found.get('tenant')} {found.get('day')} key {found.get('key')} model {found.get('model')}"
-        if batch := found.get("batch"):
-            where += f" batch {batch}"
+        for name in ("batch", "split"):
+            if value := found.get(name):
+                where += f" {name} {value}"
         told = f"{found.get('measure')} {found.get('sums')} in the totals, {found.get('records')} in the records"
         if found.get("measure") == _PURCHASES:
             told = "an idempotency key or a batch line bought images twice"

@@ -26,6 +26,19 @@ KeyPrefix = Annotated[
 """Without ':', which ends the prefix: no key of one prefix can begin with another."""
 
 
+AttributionKey = Annotated[
+    str,
+    Meta(pattern=r"^([a-z0-9_.-]{1,32}|\*)\Z", description="'*', or 1 to 32 characters of a-z, 0-9, '_', '.' and '-'"),
+]
+HeaderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!(?i:authorization|(x-)?api-key|cookie)\Z)[A-Za-z0-9-]{1,64}\Z",
+        description="1 to 64 characters of A-Z, a-z, 0-9 and '-', and no header of credentials",
+    ),
+]
+
+
 class Tls(Table, frozen=True, kw_only=True):
     """PEM files of the gateway's certificate chain and private key."""
 
@@ -155,6 +168,14 @@ class Billing(Table, frozen=True, kw_only=True):
     charge_unknown_outcomes: bool = True
 
 
+class Attribution(Table, frozen=True, kw_only=True):
+    """What requests may be attributed to besides tenant and API key."""
+
+    keys: Annotated[tuple[AttributionKey, ...], Meta(max_length=16)] = ()
+    headers: tuple[HeaderName, ...] = ()
+    plain_user: bool = False
+
+
 class Ledger(Table, frozen=True, kw_only=True):
     """Retention of request records, and limits on one tenant's data in Redis. Sums do not expire."""
 
@@ -248,6 +269,7 @@ class Settings(Table, frozen=True, kw_only=True):
     pool: Pool = Pool()
     billing: Billing = Billing()
     ledger: Ledger = Ledger()
+    attribution: Attribution = Attribution()
     upstreams: Annotated[tuple[Upstream, ...], Meta(min_length=1)]
     models: Annotated[tuple[Model, ...], Meta(min_length=1)]
     tenants: tuple[ConfiguredTenant, ...] = ()

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 
+from gateway.domain.attribution import Attribution
 from gateway.domain.errors import ErrorCode, ErrorSpec, Outcome
 from gateway.domain.images import Size
 
@@ -157,6 +158,7 @@ class AdmissionRequest:
     prices: tuple[Price, ...]  # past, current and scheduled prices of the model
     identity: OrderIdentity | None = None
     batch: BatchLine | None = None
+    attribution: Attribution = field(default_factory=Attribution)
 
     def costs(self) -> str:
         """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""

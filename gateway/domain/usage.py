@@ -9,6 +9,7 @@ from datetime import date
 from enum import Enum
 from typing import Final
 
+from gateway.domain.attribution import TagFilter, tag_dimension
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
 
 
@@ -41,7 +42,10 @@ MEASURES: Final = tuple(measure.name for measure in fields(UsageTotals))
 PURCHASES: Final = "purchases"
 """For one batch line or one idempotency key; no measure of the sums."""
 Sums = Mapping[tuple[str, str, str], UsageTotals]
-"""The sums of one sheet, by key ID, model, and batch ID ("" for requests of no batch)."""
+"""The sums of one sheet, by key ID, model, and the value by which they are split: batch ID, tag, user or upstream.
+
+The value is "" for requests without one.
+"""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,11 +69,22 @@ class GroupBy(Enum):
     """A column that a report can be grouped by."""
 
     DAY = "day"
+    MONTH = "month"
     TENANT = "tenant"
+    COST_CENTRE = "cost_centre"
+    OWNER = "owner"
     MODEL = "model"
     KEY = "key"
     BATCH = "batch"
+    TAG = "tag"
+    USER = "user"
+    UPSTREAM = "upstream"
 
+
+SPLITS: Final = (GroupBy.BATCH, GroupBy.TAG, GroupBy.USER, GroupBy.UPSTREAM)
+"""Columns with sums of their own. A report has at most one of them."""
+HOLDERS: Final = (GroupBy.COST_CENTRE, GroupBy.OWNER)
+"""Columns that are fields of the tenant's record, as it is when the report is made."""
 
 Group = tuple[str, ...]
 """The grouping values of a row. Days are YYYY-MM-DD, so that they sort as text."""
@@ -78,16 +93,28 @@ Group = tuple[str, ...]
 class UsageReport:
     """One page of rows in order, and the total over all pages.
 
-    Sheets are added in the order of the first grouping column if that is the day or the tenant. So the page is complete
-    once it has enough rows. Later sheets are read for the total only, or not at all if an earlier page counted it.
+    Sheets are added in the order of the first grouping column if that is the day, the month or the tenant. So the page
+    is complete once it has enough rows. Later sheets are read for the total only, or not at all if an earlier page
+    counted it.
     """
 
     def __init__(
-        self, by: tuple[GroupBy, ...], limit: int, after: Group | None = None, known_total: UsageTotals | None = None
+        self,
+        by: tuple[GroupBy, ...],
+        limit: int,
+        after: Group | None = None,
+        known_total: UsageTotals | None = None,
+        tag: TagFilter | None = None,
     ) -> None:
+        """GroupBy.TAG needs a `tag`; one with a value excludes the other columns of SPLITS."""
         self.total = known_total or UsageTotals()
         self.is_by_tenant_first = by[0] is GroupBy.TENANT
-        self.is_by_batch = GroupBy.BATCH in by
+        self.split = tag_dimension(tag.key) if tag else next((one.value for one in by if one in SPLITS), "")
+        """The dimension by which sums are split; "" for none."""
+        self.needs_holders = any(one in HOLDERS for one in by)
+        self.holders: Mapping[str, Mapping[GroupBy, str]] = {}
+        """By tenant, the values of HOLDERS; to be set before sheets are added, if they are needed."""
+        self._tag = tag
         self._has_total = known_total is not None
         self._by = by
         self._limit = limit
@@ -103,10 +130,15 @@ class UsageReport:
         columns = _columns(sheet)
         lead = columns.get(self._by[0])
         is_shown = self._shows(lead)
-        for (key, model, batch), amounts in sums.items():
+        columns |= self.holders.get(sheet.tenant, dict.fromkeys(HOLDERS, ""))
+        for (key, model, value), amounts in sums.items():
+            if self._tag and self._tag.value not in {None, value}:
+                continue
             if not self._has_total:
                 self.total.add(amounts)
-            values = columns | {GroupBy.MODEL: model, GroupBy.KEY: key, GroupBy.BATCH: batch}
+            tagged = f"{self._tag.key}={value}" if self._tag and value else ""
+            values = columns | dict.fromkeys(SPLITS, value) | {GroupBy.TAG: tagged}
+            values |= {GroupBy.MODEL: model, GroupBy.KEY: key}
             group = tuple(values[by] for by in self._by)
             if is_shown and (self._after is None or group > self._after):
                 self._rows.setdefault(group, UsageTotals()).add(amounts)
@@ -122,7 +154,7 @@ class UsageReport:
         return len(self._rows) > self._limit
 
     def _shows(self, lead: str | None) -> bool:
-        """Returns whether rows that begin with `lead` may belong to the page. None is neither a day nor a tenant."""
+        """Returns whether rows that begin with `lead` may belong to the page. None is of another order."""
         if lead is None:
             return True
         is_before = self._after is not None and lead < self._after[0]
@@ -131,7 +163,8 @@ class UsageReport:
 
 
 def _columns(sheet: TenantDay) -> dict[GroupBy, str]:
-    return {GroupBy.DAY: sheet.day.isoformat(), GroupBy.TENANT: sheet.tenant}
+    day = sheet.day.isoformat()
+    return {GroupBy.DAY: day, GroupBy.MONTH: day[:7], GroupBy.TENANT: sheet.tenant}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +183,8 @@ class LedgerEntry:
     calls: Mapping[tuple[str, str], AccountOutcome]  # by upstream and account
     durations: Timings
     line: BatchLine | None = None  # None for a request of no batch
+    tags: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +198,7 @@ class Discrepancy:
     in_sums: int
     in_records: int
     batch_id: str = ""  # empty for requests of no batch
+    split: str = ""  # "tag:KEY=VALUE", "user=VALUE" or "upstream=NAME" for a sum of those; empty for others
 
 
 @dataclass(slots=True)

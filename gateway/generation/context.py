@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.domain.attribution import Attribution
 from gateway.domain.billing import BatchLine, OrderIdentity
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode
@@ -84,6 +85,7 @@ class RequestContext:
     """None: the request repeats no order, and none repeats it."""
     batch: BatchLine | None = None
     """None: an interactive request."""
+    attribution: Attribution = field(default_factory=Attribution, repr=False)
     keep_result: Callable[[ImageResult], Awaitable[None]] | None = field(default=None, repr=False)
     """Called with the converted result before it is settled, while the reservation's lease is renewed."""
     replayed: str = ""

@@ -73,6 +73,14 @@ class ByteAccount:
             await self.budget.freed.wait()
         self.note(count)
 
+    async def wait_within(self, count: int, timeout_s: float) -> None:
+        """Raises: GatewayError MEMORY_FULL if there is no room in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.wait_for(count)
+        except TimeoutError as error:
+            raise GatewayError(ErrorCode.MEMORY_FULL, f"no room for {count} bytes within {timeout_s:g} s") from error
+
     def note(self, count: int) -> None:
         """Counts held bytes; a negative count releases them."""
         budget = self.budget

@@ -39,7 +39,8 @@ class GenerationService:
         """
         model, job, trace = request.model, request.job, context.trace
         context.model, context.asked, context.prompt = model.id, job.count, job.prompt
-        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices, context.identity, context.batch)
+        order = (context.identity, context.batch, context.attribution)
+        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices, *order)
         transfer_id = context.transfer.hand_over() if context.transfer else ""
         passage = trace.admit = Interval(self._monotonic())
         try:

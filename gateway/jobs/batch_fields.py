@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-_JSON: Final = frozenset({"metadata", "errors"})
+_JSON: Final = frozenset({"metadata", "tags", "errors"})
 _T = TypeVar("_T")
 
 

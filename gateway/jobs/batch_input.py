@@ -57,14 +57,17 @@ class _Parts(msgspec.Struct, frozen=True):
 async def read_lines(
     chunks: AsyncIterator[bytes], line_max_bytes: int
 ) -> AsyncIterator[tuple[int, int, bytes | bytearray | None]]:
-    """Yields offset, length and content of each line, without its end; None for the content of a longer one."""
+    """Yields offset, length and content of each line, without its end; None for the content of a longer one.
+
+    A byte order mark is no part of the first line.
+    """
     offset, length, held = 0, 0, bytearray()
     async for chunk in chunks:
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
             length += end - start
             if length <= line_max_bytes:
-                yield offset, length, held + chunk[start:end] if held else chunk[start:end]
+                yield _behind_mark(offset, length, held + chunk[start:end] if held else chunk[start:end])
             else:
                 yield offset, length, None
             offset, length, held, start = offset + length + 1, 0, bytearray(), end + 1
@@ -74,7 +77,12 @@ async def read_lines(
         else:
             held = bytearray()
     if length:
-        yield offset, length, held if length <= line_max_bytes else None
+        yield _behind_mark(offset, length, held) if length <= line_max_bytes else (offset, length, None)
+
+
+def _behind_mark(offset: int, length: int, content: bytes | bytearray) -> tuple[int, int, bytes | bytearray]:
+    mark = len(codecs.BOM_UTF8) if offset == 0 and content.startswith(codecs.BOM_UTF8) else 0
+    return offset + mark, length - mark, content[mark:] if mark else content
 
 
 @dataclass(slots=True)
@@ -116,10 +124,8 @@ async def validate(chunks: AsyncIterator[bytes], rules: InputRules) -> Validatio
     The bodies are parsed when they run: a field that the endpoint refuses is that line's fault, and not the file's.
     """
     found, number, blank_lines, seen_bytes = Validation(), 0, 0, 0
-    async for offset, length, read in read_lines(chunks, rules.line_max_bytes):
+    async for offset, length, content in read_lines(chunks, rules.line_max_bytes):
         number, seen_bytes = number + 1, seen_bytes + length
-        mark = len(codecs.BOM_UTF8) if number == 1 and read and read.startswith(codecs.BOM_UTF8) else 0
-        content = read[mark:] if read and mark else read
         if content is not None and not content.strip():
             blank_lines += 1
         elif found.total < rules.lines_max:
@@ -128,7 +134,7 @@ async def validate(chunks: AsyncIterator[bytes], rules: InputRules) -> Validatio
                 _check_line(found, number, line, rules)
             else:
                 found.errors += line
-            found.index += _ENTRY.pack(offset + mark, length - mark)
+            found.index += _ENTRY.pack(offset, length)
         if number - blank_lines > rules.lines_max or blank_lines > rules.lines_max:
             text = f"This server takes {rules.lines_max} requests per batch, and as many empty lines. Split the file."
             found.refuse("too_many_tasks", text)

@@ -16,10 +16,11 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 import structlog
 
+from gateway.domain.attribution import Attribution
 from gateway.domain.billing import BatchLine, OrderIdentity, Repetition
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, Format, ImageResult, ImageUrl, Picture, ResponseFormat, sniff_base64
-from gateway.domain.tenants import Principal, Tenant
+from gateway.domain.tenants import Principal
 from gateway.generation.context import GenerationRequest, RequestContext
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.generation.service import GenerationService
@@ -61,14 +62,22 @@ Chunks = list[bytes | memoryview]
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class ParsedLine:
+    """The request of a line."""
+
+    request: GenerationRequest
+    """Its images are wanted in base64."""
+    asked: ResponseFormat
+    model_name: str
+    attribution: Attribution
+
+
 class LineFormat(Protocol):
     """The client format of lines: parses their bodies and renders their responses."""
 
-    def parse(self, endpoint: str, body: bytes, tenant: Tenant) -> tuple[GenerationRequest, ResponseFormat, str]:
-        """Returns the request, whose images are wanted in base64, what the client asked for, and the model's name.
-
-        Raises: GatewayError for an invalid request.
-        """
+    async def parse(self, batch: Batch, body: bytes, caller: Principal) -> ParsedLine:
+        """Raises: GatewayError for an invalid request."""
 
     def render(self, result: ImageResult) -> Chunks: ...
     def render_error(self, error: GatewayError, model_name: str) -> bytes: ...
@@ -174,13 +183,15 @@ class LineRunner:
         principal = await self._find_principal(batch.key_id)
         if principal is None:
             return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
+        context.tenant = principal.tenant.current_name
         name = f"{batch.id}:{number}"
         context.identity = OrderIdentity(Repetition.LINE, name, name)
         kept = b""
         try:
             body = bytes(line.body)
             body = await embed_files(self._files, batch.tenant, body, context.memory, self._files_max_bytes)
-            request, asked, context.model_name = self._format.parse(batch.endpoint, body, principal.tenant)
+            parsed = await self._format.parse(batch, body, principal)
+            request, context.model_name, context.attribution = parsed.request, parsed.model_name, parsed.attribution
             context.memory.take(request.job.held_bytes)
             model_id = request.model.id
             size_bytes = self._image_bytes.get(model_id, _IMAGE_BYTES) * request.job.count
@@ -189,7 +200,7 @@ class LineRunner:
                 async def keep(result: ImageResult) -> None:
                     nonlocal kept
                     await give_back()
-                    response = await self._store_images(batch, model_id, result, asked)
+                    response = await self._store_images(batch, model_id, result, parsed.asked)
                     kept = render_line(batch.id, number, line.custom_id, (200, context.id, response))
                     await record(LineEnd("stored", kept))
 

@@ -15,16 +15,33 @@ import msgspec
 
 from gateway.domain.images import Format
 from gateway.jobs.batch_input import read_lines
-from gateway.jobs.files import FileRecord, no_file
+from gateway.jobs.file_records import FileRecord
+from gateway.jobs.files import no_file
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage
 from gateway.storage.pictures import EXTENSIONS, PictureName, PictureStore, StoredPicture, object_name, tag_of
 
 OUTPUT: Final = "batch"
 """The kind of files that are rendered here. The only object of such a file is its manifest."""
 _MARK: Final = b"\x01"
-_LINK: Final = re.compile(rb"/files/([0-9a-f]{40})\.(%b)\?expires=(\d{1,12})&kid=" % "|".join(EXTENSIONS).encode())
+_LINK: Final = re.compile(rf"/files/([0-9a-f]{{40}})\.({'|'.join(EXTENSIONS)})\?expires=(\d{{1,12}})&[^/]*", re.ASCII)
 LINE_MAX_BYTES: Final = 1024 * 1024
 """A manifest's line has at most ten references and links."""
+
+
+class _Image(msgspec.Struct, frozen=True):
+    url: str | None = None
+
+
+class _Body(msgspec.Struct, frozen=True):
+    data: tuple[_Image, ...] = ()
+
+
+class _Response(msgspec.Struct, frozen=True):
+    body: _Body
+
+
+class _Line(msgspec.Struct, frozen=True):
+    response: _Response | None = None
 
 
 def refer(picture: StoredPicture) -> bytes:
@@ -39,13 +56,19 @@ def rendered_bytes(line: bytes) -> int:
 
 
 def find_pictures(line: bytes, tenant: str) -> Iterator[PictureName]:
-    """Yields the stored pictures of a manifest's line, by reference or link; none of another tenant's."""
-    for reference in line.split(_MARK)[1::2]:
+    """Yields the stored pictures of a manifest's line, by reference or link; none of another tenant's.
+
+    A link in a text of the client, as its custom ID, names no picture of this line.
+    """
+    parts = line.split(_MARK)
+    for reference in parts[1::2]:
         picture = _read(reference)
         yield PictureName(picture.id, picture.format, picture.expires_s)
-    for picture_id, extension, expires in _LINK.findall(line):
-        if picture_id.startswith(tag_of(tenant).encode()):
-            yield PictureName(picture_id.decode(), EXTENSIONS[extension.decode()], int(expires))
+    response = msgspec.json.decode(b"".join(parts[::2]), type=_Line).response
+    for image in response.body.data if response else ():
+        path = (image.url or "").rpartition("/files/")
+        if (link := _LINK.fullmatch("".join(path[1:]))) and link[1].startswith(tag_of(tenant)):
+            yield PictureName(link[1], EXTENSIONS[link[2]], int(link[3]))
 
 
 def _size(part: bytes, index: int) -> int:

@@ -92,11 +92,12 @@ class BatchStages:
             *(batch.endpoint, self._lines_max, self._line_max_bytes[batch.endpoint], self._images_max),
             lambda name: self._find_model(name, tenant),
         )
+        holder, kept_s, expires_s = f"batch:{batch.id}", batch.expires_at + batch.output_kept_s - int(self._clock()), 0
         try:
             found = await self._read_input(batch, rules)
+            stored_bytes = found.total * LINE_STORED_BYTES
             if not found.errors:
-                kept_s = batch.expires_at + batch.output_kept_s - int(self._clock())
-                await self._quota.take(batch.tenant, found.total * LINE_STORED_BYTES, kept_s)
+                expires_s = await self._quota.take(batch.tenant, stored_bytes, kept_s, holder=holder)
         except GatewayError as error:
             if error.error_code is ErrorCode.NOT_FOUND:
                 text = f"The input file '{batch.input_file_id}' does not exist any more."
@@ -113,7 +114,12 @@ class BatchStages:
         redis = self._store.redis
         await execute(redis, redis.set(key, bytes(found.index), ex=KEPT_S), object)
         fields = {"total": found.total, "images": found.images, "model": found.model}
-        await self._store.advance(batch, BatchStatus.IN_PROGRESS, self._clock(), **fields)
+        if await self._store.advance(batch, BatchStatus.IN_PROGRESS, self._clock(), **fields):
+            return
+        current = await self._store.find(batch.tenant, batch.id)
+        if current and not current.total:  # it was cancelled meanwhile, and no line will run
+            await execute(redis, redis.unlink(key), object)
+            await self._quota.give_back(batch.tenant, stored_bytes, expires_s, holder)
 
     async def finalize(self, batch: Batch) -> Batch | None:
         """Writes the files of a batch none of whose lines runs, and ends it.
@@ -193,7 +199,7 @@ class BatchStages:
         """Validates the input file while its memory is counted. Raises: GatewayError."""
         memory = ByteAccount(self._budget, batch.tenant)
         try:
-            await _wait_for_room(memory, 2 * rules.line_max_bytes + self._lines_max * _LINE_HELD_BYTES)
+            await memory.wait_within(2 * rules.line_max_bytes + self._lines_max * _LINE_HELD_BYTES, _MEMORY_WAIT_S)
             return await validate(await self._content(batch), rules)
         finally:
             memory.close()
@@ -264,7 +270,7 @@ class BatchStages:
         memory = ByteAccount(self._budget, batch.tenant)
         try:
             held_bytes = STREAM_HELD_BYTES + batch.total * _LINE_HELD_BYTES + self._line_max_bytes[batch.endpoint]
-            await _wait_for_room(memory, held_bytes)
+            await memory.wait_within(held_bytes, _MEMORY_WAIT_S)
             name = manifest_name(batch.tenant, stored_until, uuid.uuid4().hex)
             await self._files.objects.put(name, measured(), _CONTENT_TYPE)
         finally:
@@ -288,12 +294,3 @@ async def _keep(lock: LeaderLock, caller: "asyncio.Task[object] | None") -> None
         if not is_held and caller:
             caller.cancel()
             return
-
-
-async def _wait_for_room(memory: ByteAccount, count: int) -> None:
-    """Raises: GatewayError MEMORY_FULL."""
-    try:
-        async with asyncio.timeout(_MEMORY_WAIT_S):
-            await memory.wait_for(count)
-    except TimeoutError as error:
-        raise GatewayError(ErrorCode.MEMORY_FULL, f"no room for {count} bytes within {_MEMORY_WAIT_S:g} s") from error

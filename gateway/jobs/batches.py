@@ -105,6 +105,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str = ""
     """Of links in its output, without a slash at the end."""
     metadata: dict[str, str] | None = None
+    tags: dict[str, str] = {}
+    """Of the headers that created it, for every line."""
     status: BatchStatus = BatchStatus.VALIDATING
     model: str | None = None
     total: int = 0

@@ -12,7 +12,7 @@ from typing import Final
 from gateway.domain.errors import GatewayError
 from gateway.jobs.batch_input import read_lines
 from gateway.jobs.batch_output import LINE_MAX_BYTES, find_pictures
-from gateway.jobs.files import FileRecord
+from gateway.jobs.file_records import FileRecord
 from gateway.redis import Client, execute
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage
 from gateway.storage.pictures import PictureName, PictureStore

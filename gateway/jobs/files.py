@@ -3,18 +3,19 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Final, Protocol, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, cast
 
 import msgspec
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount
-from gateway.jobs.uploads import PART_BYTES, Upload, part_name
+from gateway.jobs.file_records import ContentDeleter, ContentRenderer, FileRecord, decode, decode_all, parts_of
+from gateway.jobs.uploads import PART_BYTES, Upload
 from gateway.metering.reservations import redis_keys
-from gateway.redis import Client, execute, load_script
+from gateway.redis import Client, Value, execute, load_script
 from gateway.storage.objects import ObjectNotFoundError, ObjectStorage, StoredObject, UnsatisfiableRangeError
-from gateway.storage.quota import StorageQuota
+from gateway.storage.quota import HOUR_S, STORED, StorageQuota
 
 _RECORDS: Final = ("files", "file_expiries", "file_keys")
 """Redis keys of a tenant, see lua/add_file.lua."""
@@ -23,64 +24,6 @@ _LISTED_BYTES: Final = 4096
 """Memory of one record and its copies while a list is rendered. A file name has at most 255 characters."""
 _POSITION_S: Final = 3600
 """Retention of a deleted file's position, because clients delete files while they page through them."""
-
-
-class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A file. It never changes."""
-
-    id: str
-    """`file-` and 32 hexadecimal digits."""
-    tenant: str
-    bytes: int
-    created_ms: int
-    """Unix milliseconds."""
-    expires_at: int
-    """Unix seconds."""
-    filename: str
-    purpose: str
-    stored_until: int = 0
-    """The time in the names of its parts, Unix seconds."""
-    source: str = ""
-    """If the content is rendered: the kind of its renderer, a colon, and what that needs."""
-    objects: tuple[str, ...] = ()
-    """What it is rendered from, and is deleted with it."""
-    key: str = ""
-    """Keyed hash of the Idempotency-Key of the upload."""
-
-    @property
-    def created_at(self) -> int:
-        """Unix seconds."""
-        return self.created_ms // 1000
-
-    @property
-    def etag(self) -> str:
-        """A strong entity tag: the content of an ID never changes."""
-        return f'"{self.id}"'
-
-    @property
-    def position(self) -> tuple[int, str]:
-        """Where it stands in a list."""
-        return self.created_ms, self.id
-
-
-class ContentRenderer(Protocol):
-    """Renders the content of a file while it is read."""
-
-    def __call__(self, record: FileRecord, start: int, end: int, /) -> AsyncIterator[bytes]:
-        """Yields exactly the bytes from `start` to before `end` of `record.bytes`, the same ones at each call.
-
-        Raises: GatewayError STORAGE_UNAVAILABLE, REDIS_UNAVAILABLE, at the first chunk if possible.
-        """
-
-
-class ContentDeleter(Protocol):
-    """Deletes the content of a rendered file, with what else was stored for it."""
-
-    async def add(self, record: FileRecord, /) -> None:
-        """Remembers what is to be deleted. Raises: GatewayError REDIS_UNAVAILABLE."""
-
-    async def begin(self, record: FileRecord, /) -> None:
-        """Begins after the file's record is removed. Never raises: what is left is deleted later."""
 
 
 class Files:
@@ -107,8 +50,8 @@ class Files:
         self._max_files = max_files
         self._clock = clock
         self._new_id = new_id
-        self._add_file = load_script(redis, "jobs/add_file")
-        self._remove_file = load_script(redis, "jobs/remove_file")
+        self._add_file = load_script(redis, "jobs/add_file", STORED)
+        self._remove_file = load_script(redis, "jobs/remove_file", STORED)
 
     def begin_upload(self, tenant: str, memory: ByteAccount, *, is_hashed: bool = False) -> Upload:
         return Upload(
@@ -124,7 +67,9 @@ class Files:
         Raises: GatewayError REQUEST_EXCEEDS_LIMIT, IDEMPOTENCY_KEY_REUSED, and those of `Upload.finish`; discard the
         upload then.
         """
-        stored_until, now_s = await upload.finish(keep_s), self._clock()
+        now_s = self._clock()
+        stored_until = -(-(int(now_s) + keep_s) // HOUR_S) * HOUR_S
+        await upload.finish(stored_until)
         key, fingerprint = identity
         record = FileRecord(
             id=upload.file_id,
@@ -138,7 +83,7 @@ class Files:
             key=key,
         )
         try:
-            added = await self._add(record, self._max_files, fingerprint)
+            added = await self._add(record, self._max_files, fingerprint, upload.unfinished_s)
         except GatewayError as error:
             if error.error_code is ErrorCode.REDIS_UNAVAILABLE:
                 upload.keep()  # the record may have been added
@@ -146,6 +91,13 @@ class Files:
         if added.id != record.id:
             await upload.discard()
         return added
+
+    async def check_room(self, tenant: str) -> None:
+        """Raises: GatewayError REQUEST_EXCEEDS_LIMIT if a tenant has `max_files` files. Redis: one round trip."""
+        [name] = redis_keys(self._redis.prefix, tenant, "file_expiries")
+        count = await execute(self._redis, self._redis.zcount(name, f"({int(self._clock())}", "+inf"), int)
+        if count >= self._max_files:
+            raise _too_many(self._max_files)
 
     async def add_rendered(
         self,
@@ -160,7 +112,7 @@ class Files:
     ) -> FileRecord:
         """Makes a file whose content is rendered by `renderers[source.partition(":")[0]]`. Idempotent by its ID.
 
-        It is made however many files the tenant has: its caller bounds them.
+        It is made however many files the tenant has: see `check_room`.
         """
         record = FileRecord(
             id=file_id,
@@ -181,7 +133,7 @@ class Files:
             raise no_file(file_id, param)
         [name] = redis_keys(self._redis.prefix, tenant, "files")
         text = await execute(self._redis, self._redis.hget(name, file_id), object)
-        record = _decode(text) if text else None
+        record = decode(text) if text else None
         if record is None or record.expires_at <= self._clock():
             raise no_file(file_id, param)
         return record
@@ -205,7 +157,7 @@ class Files:
         [name] = redis_keys(self._redis.prefix, tenant, "files")
         take(_LISTED_BYTES * await execute(self._redis, self._redis.hlen(name), int))
         texts = await execute(self._redis, self._redis.hgetall(name), dict[str, str])
-        now_s, records = self._clock(), await asyncio.to_thread(_decode_all, texts)
+        now_s, records = self._clock(), await asyncio.to_thread(decode_all, texts)
         found = [
             record for record in records.values() if record.expires_at > now_s and purpose in {None, record.purpose}
         ]
@@ -221,12 +173,11 @@ class Files:
         if deleter:
             await deleter.add(record)
         else:
-            await self.objects.delete(_parts(record))
-        names = (*_RECORDS, f"deleted_file:{record.id}")
+            await self.objects.delete(parts_of(record))
+        names = (*_RECORDS, f"deleted_file:{record.id}", "stored")
         keys = redis_keys(self._redis.prefix, record.tenant, *names)
-        is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S])
-        if is_removed and record.stored_until:
-            await self._quota.give_back(record.tenant, record.bytes, record.stored_until)
+        counted = (record.stored_until // HOUR_S, record.bytes if record.stored_until else 0)
+        is_removed = await self._remove_file(keys, [record.id, record.created_ms, _POSITION_S, *counted])
         if is_removed and deleter:
             await deleter.begin(record)
 
@@ -258,7 +209,7 @@ class Files:
         return StoredObject(size, record.etag, start, end, read_on())
 
     async def _read(self, record: FileRecord, start: int, end: int) -> AsyncIterator[bytes]:
-        names = _parts(record)
+        names = parts_of(record)
         for index in range(start // PART_BYTES, -(-end // PART_BYTES)):
             offset = index * PART_BYTES
             try:
@@ -268,19 +219,19 @@ class Files:
             async for chunk in part:
                 yield chunk
 
-    async def _add(self, record: FileRecord, max_files: int = 2**53, fingerprint: str = "") -> FileRecord:
-        keys = redis_keys(self._redis.prefix, record.tenant, *_RECORDS)
-        text = msgspec.json.encode(record)
-        reply = await self._add_file(keys, [record.id, text, record.expires_at, max_files, record.key, fingerprint])
+    async def _add(
+        self, record: FileRecord, max_files: int = 2**53, fingerprint: str = "", unfinished_s: int = 0
+    ) -> FileRecord:
+        keys = redis_keys(self._redis.prefix, record.tenant, *_RECORDS, "stored")
+        text, hours = msgspec.json.encode(record), (unfinished_s // HOUR_S, record.stored_until // HOUR_S)
+        args: list[Value] = [record.id, text, record.expires_at, max_files, record.key, fingerprint]
+        reply = await self._add_file(keys, [*args, record.bytes if unfinished_s else 0, *hours])
         state, *known = cast("list[str]", reply)
         if state == "reused":
             raise GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED)
         if state == "full":
-            raise GatewayError(
-                ErrorCode.REQUEST_EXCEEDS_LIMIT,
-                f"The tenant has {max_files} files, which is the limit. Delete files that are no longer needed.",
-            )
-        return _decode(known[0]) if known else record
+            raise _too_many(max_files)
+        return decode(known[0]) if known else record
 
     async def _position(self, tenant: str, file_id: str) -> tuple[int, str]:
         """Returns the position of a file that was deleted lately. Raises: GatewayError NOT_FOUND."""
@@ -297,17 +248,6 @@ def no_file(file_id: str, param: str = "id") -> GatewayError:
     return GatewayError(ErrorCode.NOT_FOUND, f"No such File object: {file_id[:64]}", param=param)
 
 
-def _decode(text: object) -> FileRecord:
-    return msgspec.json.decode(str(text), type=FileRecord)
-
-
-def _decode_all(texts: Mapping[str, str]) -> Mapping[str, FileRecord]:
-    return {file_id: _decode(text) for file_id, text in texts.items()}
-
-
-def _parts(record: FileRecord) -> Sequence[str]:
-    """Returns the names of the objects that make up a content, or that it is rendered from."""
-    if record.source:
-        return record.objects
-    file_id, count = record.id.removeprefix("file-"), -(-record.bytes // PART_BYTES)
-    return [part_name(record.tenant, file_id, record.stored_until, index) for index in range(count)]
+def _too_many(max_files: int) -> GatewayError:
+    text = f"The tenant has {max_files} files, which is the limit. Delete files that are no longer needed."
+    return GatewayError(ErrorCode.REQUEST_EXCEEDS_LIMIT, text)

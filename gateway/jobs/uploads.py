@@ -2,6 +2,7 @@
 
 Each part is a whole object, so that a bucket never has an incomplete multipart upload. The names of the parts say that
 they expire within hours, until the upload has ended: what a killed process leaves is reaped like all that has expired.
+The tenant's bytes count for hours, too, until the record of the file counts them for its life.
 """
 
 import hashlib
@@ -48,8 +49,8 @@ class Upload:
     """The names of the stored parts."""
     _left: list[str] = field(default_factory=list)
     """Every name under which something may be stored."""
-    _expires_s: int = 0
-    """The time in the names, Unix seconds."""
+    unfinished_s: int = 0
+    """Until then the bytes count if no file is made of them, Unix seconds."""
     _counted_bytes: int = 0
 
     @property
@@ -67,30 +68,24 @@ class Upload:
             room = PART_BYTES - len(self._part)
             self._part += rest[:room]
             rest = rest[room:]
-            self._expires_s = await self.quota.take(self.tenant, PART_BYTES, _UNFINISHED_S, self._expires_s)
-            self._counted_bytes += PART_BYTES
-            await self._store_part()
+            await self._take(PART_BYTES)
+            await self._store_part(self.unfinished_s)
         self._part += rest
 
-    async def finish(self, keep_s: int) -> int:
-        """Stores the rest, and gives all parts their final names.
+    async def finish(self, stored_until: int) -> None:
+        """Stores the rest, and gives all parts their final names, which say `stored_until`.
 
-        Returns: the time in these names, Unix seconds. Raises: GatewayError STORAGE_QUOTA_EXHAUSTED, BODY_TIMEOUT.
+        Raises: GatewayError STORAGE_QUOTA_EXHAUSTED, BODY_TIMEOUT.
         """
-        if self._counted_bytes:
-            await self.quota.give_back(self.tenant, self._counted_bytes, self._expires_s)
-            self._counted_bytes = 0
-        self._expires_s = await self.quota.take(self.tenant, self.size_bytes, keep_s)
-        self._counted_bytes = self.size_bytes
+        await self._take(self.size_bytes - self._counted_bytes)
         for index, name in enumerate(self._parts):
-            self._parts[index] = self._name(index)
+            self._parts[index] = self._name(index, stored_until)
             try:
                 await self.objects.move(name, self._parts[index])
             except ObjectNotFoundError:
                 raise GatewayError(ErrorCode.BODY_TIMEOUT, "The upload took hours.") from None
         if self._part:
-            await self._store_part()
-        return self._expires_s
+            await self._store_part(stored_until)
 
     async def discard(self) -> None:
         """Deletes what is stored. What that does not reach is reaped when it expires."""
@@ -98,22 +93,26 @@ class Upload:
         with suppress(GatewayError):
             await self.objects.delete(self._left)
             if self._counted_bytes:
-                await self.quota.give_back(self.tenant, self._counted_bytes, self._expires_s)
+                await self.quota.give_back(self.tenant, self._counted_bytes, self.unfinished_s)
 
     def keep(self) -> None:
         """Makes `discard` do nothing."""
         self._left.clear()
         self._counted_bytes = 0
 
-    async def _store_part(self) -> None:
+    async def _take(self, size_bytes: int) -> None:
+        self.unfinished_s = await self.quota.take(self.tenant, size_bytes, _UNFINISHED_S, self.unfinished_s)
+        self._counted_bytes += size_bytes
+
+    async def _store_part(self, expires_s: int) -> None:
         index = len(self._parts)
-        self._parts.append(self._name(index))
+        self._parts.append(self._name(index, expires_s))
         await self.objects.put(self._parts[index], self._part, _CONTENT_TYPE)
         self.memory.note(-len(self._part))
         self._part = bytearray()
 
-    def _name(self, index: int) -> str:
+    def _name(self, index: int, expires_s: int) -> str:
         """Returns the name of a part, which `discard` deletes."""
-        name = part_name(self.tenant, self.id, self._expires_s, index)
+        name = part_name(self.tenant, self.id, expires_s, index)
         self._left.append(name)
         return name

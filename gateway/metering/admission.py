@@ -214,8 +214,8 @@ class Admission:
         keys += redis_keys(self._prefix, tenant, "open", f"{own}open", "rate", f"{own}rate")
         asked = (purchase.request_id, purchase.model, purchase.images, purchase.costs())
         bounds = (self._lease_ms, int(is_refused), terms.recent_max, terms.records_max)
-        described = (terms.repeats.describe(purchase.identity), msgspec.json.encode(purchase.batch))
-        reply = await self._admit(keys, [reservation_id, key_id, *asked, *bounds, transfer_id, *described])
+        described = (transfer_id, *terms.describe(purchase))
+        reply = await self._admit(keys, [reservation_id, key_id, *asked, *bounds, *described])
         return msgspec.json.decode(str(reply), type=AdmissionDecision, strict=False)
 
     async def _settle_all(self) -> bool:

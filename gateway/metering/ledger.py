@@ -2,71 +2,48 @@
 
 Reports read days, not requests. Invariant: no call requests more than Redis and this process can handle within a
 call's deadline, whatever the number of tenants, days, keys and requests. Sizes are read first.
-
-A corrected record moves to the end of its tenant day and names its former entries (settle.lua). Export pages
-return each request once: a Place records how its tenant day was read so far.
 """
 
-import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Final, TypeVar
 
+from gateway.domain.attribution import BATCH
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.usage import LedgerEntry, Sums, TenantDay, UsageFilter, UsageReport
+from gateway.domain.usage import GroupBy, LedgerEntry, Sums, TenantDay, UsageFilter, UsageReport
 from gateway.metering.ledger_keys import (
     batch_sums_record,
     day_number,
     days_record,
     read_integer,
     read_record,
+    read_split_sums,
     read_sums,
     records_stream,
+    select_split,
+    split_sums_record,
     sums_record,
 )
+from gateway.metering.record_places import Place, Reading, was_returned, with_reading
 from gateway.redis import Client, execute
-from gateway.tenants.records import names_record
+from gateway.tenants.records import names_record, read_tenant, record
 
 _KEYS_PER_CALL: Final = 100
 _FIELDS_PER_CALL: Final = 5_000
 """Fields of sums or days per call: about 10 ms to read and decode."""
+_SPLIT_DAYS_PER_CALL: Final = 10
+"""Tenant days whose split sums are read together: each may have thousands of values."""
 _RECORDS_PER_CALL: Final = 250
 """Records per call, of 17 fields each."""
-READINGS_MAX: Final = 32
-"""Limit on the readings of a tenant day that a Place holds; an unchanged tenant day has one.
-
-With pages of 250 or more, they span 8,000 records. Only a record read earlier and moved before the first one repeats.
-"""
-_ENTRY_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}", re.ASCII)
 _T = TypeVar("_T")
 _A = TypeVar("_A")
 
 Entry = tuple[str, dict[str, str]]
 """A stored record: ID and fields."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One read of a part of a tenant day."""
-
-    end: str
-    """Last entry that was returned."""
-    newest: str
-    """Newest entry of the tenant day at that time; later entries are newer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Position of a record, with the readings of its tenant day so far, oldest first."""
-
-    tenant_day: TenantDay
-    id: str
-    """Entry ID in the stream of the tenant day."""
-    readings: tuple[Reading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +66,16 @@ class Ledger:
         """Fills a report with the sums that it needs.
 
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
-        Redis: one round trip, two per 100 tenants and two per 100 tenant days, by batch
-        four; reads no records.
+        Redis: one round trip, two per 100 tenants, one more per 100 by cost centre or owner, and two per 100 tenant
+        days, or four per 10 if they are split; reads no records.
         """
         days = await self._days(usage_filter)
+        if report.needs_holders:
+            report.holders = await self._holders(list(days))
         tenant_days = _by_tenant(days) if report.is_by_tenant_first else _by_day(days)
-        for batch in _batches(filter(report.wants, tenant_days)):
-            for tenant_day, sums in zip(batch, await self.sums(batch, by_batch=report.is_by_batch), strict=True):
+        days_per_call = _SPLIT_DAYS_PER_CALL if report.split else _KEYS_PER_CALL
+        for batch in _batches(filter(report.wants, tenant_days), days_per_call):
+            for tenant_day, sums in zip(batch, await self.sums(batch, report.split), strict=True):
                 report.add(tenant_day, sums)
 
     async def records(self, usage_filter: UsageFilter, after: Place | None, limit: int) -> RecordPage:
@@ -110,8 +90,8 @@ class Ledger:
             async for tenant_day, entries, newest in pieces:
                 readings = place.readings if place and place.tenant_day == tenant_day else ()
                 for name, fields in entries:
-                    place = Place(tenant_day, name, _with(readings, Reading(name, newest)))
-                    if not _was_returned(name, fields, readings):
+                    place = Place(tenant_day, name, with_reading(readings, Reading(name, newest)))
+                    if not was_returned(name, fields, readings):
                         found.append((place, read_record(tenant_day.tenant, fields)))
                 if len(found) > limit:
                     break
@@ -134,13 +114,38 @@ class Ledger:
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no tenant named '{name[:64]}'.", param="tenant")
         return [name]
 
-    async def sums(self, tenant_days: Sequence[TenantDay], *, by_batch: bool = False) -> list[Sums]:
-        """Returns the sums of each tenant day, empty if it has none. Raises: GatewayError REDIS_UNAVAILABLE."""
-        batches: list[dict[str, str]] = [{}] * len(tenant_days)
-        if by_batch:  # first, so that a line settled in between counts as a request of no batch, and not twice
-            batches = await self._hashes([batch_sums_record(self._redis.prefix, day) for day in tenant_days])
+    async def sums(self, tenant_days: Sequence[TenantDay], split: str = "") -> list[Sums]:
+        """Returns the sums of each tenant day, split by a dimension; empty if it has none.
+
+        Raises: GatewayError REDIS_UNAVAILABLE.
+        """
+        split_fields: list[dict[str, str]] = [{}] * len(tenant_days)
+        # First, so that a request settled in between counts as one without a value, and not twice.
+        if split == BATCH:
+            split_fields = await self._hashes([batch_sums_record(self._redis.prefix, day) for day in tenant_days])
+        elif split:
+            hashes = await self._hashes([split_sums_record(self._redis.prefix, day) for day in tenant_days])
+            split_fields = [select_split(fields, split) for fields in hashes]
         sums = await self._hashes([sums_record(self._redis.prefix, day) for day in tenant_days])
-        return [read_sums(*fields) for fields in zip(sums, batches, strict=True)]
+        return [read_sums(*fields) for fields in zip(sums, split_fields, strict=True)]
+
+    async def split_sums(self, tenant_day: TenantDay) -> Sums:
+        """Returns the sums by tag, user and upstream. Raises: GatewayError REDIS_UNAVAILABLE."""
+        [fields] = await self._hashes([split_sums_record(self._redis.prefix, tenant_day)])
+        return read_split_sums(fields)
+
+    async def _holders(self, tenants: Sequence[str]) -> dict[str, dict[GroupBy, str]]:
+        """Returns cost centre and owner by tenant."""
+        found: dict[str, dict[GroupBy, str]] = {}
+        for names in _batches(tenants):
+            keys = [record(self._redis, name, "tenant") for name in names]
+            records = await self._each(list[dict[str, str]], "HGETALL", keys)
+            tenants_found = [read_tenant(name, fields) for name, fields in zip(names, records, strict=True)]
+            found |= {
+                tenant.name: {GroupBy.COST_CENTRE: tenant.cost_centre, GroupBy.OWNER: tenant.owner}
+                for tenant in tenants_found
+            }
+        return found
 
     async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:
         sizes = await self._each(list[int], "HLEN", keys)
@@ -241,26 +246,6 @@ class Ledger:
         return await execute(self._redis, pipeline.execute(), kind)
 
 
-def _with(readings: tuple[Reading, ...], reading: Reading) -> tuple[Reading, ...]:
-    """Adds a reading; while nothing is written, one reading stands for all."""
-    earlier = readings[:-1] if readings and readings[-1].newest == reading.newest else readings
-    return (*earlier, reading)[-READINGS_MAX:]
-
-
-def _was_returned(name: str, fields: Mapping[str, str], readings: Sequence[Reading]) -> bool:
-    """Returns True if a corrected record was returned before it moved here: a reading passed its former entry."""
-    entries = (*filter(_ENTRY_ID.fullmatch, fields.get("corrects", "").split()), name)
-    for earlier, later in pairwise(map(_moment, entries)):
-        reading = next((one for one in readings if earlier <= _moment(one.end)), None)
-        if reading and later > _moment(reading.newest):
-            return True
-    return False
-
-
-def _moment(entry_id: str) -> tuple[int, ...]:
-    return tuple(map(int, entry_id.split("-")))
-
-
 def _by_tenant(days: Mapping[str, Sequence[date]]) -> Iterator[TenantDay]:
     return (TenantDay(day, tenant) for tenant in sorted(days) for day in days[tenant])
 
@@ -273,10 +258,9 @@ def _by_day(days: Mapping[str, Sequence[date]]) -> Iterator[TenantDay]:
     return (TenantDay(day, tenant) for day in sorted(tenants) for tenant in tenants[day])
 
 
-def _batches(items: Iterable[_T]) -> Iterator[list[_T]]:
-    """Splits items into the number of names that one call may have."""
+def _batches(items: Iterable[_T], size: int = _KEYS_PER_CALL) -> Iterator[list[_T]]:
     remaining = iter(items)
-    while portion := list(islice(remaining, _KEYS_PER_CALL)):
+    while portion := list(islice(remaining, size)):
         yield portion
 
 

@@ -4,7 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Final
+from urllib.parse import unquote
 
+import msgspec
+
+from gateway.domain.attribution import OTHER, UPSTREAM, USER, Attribution, tag_dimension
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
 from gateway.domain.usage import MEASURES, LedgerEntry, Sums, TenantDay, UsageTotals
 
@@ -24,6 +28,11 @@ def batch_sums_record(prefix: str, tenant_day: TenantDay) -> str:
     return f"{prefix}:{{{tenant_day.tenant}}}:batch_sums:{day_number(tenant_day.day)}"
 
 
+def split_sums_record(prefix: str, tenant_day: TenantDay) -> str:
+    """Returns the sums by tag, user and upstream; see lua/split_sums.lua."""
+    return f"{prefix}:{{{tenant_day.tenant}}}:split_sums:{day_number(tenant_day.day)}"
+
+
 def records_stream(prefix: str, tenant_day: TenantDay) -> str:
     return f"{prefix}:{{{tenant_day.tenant}}}:ledger:{day_number(tenant_day.day)}"
 
@@ -33,26 +42,94 @@ def day_number(day: date) -> int:
     return day.year * 10_000 + day.month * 100 + day.day
 
 
-def read_sums(fields: Mapping[str, str], batch_fields: Mapping[str, str]) -> Sums:
-    """Parses the fields "KEYID|MEASURE|MODEL" of all requests, and "BATCHID|KEYID|MEASURE|MODEL" of those of batches.
+def read_sums(fields: Mapping[str, str], split_fields: Mapping[str, str]) -> Sums:
+    """Parses the fields "KEYID|MEASURE|MODEL" of all requests, and "VALUE|KEYID|MEASURE|MODEL" of those with a value.
 
-    A model name may contain "|". Skips measures of later versions.
+    What is in no value's sums is that of the value "". A model name may contain "|". Skips measures of later versions.
     """
     found: dict[tuple[str, str, str], UsageTotals] = {}
-    batched = set[tuple[str, str, str]]()
+    divided = set[tuple[str, str, str]]()
     named = [("", name, value) for name, value in fields.items()]
-    named += [(*name.partition("|")[::2], value) for name, value in batch_fields.items()]
-    for batch, name, value in named:
+    named += [(*name.partition("|")[::2], value) for name, value in split_fields.items()]
+    for escaped, name, value in named:
+        split = unquote(escaped)
         key, _, rest = name.partition("|")
         measure, _, model = rest.partition("|")
         if measure not in MEASURES:
             continue
         amount = read_integer(value)
-        found.setdefault((key, model, batch), UsageTotals()).increase(measure, amount)
-        if batch:
+        found.setdefault((key, model, split), UsageTotals()).increase(measure, amount)
+        if split:
             found.setdefault((key, model, ""), UsageTotals()).increase(measure, -amount)
-            batched.add((key, model, ""))
-    return {group: amounts for group, amounts in found.items() if group not in batched or amounts != UsageTotals()}
+            divided.add((key, model, ""))
+    return {group: amounts for group, amounts in found.items() if group not in divided or amounts != UsageTotals()}
+
+
+def select_split(fields: Mapping[str, str], dimension: str) -> dict[str, str]:
+    """Returns one dimension's fields of the split sums, as `read_sums` takes them."""
+    start = f"{dimension}|"
+    return {name.removeprefix(start): value for name, value in fields.items() if name.startswith(start)}
+
+
+def read_split_sums(fields: Mapping[str, str]) -> Sums:
+    """Parses the split sums of every dimension. The third name of a group is "DIMENSION=VALUE"."""
+    dimensions = dict.fromkeys(name.partition("|")[0] for name in fields)
+    read = ((dimension, read_sums({}, select_split(fields, dimension))) for dimension in dimensions)
+    return {
+        (key, model, f"{dimension}={value}"): amounts
+        for dimension, sums in read
+        for (key, model, value), amounts in sums.items()
+        if value
+    }
+
+
+def read_splits(fields: Mapping[str, str]) -> Iterator[tuple[str, UsageTotals]]:
+    """Yields what one record adds to the split sums: "DIMENSION=VALUE" and the amounts."""
+    if "summed" not in fields:
+        return
+    tags, amounts = read_tags(fields), read_amounts(fields)
+    values = {tag_dimension(key): value for key, value in tags.items()} | {USER: fields.get("user", "")}
+    for name in filter(None, fields["summed"].split(",")):
+        dimension, is_other, _ = name.partition("=")
+        yield f"{dimension}={OTHER if is_other else values.get(dimension, '')}", amounts
+    for upstream, share in _read_upstreams(fields, amounts).items():
+        yield f"{UPSTREAM}={upstream}", share
+
+
+def _read_upstreams(fields: Mapping[str, str], amounts: UsageTotals) -> dict[str, UsageTotals]:
+    """Returns the amounts by upstream. What the others do not have of the cost has the last one."""
+    found: dict[str, UsageTotals] = {}
+    counted = ""
+    for (upstream, _), share in _read_calls(fields.get("calls", "")):
+        images = UsageTotals(0, 0, share.delivered, share.withheld, share.lost, share.unconfirmed)
+        found.setdefault(upstream, UsageTotals()).add(images)
+        counted = counted or (upstream if images != UsageTotals() else "")
+    if not found:
+        return found
+    counted = counted or next(iter(found))
+    found[counted].requests, found[counted].asked = 1, amounts.asked
+    costs = (share.partition(":")[::2] for share in filter(None, fields.get("upstream_usd", "").split(";")))
+    usd_micros = {upstream: read_integer(cost) for upstream, cost in costs}
+    *others, last = found
+    for upstream in others:
+        found[upstream].usd_micros = usd_micros.get(upstream, 0)
+    found[last].usd_micros = amounts.usd_micros - sum(found[upstream].usd_micros for upstream in others)
+    return found
+
+
+def write_attribution(attribution: Attribution) -> bytes:
+    """Renders the fields of a reservation as JSON for admit.lua."""
+    tags = msgspec.json.encode(attribution.tags, order="sorted").decode() if attribution.tags else ""
+    fields = {"tags": tags, "user": attribution.user, "summed": ",".join(attribution.summed)}
+    return msgspec.json.encode({name: value for name, value in fields.items() if value})
+
+
+def read_tags(fields: Mapping[str, str]) -> dict[str, str]:
+    """Returns a record's tags; none if they are damaged, so that it appears as a discrepancy."""
+    try:
+        return msgspec.json.decode(fields.get("tags") or "{}", type=dict[str, str])
+    except msgspec.MsgspecError:
+        return {}
 
 
 def read_amounts(fields: Mapping[str, str]) -> UsageTotals:
@@ -89,6 +166,8 @@ def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
         dict(_read_calls(fields.get("calls", ""))),
         Timings(*(read_integer(fields.get(name)) for name in ("queue_ms", "upstream_ms", "total_ms"))),
         BatchLine(fields["batch_id"], fields.get("custom_id", "")) if fields.get("batch_id") else None,
+        read_tags(fields),
+        fields.get("user", ""),
     )
 
 

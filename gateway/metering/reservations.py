@@ -15,6 +15,7 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rates
 from gateway.domain.usage import TenantDay
 from gateway.metering.ledger import Ledger
+from gateway.metering.ledger_keys import write_attribution
 from gateway.observability.metrics import Metrics
 from gateway.redis import Script
 from gateway.redis.journal_file import Entry
@@ -22,7 +23,9 @@ from gateway.redis.journal_file import Entry
 _LOG = structlog.get_logger("imagegate.admission")
 _SKEW: Final = timedelta(hours=1)
 """Maximum skew between this machine's clock and the server's."""
-PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({"admit": ("metering/repeats",)})
+PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"admit": ("metering/repeats",), "settle": ("metering/split_sums",)}
+)
 """By script, the files that stand before it."""
 SETTLE: Final = "settle"
 """Journal kind."""
@@ -71,6 +74,11 @@ class ReservationConfig:
     records_max: int = 1_000_000
     """Limit on the records of one tenant day."""
     repeats: RepeatPolicy = RepeatPolicy()
+
+    def describe(self, purchase: AdmissionRequest) -> tuple[bytes, bytes, bytes]:
+        """Renders identity, batch line and attribution as JSON for admit.lua."""
+        batch, attribution = msgspec.json.encode(purchase.batch), write_attribution(purchase.attribution)
+        return self.repeats.describe(purchase.identity), batch, attribution
 
 
 @dataclass(slots=True)

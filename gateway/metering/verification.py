@@ -6,10 +6,11 @@ sums before and after the records were read.
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
+from gateway.domain.attribution import BATCH
 from gateway.domain.usage import (
     PURCHASES,
     Discrepancy,
@@ -21,7 +22,7 @@ from gateway.domain.usage import (
     differences,
 )
 from gateway.metering.ledger import Ledger
-from gateway.metering.ledger_keys import read_amounts, read_group, read_integer, read_purchase
+from gateway.metering.ledger_keys import read_amounts, read_group, read_integer, read_purchase, read_splits
 
 _RECORDS_PER_CALL: Final = 5_000
 _TENANT_DAY_COST: Final = 20
@@ -36,7 +37,9 @@ class _Reading:
     """A tenant day's sums, and the totals of its records at that time."""
 
     sums: Sums
-    counted: dict[tuple[str, str, str], UsageTotals]
+    split_sums: Sums
+    counted: dict[tuple[str, str, str], UsageTotals] = field(default_factory=dict)
+    split_counted: dict[tuple[str, str, str], UsageTotals] = field(default_factory=dict)
     records: int = 0
     last: str | None = None
     """ID of the last record."""
@@ -52,6 +55,8 @@ class _Reading:
         key_id, model, batch_id = group = read_group(fields)
         amounts = read_amounts(fields)
         self.counted.setdefault(group, UsageTotals()).add(amounts)
+        for split, share in read_splits(fields):
+            self.split_counted.setdefault((key_id, model, split), UsageTotals()).add(share)
         if purchase := read_purchase(fields, amounts):
             before_ms, now_ms = self.bought_ms.get(purchase), read_integer(fields.get("admitted_ms"))
             self.bought_ms[purchase] = now_ms
@@ -117,6 +122,8 @@ class LedgerVerifier:
         for _ in range(_TRIES):
             reading = await self._read(tenant_day)
             wrong = [*differences(tenant_day, reading.sums, reading.counted), *reading.repeated]
+            split = differences(tenant_day, reading.split_sums, reading.split_counted)
+            wrong += [replace(one, batch_id="", split=one.batch_id) for one in split]
             if not wrong or (reading.was_still and wrong == before):
                 break
             before = wrong if reading.was_still else None
@@ -136,16 +143,19 @@ class LedgerVerifier:
 
     async def _read(self, tenant_day: TenantDay) -> _Reading:
         """Reads until the sums are stable: settlements made meanwhile append records, which are read too."""
-        [sums] = await self._ledger.sums([tenant_day], by_batch=True)
-        reading = _Reading(sums, {})
+        reading = _Reading(*await self._sums(tenant_day))
         for _ in range(_TRIES):
             async for entries in self._ledger.stream(tenant_day, reading.last):
                 for _, fields in entries:
                     reading.add(tenant_day, fields, self._key_retention_ms)
                 reading.last = entries[-1][0]
                 reading.records += len(entries)
-            [sums] = await self._ledger.sums([tenant_day], by_batch=True)
-            if sums == reading.sums:
+            sums, split_sums = await self._sums(tenant_day)
+            if (sums, split_sums) == (reading.sums, reading.split_sums):
                 break
-            reading.sums, reading.was_still = sums, False
+            reading.sums, reading.split_sums, reading.was_still = sums, split_sums, False
         return reading
+
+    async def _sums(self, tenant_day: TenantDay) -> tuple[Sums, Sums]:
+        [sums] = await self._ledger.sums([tenant_day], BATCH)
+        return sums, await self._ledger.split_sums(tenant_day)

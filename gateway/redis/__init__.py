@@ -31,6 +31,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:ledger:YYYYMMDD | stream | `[ledger]` | settlement: one entry per settled request that was sent |
 | ig3:{NAME}:sums:YYYYMMDD | hash | none | settlement: "KEYID|MEASURE|MODEL" -> integer |
 | ig3:{NAME}:batch_sums:YYYYMMDD | hash | `[ledger]` | settlement: "BATCHID|KEYID|MEASURE|MODEL" -> integer |
+| ig3:{NAME}:split_sums:YYYYMMDD | hash | `[ledger]` | settlement: by tag, user and upstream; see lua/split_sums.lua |
 | ig3:{NAME}:days | sorted set | none | settlement: days that have sums |
 | ig3:{NAME}:records_end | hash | none | settlement: day -> Unix second at which its records expire |
 | ig3:{NAME}:idempotency:HASH | hash | `[replays]` | admission: see lua/repeats.lua |
@@ -44,6 +45,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:file_keys | hash | as files | jobs: Idempotency-Key of an upload -> its fingerprint and file |
 | ig3:{NAME}:deleted_file:ID | string | 1 hour | jobs: where a deleted file stood in a list |
 | ig3:{NAME}:stored | hash | until the last object expires | storage: hour of expiry -> bytes stored |
+| ig3:{NAME}:deleting | set | 31 days | storage: IDs of pictures that are being deleted and no longer count |
 | ig3:link_keys | hash | 8 weeks | storage: week -> key that signs links, unless configured |
 | ig3:{NAME}:erasing | string | 31 days | storage: when the erasure of the tenant began, while it lasts |
 | ig3:erased_tenants | set | 31 days | storage: tenants whose objects the reaper is to delete |

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import pybase64
 
-from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.errors import GatewayError
 from gateway.domain.images import Base64Image, Format
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.observability.metrics import Metrics
@@ -138,22 +138,23 @@ class PictureStore:
         return await self._objects.get(_name(picture_id, form, expires_s), start, end)
 
     async def delete(self, tenant: str, pictures: Collection[PictureName]) -> None:
-        """Deletes pictures of a tenant, and gives back the bytes of those that are found.
+        """Deletes pictures of a tenant, and gives back the bytes of those that are found. It can be repeated.
 
         Raises: GatewayError STORAGE_UNAVAILABLE, REDIS_UNAVAILABLE.
         """
-        slots, found = asyncio.Semaphore(_HEADS_AT_ONCE), list[tuple[str, int, int]]()
+        slots, found = asyncio.Semaphore(_HEADS_AT_ONCE), dict[PictureName, int]()
 
         async def look(picture: PictureName) -> None:
             async with slots:
                 with suppress(ObjectNotFoundError):
-                    info = await self._objects.head(_name(*picture))
-                    found.append((info.name, info.size_bytes, picture.expires_s))
+                    found[picture] = (await self._objects.head(_name(*picture))).size_bytes
 
         await asyncio.gather(*map(look, pictures))
-        await self._objects.delete([name for name, _, _ in found])
-        for _, size_bytes, expires_s in found:
-            await self._quota.give_back(tenant, size_bytes, expires_s)
+        if found:
+            counted = [(picture.id, size_bytes, picture.expires_s) for picture, size_bytes in found.items()]
+            await self._quota.begin_deletion(tenant, counted)
+            await self._objects.delete([_name(*picture) for picture in found])
+            await self._quota.end_deletion(tenant, [picture.id for picture in found])
 
     async def sign(self, picture_id: str, form: Format, expires_s: int, life_s: int) -> str:
         """Returns the bucket's own URL of a picture for `life_s`. Raises: GatewayError STORAGE_UNAVAILABLE."""
@@ -205,11 +206,7 @@ class PictureStore:
 
     async def _decode(self, encoded: memoryview, memory: ByteAccount) -> bytes:
         """Returns the bytes of a picture, as soon as there is memory for them. Raises: GatewayError MEMORY_FULL."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await memory.wait_for(len(encoded) * 3 // 4)
-        except TimeoutError:
-            raise GatewayError(ErrorCode.MEMORY_FULL) from None
+        await memory.wait_within(len(encoded) * 3 // 4, self._timeout_s)
         return await asyncio.to_thread(pybase64.b64decode, encoded, validate=True)
 
 

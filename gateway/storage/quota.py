@@ -4,14 +4,17 @@ Invariant: what expires is no longer counted, also if the process that stored it
 nothing is stored for it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.redis import Client, execute, load_script
+from gateway.redis import Client, Value, execute, load_script
 from gateway.tenants.records import record
 
 HOUR_S: Final = 3600
+STORED: Final = ("storage/stored",)
+"""What stands before the scripts that take stored bytes back."""
 ERASURE_TTL_S: Final = 31 * 24 * 3600
 """No object is kept for longer."""
 
@@ -31,16 +34,22 @@ class StorageQuota:
         self._redis = redis
         self._terms = terms
         self._take = load_script(redis, "storage/take_room")
-        self._give_back = load_script(redis, "storage/give_back")
+        self._give_back = load_script(redis, "storage/give_back", STORED)
+        self._begin_deletion = load_script(redis, "storage/begin_deletion", STORED)
 
-    async def take(self, tenant: str, size_bytes: int, keep_s: int | None = None, expires_s: int = 0) -> int:
+    async def take(
+        self, tenant: str, size_bytes: int, keep_s: int | None = None, expires_s: int = 0, holder: str = ""
+    ) -> int:
         """Counts bytes before they are stored. A later call for the same object passes its `expires_s`.
+
+        `holder`: the kind of the tenant's hash that remembers them, so that a repeated call counts nothing.
 
         Returns: when they expire, in Unix seconds: the first full hour after `keep_s`, or after the tenant's time.
         Raises: GatewayError STORAGE_QUOTA_EXHAUSTED, or STORAGE_UNAVAILABLE during an erasure, and nothing is counted.
         Redis: one round trip, lua/take_room.lua.
         """
-        keys = [record(self._redis, tenant, kind) for kind in ("tenant", "stored", "erasing")]
+        kinds = ("tenant", "stored", "erasing", *([holder] if holder else []))
+        keys = [record(self._redis, tenant, kind) for kind in kinds]
         terms = self._terms
         args = [size_bytes, keep_s or 0, terms.keep_hours, terms.max_bytes, expires_s // HOUR_S]
         hour, max_bytes = cast("list[int]", await self._take(keys, [*args]))
@@ -53,9 +62,29 @@ class StorageQuota:
             raise GatewayError(ErrorCode.STORAGE_QUOTA_EXHAUSTED, message)
         return hour * HOUR_S
 
-    async def give_back(self, tenant: str, size_bytes: int, expires_s: int) -> None:
-        """Takes back bytes that were deleted, or not stored. Redis: one round trip, lua/give_back.lua."""
-        await self._give_back([record(self._redis, tenant, "stored")], [expires_s // HOUR_S, size_bytes])
+    async def give_back(self, tenant: str, size_bytes: int, expires_s: int, holder: str = "") -> None:
+        """Takes back bytes that were deleted, or not stored; those of a holder once.
+
+        Redis: one round trip, lua/give_back.lua.
+        """
+        keys = [record(self._redis, tenant, kind) for kind in ("stored", *([holder] if holder else []))]
+        await self._give_back(keys, [expires_s // HOUR_S, size_bytes])
+
+    async def begin_deletion(self, tenant: str, pictures: Iterable[tuple[str, int, int]]) -> None:
+        """Takes back the bytes of pictures before they are deleted, however often that is repeated.
+
+        `pictures`: ID, bytes and expiry in Unix seconds. Redis: one round trip, lua/begin_deletion.lua.
+        """
+        keys = [record(self._redis, tenant, kind) for kind in ("stored", "deleting")]
+        args: list[Value] = [ERASURE_TTL_S]
+        for picture_id, size_bytes, expires_s in pictures:
+            args += [picture_id, expires_s // HOUR_S, size_bytes]
+        await self._begin_deletion(keys, args)
+
+    async def end_deletion(self, tenant: str, picture_ids: Iterable[str]) -> None:
+        """Forgets pictures that are deleted. Redis: one round trip."""
+        name = record(self._redis, tenant, "deleting")
+        await execute(self._redis, self._redis.srem(name, *picture_ids), int)
 
     async def stored_bytes(self, tenant: str, now_s: float) -> int:
         """Returns the bytes that a tenant stores. Redis: one round trip."""

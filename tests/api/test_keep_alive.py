@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import Final
 
 import httpx
-import openai
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,6 +30,7 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.scarce import Asking, scarce
+from tests.support.sdks import sdk
 
 GENERATIONS: Final = "/v1/images/generations"
 NATIVE: Final = "/v1/image_generation"
@@ -70,7 +70,7 @@ def test_the_first_byte_does_not_wait_for_the_image(patient: Gateway) -> None:
 
 
 def test_a_client_that_times_out_between_bytes_gets_its_image(patient: Gateway, simulator: Simulator) -> None:
-    client = openai.OpenAI(base_url=patient.base_url, api_key=patient.api_key, timeout=1, max_retries=2)
+    client = sdk(patient.base_url, patient.api_key, timeout=1, max_retries=2)
     made = client.images.generate(prompt="x [delay=3]", model="image-01")
     assert made.data
     assert made.data[0].b64_json
@@ -147,7 +147,7 @@ def test_a_client_that_leaves_the_queue_after_blanks_buys_nothing(
 
 def test_a_broken_upstream_is_still_bought_once(make_gateway: MakeGateway, simulator: Simulator) -> None:
     gateway = make_gateway(upstream("sim", "minimax", simulator.url), server=BLANKS)
-    client = openai.OpenAI(base_url=gateway.base_url, api_key=gateway.api_key, max_retries=2)
+    client = sdk(gateway.base_url, gateway.api_key, max_retries=2)
     assert client.images.generate(prompt="x [delay=0.5] [cut]").data is None
     assert 1 == len(simulator.requests())
 

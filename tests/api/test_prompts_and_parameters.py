@@ -18,7 +18,6 @@ FOREIGN: Final = {
     "resolution": "1k",
     "watermark": False,
     "user_id": "u",
-    "metadata": {},
     "extra_body": {},
     "provider": {"order": []},
     "response_modalities": ["image"],

@@ -248,7 +248,7 @@ def test_unknown_parameters_and_tenants_are_refused_by_name(gateway: Gateway, pa
 def test_an_unknown_group_is_refused_with_the_known_ones(gateway: Gateway, by: str) -> None:
     found = refused(gateway, "/usage", f"by={by.replace(';', '%3B')}")
     assert ("invalid_value", "by") == (found["code"], found["param"])
-    assert "'day', 'tenant', 'model', 'key', and 'batch'" in found["message"]
+    assert "Supported values are: 'day', 'month', 'tenant', 'cost_centre', 'owner', 'model'," in found["message"]
 
 
 @pytest.mark.shares_gateway
@@ -303,6 +303,7 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
     settled = Settled(
         model="a|b", asked=5, delivered=2, withheld=1, lost=1, unconfirmed=1, usd_micros=10_501, calls=calls
     )
+    settled = replace(settled, tags='{"env":"prod"}', user="ann")
     settle(books, [replace(settled, admitted_ms=1_785_196_799_007, key="k2", reservation="t9")])
     assert {
         "from": "2026-07-01",
@@ -314,6 +315,8 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
                 "request_id": "req_1",
                 "tenant": "acme",
                 "key_id": "k2",
+                "user": "ann",
+                "tags": {"env": "prod"},
                 "batch_id": None,
                 "custom_id": None,
                 "model": "a|b",
@@ -405,6 +408,7 @@ def test_a_verification_tells_what_it_compared_and_found(gateway: Gateway, books
         "key": "key1",
         "model": "a|b",
         "batch": "",
+        "split": "",
         "measure": "usd_micros",
         "sums": 3507,
         "records": 3500,

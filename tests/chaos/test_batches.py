@@ -34,6 +34,17 @@ def test_a_line_that_is_lost_or_ends_twice_turns_it_red(given: dict[str, Any], w
     assert what in found(**batched(**given))
 
 
+def test_usage_by_tag_user_and_upstream_is_compared_with_the_records() -> None:
+    tagged = line(tags={"team": "ads"}, user="u")
+    sums = Sums(delivered=2, usd_micros=7000, requests=1)
+    good = {"tag": {"team=ads": sums}, "user": {"u": sums}, "upstream": {"minimax": sums}}
+    assert set() == found(lines=[tagged], split_sums=good)
+    for by, value in (("tag", "team=ads"), ("user", "u"), ("upstream", "minimax")):
+        wrong = {value: Sums(delivered=2, usd_micros=6999, requests=1)}
+        for reported in (wrong, {}, {"": sums}):
+            assert {f"usage by {by} is not its records"} == found(lines=[tagged], split_sums=good | {by: reported})
+
+
 @pytest.mark.parametrize("sums", [{}, {"batch_1": Sums(delivered=1, usd_micros=7000, requests=1)}])
 def test_usage_by_batch_is_compared_with_the_records(sums: dict[str, Sums]) -> None:
     assert {"usage by batch is not its records"} == found(**batched() | {"batch_sums": sums})

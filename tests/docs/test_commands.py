@@ -99,7 +99,7 @@ def test_a_command_that_does_not_exist_is_found(command: str, problem: str | Non
     [
         ("tenant create", None),
         ("usage --from DAY --to DAY", None),
-        ("usage --from yesterday", "does not match"),
+        ("usage --from yesterday", "expected a day"),
         ("usage --until DAY", "No such option"),
         ("tenants", "No such command"),
     ],

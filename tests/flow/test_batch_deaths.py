@@ -15,10 +15,11 @@ import httpx
 import pytest
 import redis
 
-from tests.support.batching import begin, line, read, sdk, wait
+from tests.support.batching import begin, line, read, wait
 from tests.support.harness import Simulator, admin, new_key, simulating, wait_until
 from tests.support.loading import receipts, wait_until_settled
 from tests.support.processes import start_gateway, used, write_configuration
+from tests.support.sdks import sdk
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ import pytest
 import redis
 from openai.types import Batch
 
-from tests.support.batching import ENDPOINT, begin, line, read, sdk, upload, wait
+from tests.support.batching import ENDPOINT, begin, line, read, upload, wait
 from tests.support.commands import run
 from tests.support.harness import (
     ADMIN_KEY,
@@ -35,6 +35,7 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.pictures import drawn
+from tests.support.sdks import sdk
 
 SECRET: Final = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 

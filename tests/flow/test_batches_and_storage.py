@@ -16,7 +16,7 @@ import pytest
 import redis
 from openai.types import Batch
 
-from tests.support.batching import ENDPOINT, begin, line, read, sdk, upload, wait
+from tests.support.batching import ENDPOINT, begin, line, read, upload, wait
 from tests.support.harness import (
     REDIS_BINARIES,
     Gateway,
@@ -31,6 +31,7 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.loading import wait_until_settled
+from tests.support.sdks import sdk
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             upstream("sim", "minimax", simulator.url),
             storage={"url": storage.as_uri()},
             batches={"max_open": 4, "max_concurrency": 2},
+            files={"max_files": 6},
         )
         yield Place(stack.enter_context(gatewaying(configured)), simulator, redis_url, storage)
 
@@ -120,6 +122,20 @@ def test_a_batch_whose_input_cannot_be_read_fails_when_its_window_ends(place: Pl
         batch = wait(client, batch)
     assert batch.errors
     assert ("failed", ["batch_expired"]) == (batch.status, [one.code for one in batch.errors.data or []])
+
+
+def test_one_input_file_makes_no_more_files_than_the_tenant_may_have(place: Place) -> None:
+    """Its lines are refused for free, so that nothing else limits how many batches are made of it."""
+    client = place.client("flooding")
+    file_id = upload(client, [line("a", n=-1)])
+    for _ in range(5):
+        wait(client, begin_with(client, file_id))
+    with pytest.raises(openai.RateLimitError, match="has 6 files, which is the limit"):
+        begin_with(client, file_id)
+    kept = client.files.list(purpose="batch_output").data
+    assert 5 == len(kept)
+    client.files.delete(kept[0].id)
+    assert "completed" == wait(client, begin_with(client, file_id)).status
 
 
 def test_the_input_of_a_batch_is_kept_until_it_has_ended(place: Place) -> None:

@@ -13,6 +13,7 @@ import openai
 import pytest
 from PIL import Image
 
+from tests.support import sdks
 from tests.support.forms import (
     EDITS,
     GIF,
@@ -46,7 +47,7 @@ NOT_OFFERED: Final = ("/v1/images/variations", "/v1/chat/completions", "/v1/resp
 
 
 def sdk(gateway: Gateway, **options: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=gateway.base_url, api_key=gateway.api_key, **options)
+    return sdks.sdk(gateway.base_url, gateway.api_key, **{"max_retries": openai.DEFAULT_MAX_RETRIES} | options)
 
 
 def colour_of(content: bytes) -> tuple[int, ...]:

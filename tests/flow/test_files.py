@@ -13,6 +13,7 @@ from tests.support.filing import LINES, PURPOSE, Place, authorization, empty, ex
 from tests.support.forms import BOUNDARY, form
 from tests.support.harness import Gateway
 from tests.support.memory import MB
+from tests.support.sdks import closing
 
 DAYS_30: Final = 30 * 86_400
 
@@ -68,6 +69,16 @@ def test_a_file_of_several_parts_is_read_by_ranges_across_them(place: Place) -> 
     assert b"end" == place.gateway.get(path, range="bytes=-3").content
     beyond = place.gateway.get(path, range=f"bytes={len(content)}-")
     assert (416, f"bytes */{len(content)}") == (beyond.status_code, beyond.headers["content-range"])
+
+
+@pytest.mark.parametrize("wanted", ["0-0", "0-", "-5", "5-"])
+def test_an_empty_file_has_no_range(place: Place, wanted: str) -> None:
+    sent = form(file(b""), PURPOSE)
+    made = place.gateway.post("/v1/files", sent, content_type=f"multipart/form-data; boundary={BOUNDARY}").json()
+    path = f"/v1/files/{made['id']}/content"
+    found = place.gateway.get(path, range=f"bytes={wanted}")
+    assert (416, "bytes */0") == (found.status_code, found.headers["content-range"])
+    assert (200, b"") == ((whole := place.gateway.get(path)).status_code, whole.content)
 
 
 def test_a_content_has_the_headers_of_a_download(place: Place) -> None:
@@ -143,7 +154,10 @@ def test_another_tenant_finds_nothing(place: Place) -> None:
 
 def test_addresses_and_keys_of_azures_clients_work(place: Place) -> None:
     client = openai.AzureOpenAI(
-        base_url=f"{place.gateway.url}/openai", api_key=place.gateway.api_key, api_version="2024-10-21", max_retries=0
+        base_url=f"{place.gateway.url}/openai",
+        api_key=place.gateway.api_key,
+        api_version="2024-10-21",
+        http_client=closing(),
     )
     made = client.files.create(file=("lines.jsonl", LINES), purpose="batch")
     assert [made.id] == [found.id for found in client.files.list(limit=1)]

@@ -9,6 +9,7 @@ import redis
 
 from tests.support.harness import REDIS_BINARIES, Gateway, MakeGateway, Simulator, admin, new_key, redis_server
 from tests.support.processes import Answer, ask_at_once, gateways, used, write_configuration
+from tests.support.sdks import sdk
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_a_key_s_own_limit_holds_beside_the_tenant_s(two_gateways: list[str]) ->
 def test_the_sdk_waits_for_a_rate_and_gives_up_on_a_quota(gateway: Gateway, simulator: Simulator) -> None:
     """One request where waiting is useless, three where it may help, and the reason in the exception."""
     key = new_key(gateway.url, "spent", quotas={"images_per_day": 1})
-    client = openai.OpenAI(base_url=gateway.base_url, api_key=key)
+    client = sdk(gateway.base_url, key, max_retries=openai.DEFAULT_MAX_RETRIES)
     client.images.generate(prompt="a cat")
     with pytest.raises(openai.RateLimitError) as caught:
         client.images.generate(prompt="a cat")

@@ -10,8 +10,9 @@ import pytest
 import redis
 
 from gateway.storage.pictures import object_name, tag_of
-from tests.support.batching import begin, line, read, sdk, wait
+from tests.support.batching import begin, line, read, wait
 from tests.support.harness import Gateway, MakeGateway, new_key, wait_until
+from tests.support.sdks import sdk
 
 
 def test_expired_objects_go_and_the_metrics_tell(make_gateway: MakeGateway, tmp_path: Path) -> None:

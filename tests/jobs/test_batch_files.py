@@ -17,7 +17,7 @@ from gateway.domain.images import Format
 from gateway.jobs.batch_input import InputRules, Validation, entry_range, read_entry, read_lines, validate
 from gateway.jobs.batch_output import OutputRenderer, manifest_name, refer, render_line, rendered_bytes
 from gateway.jobs.batches import TRANSITIONS, BatchStatus
-from gateway.jobs.files import FileRecord
+from gateway.jobs.file_records import FileRecord
 from gateway.storage.pictures import StoredPicture
 from tests.support.batching import ENDPOINT, line
 

@@ -56,6 +56,19 @@ async def test_the_open_batches_of_all_tenants_are_limited(redis_url: str) -> No
         assert "three" == (await store.create(batch("three"))).tenant
 
 
+async def test_a_dropped_batch_takes_along_no_key_that_a_later_batch_uses(redis_url: str) -> None:
+    """A key is remembered for a day, a failed batch for a week: the key may have been used again meanwhile."""
+    async with connected(redis_url) as redis:
+        store, identity = BatchStore(redis, BatchLimits(open_max=9, kept_max=2)), ("key", "fingerprint")
+        old = await store.create(batch(), identity)
+        assert await store.advance(old, BatchStatus.FAILED, time.time())
+        await execute(redis, redis.delete(*store.keys("acme", "idempotency:batches:key")), int)  # it has expired
+        new = await store.create(batch(), identity)
+        await store.create(batch())  # drops the old one
+        assert None is await store.find("acme", old.id)
+        assert new.id == (await store.create(batch(), identity)).id
+
+
 async def test_two_processes_deliver_each_event_once(redis_url: str) -> None:
     sent = Counter[str]()
 

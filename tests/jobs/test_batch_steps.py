@@ -1,6 +1,7 @@
 """Steps of batches on a real Redis and a real directory: repeated by several processes, and bounded."""
 
 import asyncio
+import codecs
 import json
 import math
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from gateway.domain.tenants import ApiKey, Principal, Tenant
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
-from gateway.jobs.batch_stages import BatchStages
+from gateway.jobs.batch_stages import LINE_STORED_BYTES, BatchStages
 from gateway.jobs.batches import Batch, BatchLimits, BatchStatus, BatchStore, new_batch_id
 from gateway.jobs.files import Files
 from gateway.redis import Client, execute
@@ -55,9 +56,9 @@ class Gateway:
             self.store, self.files, find_principal, find_model, *rules, self.quota, self.budget, time.time
         )
 
-    async def create(self) -> Batch:
+    async def create(self, content: bytes = json.dumps(line("a")).encode()) -> Batch:
         upload = self.files.begin_upload("acme", ByteAccount())
-        await upload.append(bytearray(json.dumps(line("a")).encode()))
+        await upload.append(bytearray(content))
         file = await self.files.add_upload(upload, "b.jsonl", "batch", 86_400)
         now_s = int(time.time())
         return await self.store.create(
@@ -140,3 +141,53 @@ async def test_a_line_is_counted_in_the_memory_budget_while_a_file_is_read(redis
         assert await take(gateway.process(find_model), await gateway.create())
     assert [True] == [count >= 2 * LINE_MAX_BYTES for count in held]
     assert 0 == gateway.budget.held_bytes
+
+
+async def test_a_line_behind_a_byte_order_mark_that_never_ran_is_in_the_error_file(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with connected(redis_url) as redis:
+        gateway = Gateway(redis, tmp_path)
+        texts = [json.dumps(line(custom_id)).encode() for custom_id in "ab"]
+        batch, process = await gateway.create(codecs.BOM_UTF8 + b"\n".join(texts)), gateway.process(known)
+        assert await take(process, batch)
+        assert await gateway.store.advance(batch, BatchStatus.CANCELLING, time.time())
+        ended = await process.finalize(await gateway.store.get("acme", batch.id))
+        assert ended
+        file = await gateway.files.get("acme", str(ended.error_file_id))
+        objects = await gateway.files.objects.get(file.objects[0])
+        found = [json.loads(text) for text in b"".join([chunk async for chunk in objects]).splitlines()]
+    assert ["a", "b"] == [entry["custom_id"] for entry in found]
+
+
+async def test_the_lines_of_a_batch_are_counted_once_however_often_its_file_is_validated(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """A process that dies, or Redis that fails, between two commands of the step repeats it."""
+    async with connected(redis_url) as redis:
+        gateway = Gateway(redis, tmp_path)
+        batch, process = await gateway.create(), gateway.process(known)
+        before = await gateway.quota.stored_bytes("acme", time.time())
+        for _ in range(3):
+            assert await take(process, batch)
+        counted = await gateway.quota.stored_bytes("acme", time.time()) - before
+    assert LINE_STORED_BYTES == counted
+
+
+async def test_a_batch_that_is_cancelled_while_its_file_is_validated_leaves_nothing_that_counts(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with connected(redis_url) as redis:
+        gateway = Gateway(redis, tmp_path)
+        batch, process = await gateway.create(), gateway.process(known)
+        before = await gateway.quota.stored_bytes("acme", time.time())
+        assert await gateway.store.advance(batch, BatchStatus.CANCELLING, time.time())
+        for _ in range(2):  # processes that began before the cancellation
+            await process.validate(batch)
+        counted = await gateway.quota.stored_bytes("acme", time.time()) - before
+        [index] = gateway.store.keys("acme", f"batch:{batch.id}:index")
+        assert (0, 0) == (counted, await execute(redis, redis.exists(index), int))
+
+
+def known(name: str | None, _: Tenant) -> str | None:
+    return name

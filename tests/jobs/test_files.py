@@ -12,9 +12,10 @@ import pytest
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
-from gateway.jobs.files import FileRecord, Files
+from gateway.jobs.file_records import FileRecord
+from gateway.jobs.files import Files
 from gateway.jobs.uploads import PART_BYTES
-from gateway.redis import LeaderLock
+from gateway.redis import Client, LeaderLock, execute
 from gateway.storage.location import StorageLocation
 from gateway.storage.objects import UnsatisfiableRangeError
 from gateway.storage.quota import StorageQuota, StorageTerms
@@ -100,6 +101,21 @@ async def test_parts_of_an_upload_whose_process_died_are_reaped_within_hours(red
         assert [] == desk.objects()
 
 
+async def test_an_upload_counts_for_hours_until_its_file_counts(redis_url: str, tmp_path: Path) -> None:
+    """A process may be killed at the end of an upload: no file that could be deleted would count for 30 days."""
+    async with opened(redis_url, tmp_path) as desk, connected(redis_url) as client:
+        quota, month_s = StorageQuota(client, StorageTerms(24, 2**40)), 30 * 24 * HOUR_S
+        upload = desk.files.begin_upload("acme", ByteAccount())
+        await upload.append(bytearray(PART_BYTES + 5))
+        await upload.finish(int(desk.now_s) + month_s)  # and no more: the process is killed
+        kept = await desk.upload(b"x" * 9, month_s)
+        counted = [await quota.stored_bytes("acme", desk.now_s + hours * HOUR_S) for hours in (0, 7)]
+        assert [PART_BYTES + 5 + 9, 9] == counted
+        assert await execute(client, client.ttl("ig3:{acme}:stored"), int) > month_s - 60
+        await desk.files.delete(kept)
+        assert 0 == await quota.stored_bytes("acme", desk.now_s + 7 * HOUR_S)
+
+
 async def test_expired_records_make_room_for_new_ones(redis_url: str, tmp_path: Path) -> None:
     async with opened(redis_url, tmp_path, max_files=3) as desk:
         made = {(await desk.upload()).id}
@@ -175,6 +191,24 @@ async def test_a_renderer_that_fails_at_once_fails_the_call(redis_url: str, tmp_
 
 
 @pytest.mark.slow
+async def test_a_file_and_its_bytes_go_in_one_command(redis_url: str, tmp_path: Path) -> None:
+    """So no crash is between them, after which a file that is gone would count for 30 days."""
+
+    async def scripts_run(client: Client) -> int:
+        stats = await execute(client, client.info("commandstats"), dict[str, dict[str, int]])
+        return stats["cmdstat_evalsha"]["calls"]
+
+    async with opened(redis_url, tmp_path) as desk, connected(redis_url) as client:
+        quota, record = StorageQuota(client, StorageTerms(24, 2**40)), await desk.upload(b"x" * 9)
+        await desk.files.delete(await desk.upload())  # Redis has the script
+        assert 9 == await quota.stored_bytes("acme", 0)
+        before = await scripts_run(client)
+        await desk.files.delete(record)
+        assert (1, 0) == (await scripts_run(client) - before, await quota.stored_bytes("acme", 0))
+        await desk.files.delete(record)
+        assert 0 == await quota.stored_bytes("acme", 0)
+
+
 async def test_a_file_in_a_bucket_is_stored_in_parts_read_and_deleted(redis_url: str, tmp_path: Path) -> None:
     with storing.s3_server(tmp_path / "log") as url:
         async with opened(redis_url, tmp_path, location=storing.in_bucket(url, "own/prefix")) as desk:

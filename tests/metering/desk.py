@@ -5,10 +5,13 @@ from typing import Any, Final
 
 import redis
 
+from gateway.domain.attribution import Attribution
+from gateway.metering.ledger_keys import write_attribution
 from gateway.metering.reservations import PARTS
 from tests.support.clocked import Clock, clocked_script
 
 BASE: Final = "ig3:{acme}:"
+NOBODY: Final = Attribution()
 
 
 class Desk:
@@ -24,20 +27,25 @@ class Desk:
         client.hset(f"{BASE}tenant", mapping={"created_at": 1, "limits": json.dumps(limits)})
         client.hset(f"{BASE}keys", "k1", json.dumps({"limits": {}}))
 
-    def admit(self, reservation: str, images: int = 1, identity: dict[str, Any] | None = None) -> dict[str, Any]:
-        args = [reservation, "k1", "rq", "m", images, "0:3500", 60_000]
-        if identity is not None:
-            args += ["0", "1000", "1000", "", json.dumps(identity)]
+    def admit(
+        self,
+        reservation: str,
+        images: int = 1,
+        identity: dict[str, Any] | None = None,
+        attribution: Attribution = NOBODY,
+        cost: int = 3500,
+    ) -> dict[str, Any]:
+        args = [reservation, "k1", "rq", "m", images, f"0:{cost}", 60_000, "0", "1000", "1000", ""]
+        args += ["" if identity is None else json.dumps(identity), "null", write_attribution(attribution)]
         found = self._run(
             "admit", ["tenant", "keys", self._name(reservation), *self._open(), "rate", "key:k1:rate"], args
         )
         assert isinstance(found, dict)
         return found
 
-    def send(self, reservation: str, images: int = 1) -> None:
-        assert 1 == self._run(
-            "mark_sent", [self._name(reservation), *self._open()], [reservation, "u/a", images, 60_000]
-        )
+    def send(self, reservation: str, images: int = 1, account: str = "u/a") -> None:
+        args = [reservation, account, images, 60_000]
+        assert 1 == self._run("mark_sent", [self._name(reservation), *self._open()], args)
 
     def extend(self, reservation: str) -> None:
         assert 1 == self._run("renew", ["open"], [60_000, reservation, "k1"])

@@ -8,6 +8,7 @@ import pytest
 import redis as sync_redis
 from prometheus_client import generate_latest
 
+from gateway.domain.attribution import Attribution
 from gateway.domain.billing import AdmissionRequest, BillingRule, PerImage, PerToken, Price, Timings
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
 from gateway.domain.tenants import Principal, Rate, Rates
@@ -195,7 +196,8 @@ async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str)
     async with connected(each_redis) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
         before_ms = time.time() * 1000
-        asked = AdmissionRequest("req_abc", "image|01", 4, PRICES)
+        attribution = Attribution({"team": "a|b", "env": "prod"}, "0123456789abcdef", ("tag:env", "user"))
+        asked = AdmissionRequest("req_abc", "image|01", 4, PRICES, attribution=attribution)
         async with admission.admit(caller, asked) as reservation:
             reservation.spent = Timings(5, 300, 310)
             (await reservation.mark_sent("sim", "b", 1)).share.deliver(1, 1, 0)
@@ -220,6 +222,9 @@ async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str)
         "queue_ms": "5",
         "upstream_ms": "300",
         "total_ms": "310",
+        "tags": '{"env":"prod","team":"a|b"}',
+        "user": "0123456789abcdef",
+        "summed": "tag:env,user",
     } == line
     measures = {"requests": 1, "asked": 4, "delivered": 2, "withheld": 1, "lost": 1, "usd_micros": 7000}
     assert {f"{KEY_ID}|{name}|image|01": str(value) for name, value in measures.items()} == sums

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import random
 import time
 from collections import Counter
@@ -13,10 +14,12 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.domain.attribution import TagFilter
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.usage import Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
-from gateway.metering.ledger import READINGS_MAX, Ledger
+from gateway.domain.usage import SPLITS, Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
+from gateway.metering.ledger import Ledger
+from gateway.metering.record_places import READINGS_MAX
 from gateway.redis import connect
 from tests.metering.desk import Desk
 from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
@@ -24,6 +27,7 @@ from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
 pytestmark = pytest.mark.anyio
 
 ALWAYS = UsageFilter(date(2020, 1, 1), date(2030, 1, 1))
+CENTRES = {"acme": "4711", "b": "4711"}
 ODD_MODELS = ("image-01", "a|b", "|", "||requests|", "модель 图 🖼", "=1+1", "x" * 128, " ")
 
 
@@ -41,12 +45,13 @@ async def pages(
     ledger: Ledger, by: tuple[GroupBy, ...], selection: UsageFilter = ALWAYS, limit: int = 1000
 ) -> tuple[list[tuple[Group, UsageTotals]], UsageTotals]:
     """All rows, page by page, and the total that the first page told."""
-    report = UsageReport(by, limit)
+    tag = TagFilter("env") if GroupBy.TAG in by else None
+    report = UsageReport(by, limit, tag=tag)
     await ledger.fill(report, selection)
     rows, total = report.rows(), report.total
     while report.has_more:
         assert limit == len(report.rows())
-        report = UsageReport(by, limit, rows[-1][0], total)
+        report = UsageReport(by, limit, rows[-1][0], total, tag)
         await ledger.fill(report, selection)
         assert total == report.total
         rows += report.rows()
@@ -68,6 +73,12 @@ def grouped(requests: Iterable[Settled], by: tuple[GroupBy, ...]) -> list[tuple[
         GroupBy.MODEL: lambda request: request.model,
         GroupBy.KEY: lambda request: request.key,
         GroupBy.BATCH: lambda request: request.batch,
+        GroupBy.MONTH: lambda request: f"{request.day:%Y-%m}",
+        GroupBy.COST_CENTRE: lambda request: CENTRES.get(request.tenant, ""),
+        GroupBy.OWNER: lambda request: f"owner of {request.tenant}" if request.tenant in CENTRES else "",
+        GroupBy.USER: lambda request: request.user,
+        GroupBy.UPSTREAM: lambda request: request.calls.partition("/")[0],
+        GroupBy.TAG: lambda request: f"env={json.loads(request.tags)['env']}" if request.tags else "",
     }
     found: dict[Group, list[Settled]] = {}
     for request in requests:
@@ -90,6 +101,13 @@ def calls_of(client: "redis.Redis") -> dict[str, int]:
     return {name.removeprefix("cmdstat_"): numbers["calls"] for name, numbers in stats.items()}
 
 
+def with_sums(request: Settled) -> Settled:
+    """The request with the calls of its images, and in the sums of its tags and user."""
+    summed = ["tag:env"] * bool(request.tags) + ["user"] * bool(request.user)
+    images = (request.delivered, request.withheld, request.lost, request.unconfirmed)
+    return replace(request, calls=f"sim/main:{','.join(map(str, images))}", summed=",".join(summed))
+
+
 SETTLED = st.builds(
     Settled,
     tenant=st.sampled_from(["acme", "b", "c.d-e_f"]),
@@ -103,8 +121,12 @@ SETTLED = st.builds(
     lost=st.integers(0, 9),
     unconfirmed=st.integers(0, 9),
     usd_micros=st.integers(0, 10**12),
-)
-BY = st.lists(st.sampled_from(list(GroupBy)), min_size=1, max_size=4, unique=True).map(tuple)
+    tags=st.sampled_from(["", '{"env":"prod"}', '{"env":"a|b%7C%25=,;","x":"y"}']),
+    user=st.sampled_from(["", "0123456789abcdef", "ann|b%"]),
+).map(with_sums)
+BY = st.lists(
+    st.sampled_from(list(GroupBy)), min_size=1, max_size=4, unique_by=lambda one: "split" if one in SPLITS else one
+).map(tuple)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -122,6 +144,9 @@ async def test_reports_group_as_a_plain_model_does(
         writer.flushall()
         know(writer, "b")
         settle(writer, history)
+        for name, centre in CENTRES.items():
+            about = {"cost_centre": centre, "owner": f"owner of {name}"}
+            writer.hset(f"ig3:{{{name}}}:tenant", "about", json.dumps(about))
         rows, total = await pages(ledger, by, selection, limit)
         assert (grouped(meant, by), summed(meant)) == (rows, total)
         assert len(meant) == await ledger.count(selection) == len(await export(ledger, selection, limit))

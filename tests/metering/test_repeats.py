@@ -162,6 +162,17 @@ def test_a_key_is_forgotten_in_time(desk: Desk, client: "redis.Redis") -> None:
         assert KEYED_S - 5 < client.ttl(f"{BASE}{name}") <= KEYED_S
 
 
+def test_the_line_of_a_batch_is_remembered_beyond_its_window_however_long_keys_are(
+    desk: Desk, client: "redis.Redis"
+) -> None:
+    """The processes may all be down for hours: the order alone says then that the line was bought."""
+    desk.admit("r1", identity=identity("line") | {"keyed_ms": 3_600_000})
+    desk.send("r1")
+    desk.fail("r1", "unconfirmed")
+    for name in ("idempotency:n1", "reservation:r1"):
+        assert client.ttl(f"{BASE}{name}") > 86_400 + 3600
+
+
 def test_the_keys_of_a_tenant_are_limited_until_the_oldest_leave(desk: Desk) -> None:
     admitted = [desk.admit(f"r{index}", identity=identity("keyed", f"n{index}")) for index in range(4)]
     assert ["admitted", "admitted", "admitted", "rate"] == [reply["decision"] for reply in admitted]

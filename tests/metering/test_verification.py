@@ -209,7 +209,7 @@ async def test_until_when_records_are_kept_is_what_settled_them_and_not_the_sett
         begins = datetime.combine(day, datetime.min.time(), UTC).timestamp()
         verifier = LedgerVerifier(Ledger(client), retention_days, lambda: begins + later_days * 86_400)
         found = await everything(verifier, UsageFilter(day, day))
-    assert (int(is_expired), 0 if is_expired else 4) == (found.expired_days, len(found.differences))
+    assert (int(is_expired), 0 if is_expired else 8) == (found.expired_days, len(found.differences))
 
 
 async def test_records_without_sums_are_found_however_short_the_setting_is_now(each_redis: str) -> None:
@@ -363,9 +363,9 @@ async def test_a_sheet_that_never_rests_is_busy(each_redis: str) -> None:
         settle(writer, [Settled(), Settled(tenant="b")])
         sums = verifier._ledger.sums
 
-        async def moving(sheets: list[TenantDay], *, by_batch: bool) -> object:
+        async def moving(sheets: list[TenantDay], split: str) -> object:
             writer.hincrby(SUMS, "key1|lost|image-01", 1)
-            return await sums(sheets, by_batch=by_batch)
+            return await sums(sheets, split)
 
         verifier._ledger.sums = moving  # type: ignore[method-assign, assignment]
         found = await everything(verifier)

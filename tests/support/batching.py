@@ -20,10 +20,6 @@ def line(custom_id: str, prompt: str = "a cat", url: str = ENDPOINT, **body: obj
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
 
 
-def sdk(base_url: str, key: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
-
-
 def upload(client: openai.OpenAI, lines: Sequence[object]) -> str:
     """Uploads lines, each an object or a text; returns the file's ID."""
     texts = [text if isinstance(text, str) else json.dumps(text) for text in lines]

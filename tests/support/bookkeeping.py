@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 import redis
 
 from gateway.domain.usage import MEASURES, UsageTotals
+from gateway.metering.ledger_keys import read_splits
 
 TODAY = date(2026, 7, 28)
 
@@ -33,6 +34,11 @@ class Settled:
     batch: str = ""
     idempotency: str = ""
     """The keyed hash of its idempotency key."""
+    tags: str = ""
+    """As JSON."""
+    user: str = ""
+    summed: str | None = None
+    """The dimensions in whose sums it counts; None for a record of an earlier version."""
 
     @property
     def amounts(self) -> UsageTotals:
@@ -47,7 +53,9 @@ class Settled:
         noon_ms = int(datetime.combine(self.day, datetime.min.time(), UTC).timestamp() + 43_200) * 1000
         counts = {name: self.amounts.of(name) for name in MEASURES if name != "requests"}
         line: dict[str, str | int] = {"batch_id": self.batch, "custom_id": self.request_id} if self.batch else {}
-        line |= {"idempotency": self.idempotency} if self.idempotency else {}
+        named = {"idempotency": self.idempotency, "tags": self.tags, "user": self.user}
+        line |= {name: value for name, value in named.items() if value}
+        line |= {} if self.summed is None else {"summed": self.summed}
         return line | {
             "reservation": self.reservation,
             "admitted_ms": noon_ms if self.admitted_ms is None else self.admitted_ms,
@@ -89,4 +97,10 @@ def settle(client: "redis.Redis | redis.RedisCluster", requests: Iterable[Settle
                     pipeline.hincrby(f"{base}:sums:{request.day_name}", field, amount)
                     if request.batch:
                         pipeline.hincrby(f"{base}:batch_sums:{request.day_name}", f"{request.batch}|{field}", amount)
+            for split, amounts in read_splits({name: str(value) for name, value in request.fields().items()}):
+                dimension, _, value = split.partition("=")
+                escaped = value.replace("%", "%25").replace("|", "%7C")
+                for name in MEASURES:
+                    field = f"{dimension}|{escaped}|{request.key}|{name}|{request.model}"
+                    pipeline.hincrby(f"{base}:split_sums:{request.day_name}", field, amounts.of(name))
     pipeline.execute()

@@ -24,6 +24,7 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.memory import MB, held
+from tests.support.sdks import sdk
 
 PURPOSE: Final = part("purpose", b"batch")
 LINES: Final = b'{"custom_id": "a"}\nnot JSON at all\n'
@@ -45,7 +46,7 @@ class Place:
 
     def client(self, tenant: str = "acme") -> openai.OpenAI:
         key = self.gateway.api_key if tenant == "acme" else new_key(self.gateway.url, tenant)
-        return openai.OpenAI(base_url=self.gateway.base_url, api_key=key, max_retries=0)
+        return sdk(self.gateway.base_url, key)
 
     def send(self, *parts: bytes, **headers: str) -> httpx.Response:
         kind = f"multipart/form-data; boundary={BOUNDARY}"

@@ -8,7 +8,7 @@ from gateway.api.health import DOCUMENT
 
 OPTIONAL_FIELDS: Final = (
     *("model", "n", "size", "quality", "style", "response_format", "output_format", "output_compression", "background"),
-    *("moderation", "stream", "partial_images", "user", "safety_identifier", "complexity"),
+    *("moderation", "stream", "partial_images", "user", "safety_identifier", "metadata", "complexity"),
     *("aspect_ratio", "width", "height", "seed", "prompt_optimizer", "aigc_watermark", "subject_reference"),
 )
 """Of a generation: OpenAI's without previews (reference/openai-images.md 1.2), and MiniMax's (minimax.md 1.2)."""

@@ -4,9 +4,7 @@ Cursors are opaque and encode the filter of the first page, so that paging is st
 """
 
 import base64
-import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Final, TypeVar
@@ -17,13 +15,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
+from gateway.api.admin.periods import parse_period
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
-from gateway.api.refusals import refused_value, wrong_value
+from gateway.api.refusals import excerpt, listed, refused_value, wrong_value
+from gateway.domain.attribution import TagFilter
 from gateway.domain.audit import Actor
 from gateway.domain.billing import usd
-from gateway.domain.usage import MEASURES, Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
-from gateway.metering.ledger import READINGS_MAX, Ledger, Place, Reading
+from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.usage import (
+    MEASURES,
+    SPLITS,
+    Group,
+    GroupBy,
+    LedgerEntry,
+    TenantDay,
+    UsageFilter,
+    UsageReport,
+    UsageTotals,
+)
+from gateway.metering.ledger import Ledger
+from gateway.metering.record_places import READINGS_MAX, Place, Reading
 from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
 from gateway.tenants.names import TenantNames
@@ -31,7 +43,7 @@ from gateway.tenants.names import TenantNames
 _ROWS_MAX: Final = 1000
 _LAST_MS: Final = 253_402_300_799_999
 """End of the year 9999, the last that ISO 8601 dates of four digits can express."""
-_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_NO_TAGS: Final = "No tag has sums: [attribution] keys names none."
 _UNCHARGED: Final = ("withheld", "lost", "unconfirmed")
 _EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
 """Below 2**64, the limit of Redis."""
@@ -52,6 +64,8 @@ class _ReportCursor(_Cursor, frozen=True, tag="report"):
     by: str
     after: Group
     total: _Total
+    filter: str | None = None
+    """The tag."""
 
 
 class _VerifyCursor(_Cursor, frozen=True, tag="verify"):
@@ -81,6 +95,8 @@ class UsageSection:
     verifier: LedgerVerifier
     clock: Callable[[], float]
     names: TenantNames
+    tag_keys: tuple[str, ...] = ()
+    """Of the tags that have sums."""
 
     def handlers(self) -> Handlers:
         return {
@@ -93,18 +109,19 @@ class UsageSection:
         query = QueryFields(request)
         cursor, selection = self._parse(query, _ReportCursor)
         by = _parse_by(query.text("by"), cursor)
+        tag = self._parse_tag(query.text("tag"), cursor, by)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
         query.reject_unknown()
-        report = UsageReport(by, limit, cursor.after, UsageTotals(*cursor.total)) if cursor else UsageReport(by, limit)
+        after, total = (cursor.after, UsageTotals(*cursor.total)) if cursor else (None, None)
+        report = UsageReport(by, limit, after, total, tag)
         await self.ledger.fill(report, selection)
         rows, columns = report.rows(), [column.value for column in by]
         data = [dict(zip(columns, group, strict=True)) | _amounts(sums) for group, sums in rows]
         following = None
         if report.has_more:
-            total = tuple(report.total.of(measure) for measure in MEASURES)
-            following = _ReportCursor(
-                selection.first, selection.last, selection.tenant, ",".join(columns), rows[-1][0], total
-            )
+            sums, place = tuple(report.total.of(measure) for measure in MEASURES), (",".join(columns), rows[-1][0])
+            of = (selection.first, selection.last, selection.tenant)
+            following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
         return _page(
             selection, {"by": columns, "data": await self._named(data), "total": _amounts(report.total)}, following
         )
@@ -141,6 +158,7 @@ class UsageSection:
                 "key": difference.key_id,
                 "model": difference.model,
                 "batch": difference.batch_id,
+                "split": difference.split,
                 "measure": difference.measure,
                 "sums": difference.in_sums,
                 "records": difference.in_records,
@@ -165,18 +183,21 @@ class UsageSection:
 
         Raises: GatewayError INVALID_VALUE, also for a cursor that no response of this kind contained.
         """
-        text, tenant, first, last = query.text("cursor"), query.text("tenant"), _day(query, "from"), _day(query, "to")
-        if text is None:
-            last = last or datetime.fromtimestamp(self.clock(), UTC).date()
+        text, tenant, cursor = query.text("cursor"), query.text("tenant"), None
+        today = datetime.fromtimestamp(self.clock(), UTC).date()
+        if text is not None:
+            try:
+                padded = text + "=" * (-len(text) % 4)
+                cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
+            except (*JSON_DECODE_ERRORS, ValueError):
+                raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
+        first, last = parse_period(query, cursor.last if cursor else today)
+        if cursor is None:
+            last = last or today
             first = first or last.replace(day=1)
             if first > last:
                 raise refused_value("from", f"it is after 'to' ({last}).")
             return None, UsageFilter(first, last, tenant)
-        try:
-            padded = text + "=" * (-len(text) % 4)
-            cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
-        except (*JSON_DECODE_ERRORS, ValueError):
-            raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.") from None
         for name, value, own in (
             ("tenant", tenant, cursor.tenant),
             ("from", first, cursor.first),
@@ -185,6 +206,34 @@ class UsageSection:
             if value is not None and value != own:
                 raise refused_value("cursor", f"it belongs to a request with another '{name}'.")
         return cursor, UsageFilter(cursor.first, cursor.last, cursor.tenant)
+
+    def _parse_tag(self, text: str | None, cursor: _ReportCursor | None, by: tuple[GroupBy, ...]) -> TagFilter | None:
+        """Parses `tag`, which is KEY or KEY=VALUE. Raises: GatewayError INVALID_VALUE, MISSING_PARAMETER."""
+        if cursor and text not in {None, cursor.filter}:
+            raise refused_value("cursor", "it belongs to a request with another 'tag'.")
+        text = cursor.filter if cursor else text
+        splits = [group.value for group in by if group in SPLITS and (group is not GroupBy.TAG or text is None)]
+        if text is not None:
+            splits.append(GroupBy.TAG.value)
+        if splits[1:]:
+            raise refused_value("by", f"usage by {listed(splits)} has separate sums. Ask for one of them at a time.")
+        keys = f"Tags with sums: {', '.join(self.tag_keys)}." if self.tag_keys else _NO_TAGS
+        if text is None:
+            if GroupBy.TAG in by:
+                raise GatewayError(
+                    ErrorCode.MISSING_PARAMETER,
+                    f"Missing required parameter: 'tag', the key of the tag to group by. {keys}",
+                    param="tag",
+                )
+            return None
+        key, is_filter, value = text.partition("=")
+        if key not in self.tag_keys:
+            raise refused_value(
+                "tag", f"expected KEY or KEY=VALUE of a tag with sums, but got '{excerpt(key)}'. {keys}"
+            )
+        if is_filter and not value:
+            raise refused_value("tag", "the value is empty. Leave out '=' to group by all values.")
+        return TagFilter(key, value if is_filter else None)
 
 
 def _parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, ...]:
@@ -206,16 +255,6 @@ def _parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, 
     if len(cursor.after) != len(by):
         raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.")
     return by
-
-
-def _day(query: QueryFields, name: str) -> date | None:
-    text = query.text(name)
-    if text is None:
-        return None
-    with suppress(ValueError):
-        if _DAY.fullmatch(text):
-            return date.fromisoformat(text)
-    raise refused_value(name, "expected a day, as 2026-01-31.")
 
 
 def _page(selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
@@ -243,6 +282,8 @@ def _record(record: LedgerEntry) -> dict[str, object]:
         "request_id": record.request_id,
         "tenant": record.tenant,
         "key_id": record.key_id,
+        "user": record.user or None,
+        "tags": record.tags,
         "batch_id": record.line and record.line.batch_id,
         "custom_id": record.line and record.line.custom_id,
         "model": record.model,

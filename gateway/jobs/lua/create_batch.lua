@@ -25,7 +25,9 @@ end
 local function drop(id)
   local record = BASE .. 'batch:' .. id
   local key = redis.call('HGET', record, 'idempotency')
-  if key then redis.call('DEL', BASE .. 'idempotency:batches:' .. key) end
+  local remembered = key and BASE .. 'idempotency:batches:' .. key
+  -- After its retention the key may belong to a later batch.
+  if key and redis.call('HGET', remembered, 'batch') == id then redis.call('DEL', remembered) end
   redis.call('DEL', record)
   redis.call('ZREM', KEYS[1], id)
   redis.call('ZREM', KEYS[6], id)

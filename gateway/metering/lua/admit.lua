@@ -24,6 +24,7 @@
 --          "plain", name, fingerprint, channel (of its process), unknown_ms and keyed_ms (retentions), keys_max; or ""
 -- ARGV[13] JSON: the line of a batch that the request is made for: batch_id, custom_id, claim (see
 --          jobs/lua/claim_lines.lua; not checked if ""); or null or absent
+-- ARGV[14] JSON: what the request is attributed to, tags, user and summed, see split_sums.lua; or absent
 -- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "unclaimed" (the line is
 --          not to run, or not by this process), "rate", "quota" or
 --          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
@@ -229,6 +230,7 @@ if is_reserved then
   redis.call('HSET', KEYS[3], 'key_id', key_id, 'request_id', ARGV[3], 'model', ARGV[4], 'images', images,
     'cost', cost, 'second', now_s, 'day', day_name, 'month', month_name, 'admitted_ms', now_ms)
   if line then redis.call('HSET', KEYS[3], 'batch_id', line.batch_id, 'custom_id', line.custom_id) end
+  for name, value in pairs(cjson.decode(ARGV[14] or '{}')) do redis.call('HSET', KEYS[3], name, value) end
   redis.call('EXPIRE', KEYS[3], OPEN_KEPT_S)
   if identity then remember_order(base, identity, reservation_id, now_ms) end
 elseif order and order.joined and not refusal then

@@ -9,7 +9,8 @@
 --   BASE .. "outcome:ID"         string, JSON: the outcome of an order, see jobs/outcomes.py
 -- An order's reservation has also: owner, the channel of its process; idempotency, the NAME of its key, and kept_s, its
 -- retention; or identity, the NAME of its request, and unknown_ms; and joined, the number of requests that joined it.
--- TTL      idempotency, idempotency_keys and unknown as the identity says; orders 15 minutes, as settled reservations
+-- TTL      idempotency, idempotency_keys and unknown as the identity says, but of a batch's line 3 days; orders 15 minutes, as
+--          settled reservations
 -- Clock    the server's
 --
 -- States of an order, by what Redis holds of it:
@@ -25,6 +26,8 @@
 -- A process holds a result for 10 s. With a key, it converts the images (30 s) and stores them in any case.
 local ENDING_MS, KEYED_ENDING_MS, STORING_MS = 10000, 60000, 1000
 local ORDERS_KEPT_MS, ORDERS_MAX = 900 * 1000, 16
+-- Longer than a batch's window of 24 h: while its line has not ended, nothing else says that it was bought.
+local LINE_KEPT_MS = 3 * 86400 * 1000
 
 local function order_state(base, id, now_ms)
   if redis.call('EXISTS', base .. 'outcome:' .. id) == 1 then return 'ended' end
@@ -92,8 +95,9 @@ local function remember_order(base, identity, id, now_ms)
   if identity.kind == 'keyed' or identity.kind == 'line' then
     local name = base .. 'idempotency:' .. identity.name
     redis.call('HSET', name, 'fingerprint', identity.fingerprint, 'order', id)
-    redis.call('PEXPIRE', name, identity.keyed_ms)
-    redis.call('HSET', reservation, 'kept_s', math.ceil(identity.keyed_ms / 1000))
+    local kept_ms = identity.kind == 'line' and LINE_KEPT_MS or identity.keyed_ms
+    redis.call('PEXPIRE', name, kept_ms)
+    redis.call('HSET', reservation, 'kept_s', math.ceil(kept_ms / 1000))
     if identity.kind == 'line' then return end
     redis.call('HSET', reservation, 'idempotency', identity.name)
     local keys, slice = base .. 'idempotency_keys', math.floor(now_ms / (identity.keyed_ms / 24))

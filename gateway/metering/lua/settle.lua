@@ -4,7 +4,7 @@
 -- KEYS[1]  the reservation, KEYS[2] open reservations of the tenant: see admit.lua
 --          Of the same hash tag, named by the reservation's fields (BASE is KEYS[2] without "open"): the counters that
 --          admit.lua reserved from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "batch_sums:YYYYMMDD", "days",
---          "records_end" and "recent": see redis/__init__.py
+--          "records_end" and "recent": see redis/__init__.py; BASE .. "split_sums:YYYYMMDD": see split_sums.lua
 -- ARGV[1]  JSON of the outcome, see ReservationOutcome: reservation (its ID), charges_withheld, charges_unconfirmed, and of
 --          a request that ended settlement, was_sent, calls, queue_ms, upstream_ms, total_ms and key_id. Without settlement
 --          it is settled only if it has expired, by its own fields: sent images are unconfirmed
@@ -60,6 +60,8 @@ for _, scope in ipairs(scopes) do
   redis.call('ZCARD', scope .. 'open')
 end
 for _, name in ipairs({sums, batch_sums}) do redis.call('HLEN', name) end
+local split_sums = base .. 'split_sums:' .. reservation.day
+local splits = read_splits(split_sums, reservation)
 redis.call('XLEN', ledger)
 redis.call('ZCARD', base .. 'days')
 local recent = redis.call('HKEYS', base .. 'recent')
@@ -91,9 +93,10 @@ for delivered, withheld, lost, unconfirmed in string.gmatch(ended.calls, ':(%d+)
   new.delivered, new.withheld = new.delivered + delivered, new.withheld + withheld
   new.lost, new.unconfirmed = new.lost + lost, new.unconfirmed + unconfirmed
 end
-local charged = new.delivered
-if ended.charges_withheld then charged = charged + new.withheld end
-if ended.charges_unconfirmed then charged = charged + new.unconfirmed end
+local function charge(delivered, withheld, unconfirmed)
+  return delivered + (ended.charges_withheld and withheld or 0) + (ended.charges_unconfirmed and unconfirmed or 0)
+end
+local charged = charge(new.delivered, new.withheld, new.unconfirmed)
 new.usd_micros = cost_of(charged)
 
 local function reply(status, usd_micros)
@@ -130,8 +133,10 @@ if ended.settlement == 'unconfirmed' and reservation.identity then
 end
 local settled = {
   'settled', how, 'settled_ms', now_ms, 'outcome', ended.settlement, 'calls', ended.calls, 'settled:charged', charged}
+local moved = {}
 for name, value in pairs(new) do
   local difference = value - number('settled:' .. name)
+  moved[name] = difference
   if difference ~= 0 then
     local field = reservation.key_id .. '|' .. name .. '|' .. reservation.model
     redis.call('HINCRBY', sums, field, difference)
@@ -145,12 +150,14 @@ end
 redis.call('ZADD', base .. 'days', reservation.day, reservation.day)
 
 if is_recorded then
+  local upstreams = amounts_by_upstream(ended.calls, new.asked, charge, cost_of)
+  for _, kept in ipairs(add_splits(split_sums, splits, reservation, new, moved, upstreams)) do table.insert(settled, kept) end
   local record = {'reservation', id, 'admitted_ms', reservation.admitted_ms,
     'request_id', reservation.request_id, 'key_id', reservation.key_id, 'model', reservation.model, 'asked', new.asked,
     'delivered', new.delivered, 'withheld', new.withheld, 'lost', new.lost, 'unconfirmed', new.unconfirmed,
     'price_usd_micros', cost_of(1), 'usd_micros', new.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
     'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms}
-  for _, name in ipairs({'batch_id', 'custom_id', 'idempotency'}) do
+  for _, name in ipairs({'batch_id', 'custom_id', 'idempotency', 'tags', 'user', 'summed', 'upstream_usd'}) do
     if reservation[name] then
       table.insert(record, name)
       table.insert(record, reservation[name])
@@ -170,7 +177,7 @@ if is_recorded then
     records_end_s = wanted_end_s
     redis.call('HSET', base .. 'records_end', reservation.day, records_end_s)
   end
-  for _, name in ipairs({ledger, batch_sums}) do redis.call('EXPIREAT', name, records_end_s) end
+  for _, name in ipairs({ledger, batch_sums, split_sums}) do redis.call('EXPIREAT', name, records_end_s) end
 end
 
 if not is_recorded and not by_expiry then

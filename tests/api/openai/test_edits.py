@@ -249,7 +249,8 @@ def test_texts_of_a_form_become_the_values_of_their_fields() -> None:
     assert (2, Size(1024, 1536), -7, ResponseFormat.BASE64) == (job.count, job.size, job.seed, job.delivery)
     assert ("gpt-image-1", False) == (edit.name, edit.is_stream)
     assert {"minimax.prompt_optimizer": b"true"} == job.options
-    assert {"quality", "user", CHARACTER_ONLY} == set(edit.ignored)
+    assert {"quality", CHARACTER_ONLY} == set(edit.ignored)
+    assert "12" == edit.user
 
 
 @pytest.mark.parametrize("blank", ["", "null"])

@@ -1,0 +1,50 @@
+"""The days that a usage request selects: `from` and `to`, `month`, or `last`."""
+
+import re
+from calendar import monthrange
+from contextlib import suppress
+from datetime import date, timedelta
+from typing import Final
+
+from gateway.api.admin.schemas import QueryFields
+from gateway.api.refusals import excerpt, refused_value
+
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_LAST: Final = re.compile(r"([1-9][0-9]{0,3})d", re.ASCII)
+
+
+def parse_period(query: QueryFields, today: date) -> tuple[date | None, date | None]:
+    """Returns the first and the last day, None if a request leaves it open.
+
+    Raises: GatewayError INVALID_VALUE.
+    """
+    first, last = _day(query, "from"), _day(query, "to")
+    for name, parse in (("month", _parse_month), ("last", _parse_last)):
+        if (text := query.text(name)) is not None:
+            if first or last:
+                raise refused_value(name, "it cannot be combined with another period. Use it alone.")
+            first, last = parse(text, today)
+    return first, last
+
+
+def _day(query: QueryFields, name: str) -> date | None:
+    text = query.text(name)
+    return None if text is None else _parse_day(name, text, "a day, YYYY-MM-DD, as 2026-01-31")
+
+
+def _parse_day(name: str, text: str, expected: str, ending: str = "") -> date:
+    with suppress(ValueError):
+        if _DAY.fullmatch(text + ending):
+            return date.fromisoformat(text + ending)
+    raise refused_value(name, f"expected {expected}, but got '{excerpt(text)}'.")
+
+
+def _parse_month(text: str, _: date) -> tuple[date, date]:
+    first = _parse_day("month", text, "a month, YYYY-MM, as 2026-01", "-01")
+    return first, first.replace(day=monthrange(first.year, first.month)[1])
+
+
+def _parse_last(text: str, today: date) -> tuple[date, date]:
+    if not (match := _LAST.fullmatch(text)):
+        raise refused_value("last", f"expected a number of days, today included, as 30d, but got '{excerpt(text)}'.")
+    return today - timedelta(days=int(match[1]) - 1), today

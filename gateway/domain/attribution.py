@@ -1,0 +1,43 @@
+"""What a request is attributed to, beside its tenant and API key: tags and an end user."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+TAGS_MAX: Final = 8
+"""Limit on the tags of a tenant, of an API key, and of a request that adds to both."""
+OTHER: Final = "_other"
+"""Sums the values of a tenant day beyond the 1,000 that have sums of their own."""
+TAG_KEY: Final = re.compile(r"[a-z0-9_.-]{1,32}", re.ASCII)
+TAG_VALUE: Final = re.compile(r"[ -~]{1,64}", re.ASCII)
+USER: Final = "user"
+UPSTREAM: Final = "upstream"
+BATCH: Final = "batch"
+
+
+def tag_dimension(key: str) -> str:
+    """Returns the name of a tag's sums; those of users and upstreams are USER and UPSTREAM."""
+    return f"tag:{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class TagFilter:
+    """A tag by whose value usage is grouped, or, with a value, the only requests that count."""
+
+    key: str
+    value: str | None = None
+
+    def __str__(self) -> str:
+        return self.key if self.value is None else f"{self.key}={self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """The tags and the end user of a request."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    """A keyed hash, or the user's own name if the operator wants it; "" if the request names none."""
+    summed: tuple[str, ...] = ()
+    """The dimensions in whose sums it counts."""
