@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.operators.conftest import Shows
-from tests.support.commands import check_refused, fits, run, run_process
+from tests.support.commands import check_refused, environment, fits, run
 from tests.support.harness import ADMIN_KEY, Gateway
 
 
@@ -50,11 +50,21 @@ def test_every_command_has_the_short_option_for_help() -> None:
         assert (0, run(*command, "--help").stdout) == (done.returncode, done.stdout)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_completes_commands(shell: str) -> None:
-    done = run_process("--show-completion", shell)
-    assert 0 == done.returncode
-    assert "_IMAGEGATE_COMPLETE" in done.stdout or "complete" in done.stdout
+@pytest.mark.parametrize(
+    ("shell", "variables"),
+    [
+        ("bash", {"COMP_WORDS": "imagegate ten", "COMP_CWORD": "1"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "imagegate ten"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "imagegate ten", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_a_shell_completes_commands(shell: str, variables: dict[str, str]) -> None:
+    code = "import sys; sys.argv = ['imagegate']; from gateway.__main__ import main; main()"
+    known = environment(_IMAGEGATE_COMPLETE=f"complete_{shell}", **variables)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=known, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "tenant" in done.stdout
+    assert "serve" not in done.stdout
 
 
 def test_the_version_imports_no_command() -> None:

@@ -40,8 +40,7 @@ class AuditSection:
             raise refused_value("before", "expected the 'next' of an earlier response.")
         query.reject_unknown()
         page = await self.audit.page(await self._owners(tenant, upstream), limit, before)
-        names = await self.names.all_current()
-        data = [entry | {"tenant": names.get(str(entry["tenant"]), entry["tenant"])} for entry in page.entries]
+        data = await self.names.show(page.entries)
         return json_response({"data": data, "next": str(page.next) if page.next else None})
 
     async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:

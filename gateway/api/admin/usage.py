@@ -123,7 +123,7 @@ class UsageSection:
             of = (selection.first, selection.last, selection.tenant)
             following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
         return _page(
-            selection, {"by": columns, "data": await self._named(data), "total": _amounts(report.total)}, following
+            selection, {"by": columns, "data": await self.names.show(data), "total": _amounts(report.total)}, following
         )
 
     async def list_records(self, request: Request, _: Actor) -> Response:
@@ -142,7 +142,7 @@ class UsageSection:
             following = _RecordsCursor(
                 selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
             )
-        data = await self._named([_record(record) for record in page.records])
+        data = await self.names.show([_record(record) for record in page.records])
         return _page(selection, {"data": data, "total": total}, following)
 
     async def verify(self, request: Request, _: Actor) -> Response:
@@ -169,14 +169,7 @@ class UsageSection:
         following = (
             _VerifyCursor(selection.first, selection.last, selection.tenant, last.day, last.tenant) if last else None
         )
-        return _page(selection, counts | {"differences": await self._named(differences)}, following)
-
-    async def _named(self, rows: list[dict[str, object]]) -> list[dict[str, object]]:
-        """Replaces IDs of tenants by their names."""
-        if not any("tenant" in row for row in rows):
-            return rows
-        names = await self.names.all_current()
-        return [row | {"tenant": names.get(str(row["tenant"]), row["tenant"])} for row in rows]
+        return _page(selection, counts | {"differences": await self.names.show(differences)}, following)
 
     def _parse(self, query: QueryFields, kind: type[_C]) -> tuple[_C | None, UsageFilter]:
         """Parses cursor and filter. The default is this month up to today, or the month of 'to' up to that day.
