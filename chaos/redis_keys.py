@@ -15,11 +15,12 @@ import redis
 from chaos.ledger_records import Counters
 
 _LASTING: Final = re.compile(
-    r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|key:[^:]+)"
-    r"|ig3:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit)"
+    r"ig3:(pepper|tenants|provisioned_tenants|provisioning_digest|key:[^:]+|events)"
+    r"|ig3:\{[^}:]+\}:(tenant|keys|revoked_keys|sums:\d{8}|days|records_end|audit|events)"
+    r"|ig3:\{events:\}:(due|endpoints|audit|disabled:.+)"
     r"|ig3:\{pool:[^}]+\}:(added|held|audit)"
 )
-"""Persistent keys, or trimmed ones (the audit log). All others must have a TTL."""
+"""Persistent keys, or trimmed ones (audit logs and events). All others must have a TTL."""
 _NAME: Final = re.compile(r"ig3:\{(pool:)?([^}]+)\}:(.*)")
 _IN_FLIGHT: Final = re.compile(
     r"leases|leased|grants|queue|waiters|active|waits|weights|queued|classes|class:.+|waiting:.+"

@@ -23,10 +23,11 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "outcome": 'as in the ledger; "corrected": settled by expiry, then by a late response',
         "reason": "retry (an SDK's), idempotency_key, unknown_outcome (an identical request after an unknown outcome)",
         "format": "jpeg, png, webp",
+        "channel": "webhook, slack, email; none: the endpoint does not exist any more",
         "result": (
             "converted; delivered as made: unreadable, too_large (more than 33 megapixels), queue_full, timeout "
-            "(30 s, or 2 s without memory); of lines: completed, failed; of webhooks: delivered, "
-            "failed, given_up (after 72 h)"
+            "(30 s, or 2 s without memory); of lines: completed, failed; of events: delivered, "
+            "failed, given_up (after ten attempts, or 410), dropped (the endpoint is disabled, or has too many)"
         ),
         "state": "a state of the pool: ready, cooling, half_open, quarantined, disabled, draining",
         "resource": "requests (of the last minute), images (of the last minute), concurrency (now)",

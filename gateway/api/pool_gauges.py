@@ -50,6 +50,8 @@ SCRAPED: Final = tuple(
             (),
             "Unix time at which the first window of a batch with waiting lines ends; 0 without one.",
         ),
+        ("event_outbox_length", (), "Events that are not queued for their endpoints yet."),
+        ("event_deliveries_pending", (), "Deliveries of events that were not accepted yet."),
         ("redis_up", (), "Whether Redis responds: 1 or 0."),
         ("redis_memory_used_bytes", (), "Memory that Redis uses; of a cluster, its fullest server."),
         (
@@ -78,6 +80,8 @@ class PoolGauges:
     redis_memory: RedisMemory | None = None
     count_batches: Callable[[], OpenBatches] | None = None
     """None without a storage."""
+    events: tuple[int, int] | None = None
+    """Length of the outbox, and pending deliveries."""
 
     def render(self) -> bytes:
         """Renders lines that both text formats have in common."""
@@ -97,6 +101,9 @@ class PoolGauges:
         yield from _pool(self.statuses)
         if self.count_batches:
             yield from _batches(self.count_batches())
+        if self.events:
+            yield "event_outbox_length", (), self.events[0]
+            yield "event_deliveries_pending", (), self.events[1]
         if self.redis_memory:
             yield "redis_memory_used_bytes", (), self.redis_memory.used_bytes
             yield "redis_memory_max_bytes", (), self.redis_memory.max_bytes

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -49,6 +49,8 @@ class Scrape:
     pool: Scheduler
     redis_memory: Callable[[], RedisMemory | None]
     gauges: PoolGauges
+    count_events: Callable[[], Awaitable[tuple[int, int]]]
+    """Returns the length of the outbox and the pending deliveries. Raises: GatewayError REDIS_UNAVAILABLE."""
     interval_max_s: float = _INTERVAL_MAX_S
     _is_rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _next: asyncio.Task[dict[str, bytes]] | None = None
@@ -83,6 +85,7 @@ class Scrape:
             self.process.sample()
             try:
                 self.gauges.statuses = await self.pool.snapshot()
+                self.gauges.events = await self.count_events()
             except GatewayError:
                 self.gauges.statuses = None
             self.gauges.redis_memory = self.redis_memory()

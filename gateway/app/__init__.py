@@ -32,6 +32,7 @@ from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.api.stored_files import StoredFileRoutes
 from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
+from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
 from gateway.app.reload import ReloadTargets
 from gateway.app.storage import build_storage
@@ -39,6 +40,7 @@ from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.domain.images import Format
+from gateway.events.outbox import Outbox
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
@@ -74,11 +76,13 @@ class _Core:
         self.catalog.take_over(config.catalog)  # a reload changes it
         # Several gateways may share one directory: each replays the files of its own Redis.
         self.journal = Journal(config.journal_dir, backends.redis_id(config), remedy=config.journal_problem)
+        self.outbox = Outbox(redis, lambda: self.scheduling.members.upstreams)
         self.scheduling = backends.build_scheduler(config, redis, metrics, self.journal)
         self.metering = backends.build_metering(config, redis, metrics, self.journal)
         certificates = ssl.create_default_context()
         direct, public = AiohttpTransport(certificates), AiohttpTransport(certificates, public_only=True)
         self.transports = (direct, public)
+        self.events = build_events(config, redis, self.outbox, direct, public, metrics)
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
@@ -108,17 +112,18 @@ def create_app(
     settings = config.settings
     telemetry, starts, closes = build_telemetry(settings)
     core = _Core(config, metrics_directory)
-    members, limits = core.scheduling.members, core.body_limits
+    members, limits, storage = core.scheduling.members, core.body_limits, core.storage
     pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
-    storage = core.storage
     erase = storage.erase if storage else None
-    admin = backends.build_admin(config, core.redis, admission, upstreams, core.catalog, limits, pool, erase)
+    admin = backends.build_admin(
+        config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
+    )
     health, samplers = _build_operations(core)
     targets = ReloadTargets(core.catalog, members.declare, core.upstreams.configure, admin.provisioner.reload)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
-    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, admin.purger.run, *reloading, *reaping)
+    tasks = (*samplers, *admin.background_tasks, core.events.sender.run, *reloading, *reaping)
     images = _build_images(core, admin)
     pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
     links = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)
@@ -187,7 +192,7 @@ def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchPar
         return None
     batches = build_batches(
         *(config, core.redis, core.storage, images, core.service, core.scheduling.scheduler, core.upstreams.measured_s),
-        *(core.links, core.transports[0], core.budget, core.metrics),
+        *(core.links, core.outbox, core.budget, core.metrics),
     )
     core.gauges.count_batches = batches.worker.count_open
     return batches
@@ -289,7 +294,7 @@ def _build_operations(core: _Core) -> tuple[HealthRoutes, tuple[AsyncCallback, .
         for access, breaker in storage.objects.breakers.items():
             sampled[metrics.storage_breaker_open.labels(access)] = partial(getattr, breaker, "is_open")
     process = ProcessCollector(metrics, sampled, time.monotonic)
-    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, core.gauges)
+    scrape = Scrape(metrics.registry, process, scheduler, lambda: preflight.memory, core.gauges, core.events.count)
     redis_health = (partial(write_refusal, redis), lambda: preflight.problems)
     routes = HealthRoutes(scrape, core.ports, core.drain, scheduler, *redis_health, time.monotonic)
     return routes, (preflight.run, process.run, return_freed_memory)

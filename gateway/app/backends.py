@@ -19,10 +19,12 @@ from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.tenants import KeySection, TenantSection
 from gateway.api.admin.usage import UsageSection
+from gateway.api.admin.webhooks import WebhookSection
 from gateway.api.attribution import ANY_KEY, Attributor
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
+from gateway.app.events import EventParts
 from gateway.app.storage import build_quota
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
@@ -244,7 +246,7 @@ class AdminParts:
     throttle: FailedAuthThrottle
     routes: list[Route]
     provisioner: TenantProvisioner
-    purger: TenantPurger
+    background_tasks: tuple[AsyncCallback, ...]
 
 
 def build_admin(
@@ -256,6 +258,7 @@ def build_admin(
     limits: BodyLimits,
     pool: PoolSection,
     erase: Callable[[str], Awaitable[None]] | None,
+    events: EventParts,
 ) -> AdminParts:
     """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored."""
     settings, clock, monotonic = config.settings, time.time, time.monotonic
@@ -276,10 +279,15 @@ def build_admin(
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         PurgeSection(purger, tenants, erase),
         pool,
+        WebhookSection(
+            *(events.endpoints, events.deliveries, events.sender, tenants, config.alerts.rules, limits),
+            has_mail=config.alerts.mail is not None,
+        ),
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
     buckets = Buckets(settings.admin.requests_per_second, monotonic)
     api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets, names)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
-    return AdminParts(authenticator, throttle, routes, provisioner, purger)
+    tasks = (authenticator.listen, provisioner.run, purger.run)
+    return AdminParts(authenticator, throttle, routes, provisioner, tasks)

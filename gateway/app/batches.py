@@ -1,10 +1,8 @@
 """Builds the batches of image requests, if a storage is configured."""
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from gateway.api import openai
 from gateway.api.batches import ENDPOINTS, BatchRoutes, LineParser
@@ -12,17 +10,15 @@ from gateway.api.images import ImageRoutes
 from gateway.app.storage import StorageParts
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Target
+from gateway.events.outbox import Outbox
 from gateway.generation.memory_budget import ByteBudget
-from gateway.generation.posts import post
 from gateway.generation.service import GenerationService
-from gateway.generation.transport import AiohttpTransport
 from gateway.jobs.batch_forecast import BatchForecast
 from gateway.jobs.batch_lines import LineRunner
 from gateway.jobs.batch_output import OUTPUT, OutputRenderer
 from gateway.jobs.batch_stages import BatchStages
 from gateway.jobs.batch_worker import BatchWorker
 from gateway.jobs.batches import BatchLimits, BatchStore
-from gateway.jobs.webhooks import Webhooks
 from gateway.lifespan import AsyncCallback
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client
@@ -49,7 +45,7 @@ def build_batches(
     scheduler: Scheduler,
     measured_s: Callable[[Target, int], float | None],
     links: Links,
-    transport: AiohttpTransport,
+    outbox: Outbox,
     budget: ByteBudget,
     metrics: Metrics,
 ) -> BatchParts:
@@ -68,20 +64,14 @@ def build_batches(
         *(store, files, authenticator.find, parser.find_model, terms.max_lines, lines_max_bytes),
         *(openai.IMAGES_MAX, storage.quota, budget, time.time),
     )
-    webhooks, drain = _build_webhooks(config, redis, transport, metrics), images.drain
+    drain = images.drain
     lease_s, lines_max = settings.requests.reservation_lease_s, terms.max_concurrency
-    worker = BatchWorker(store, lines, stages, metrics, lambda: drain.is_on, lines_max, webhooks, lease_s)
+    worker = BatchWorker(store, lines, stages, metrics, lambda: drain.is_on, lines_max, outbox, lease_s)
     forecast = BatchForecast(store, scheduler, catalog, measured_s, lines_max)
     routes = BatchRoutes(
         *(images.authenticator, store, files, forecast, images.options.limits, drain, worker.wake.set),
         images.attributor,
         public_url=settings.server.public_url or "",
     )
-    tasks = (worker.run, worker.keep_claims, *((webhooks.run,) if webhooks else ()))
+    tasks = (worker.run, worker.keep_claims)
     return BatchParts(store, worker, routes, tasks)
-
-
-def _build_webhooks(config: Config, redis: Client, transport: AiohttpTransport, metrics: Metrics) -> Webhooks | None:
-    """Returns None if no webhook is configured."""
-    webhook, send = config.settings.batches.webhook, partial(post, transport)
-    return Webhooks(redis, webhook.url, config.webhook_secret, send, metrics, uuid.uuid4().hex) if webhook else None

@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 from gateway import __version__
-from gateway.cli import apply, audit, batches, conformance, contexts, keys, pool, serving, tenants, usage
+from gateway.cli import apply, audit, batches, conformance, contexts, keys, pool, serving, tenants, usage, webhooks
 from gateway.cli.client import admin_command
 
 _CONTEXT: Final = "--context"
@@ -51,6 +51,7 @@ app.add_typer(pool.app, name="pool")
 app.add_typer(usage.app, name="usage")
 app.add_typer(batches.app, name="batch")
 app.add_typer(contexts.app, name="context")
+app.add_typer(webhooks.app, name="webhook")
 
 
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

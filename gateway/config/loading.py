@@ -128,6 +128,7 @@ def _problems(settings: Settings) -> Iterable[str]:
         yield from _twice(f"models '{model.id}': price_changes: since", dates, "date")
         for name in (target.upstream for target in model.targets if target.upstream not in known):
             yield f"models '{model.id}': targets: unknown upstream '{name}'; expected one of {', '.join(known)}"
+    yield from _twice("alerts.endpoints", (endpoint.name for endpoint in settings.alerts.endpoints))
     yield from _twice("tenants", (tenant.name for tenant in settings.tenants))
     yield from _twice("admin.keys", ("admin", *(key.name for key in settings.admin.keys)))
     if any(key.name == "configuration" for key in settings.admin.keys):
@@ -223,7 +224,7 @@ def _step_type(kind: object, step: str, place: str) -> object:
     """Returns the type of a setting inside another one. Raises: SettingsError for an unknown name, naming `place`."""
     kind, known = _plain_type(kind), ""
     if isinstance(kind, type) and issubclass(kind, Table):
-        types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        types = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
         if step in types:
             return types[step]
         known = _nearest(step, types)

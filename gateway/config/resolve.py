@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 
 from gateway.api.admin import AdminKey, Role
 from gateway.config import upstreams as tables
+from gateway.config.alerts import AlertConfig, resolve_alerts
 from gateway.config.schema import Settings, Storage
 from gateway.config.secrets import read_admin_key, read_secret, read_strong_secret
 from gateway.config.upstreams import SecretSource, SettingsError, Table
@@ -23,7 +24,6 @@ from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.images import LinkSource
 from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant, digest, key_id
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
-from gateway.jobs.webhooks import parse_secret
 from gateway.providers import PROVIDERS
 from gateway.providers.links import LinkPolicy
 from gateway.redis import Credentials
@@ -62,7 +62,7 @@ class Config:
     journal_problem: str  # why there is no journal although it is not switched off
     storage: StorageLocation | None = None
     signing_keys: tuple[str, ...] = ()  # of links, the current one first; empty: those that Redis holds
-    webhook_secret: str = field(default="", repr=False)
+    alerts: AlertConfig = field(default_factory=AlertConfig)
 
 
 def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
@@ -92,7 +92,7 @@ def resolve(settings: Settings, environ: Mapping[str, str]) -> Config:
         *_journal(settings, environ),
         _storage(settings.storage, environ),
         tuple(key.plaintext for key in signing_keys),
-        _webhook_secret(settings, environ),
+        resolve_alerts(settings.alerts, environ),
     )
 
 
@@ -101,17 +101,6 @@ def _keys(sources: Sequence[SecretSource], environ: Mapping[str, str], where: st
         read_strong_secret(source, environ, f"{where}[{number}]", what, _KEY_MIN_CHARS)
         for number, source in enumerate(sources)
     ]
-
-
-def _webhook_secret(settings: Settings, environ: Mapping[str, str]) -> str:
-    if (webhook := settings.batches.webhook) is None:
-        return ""
-    secret = read_secret(webhook.secret, environ, "batches.webhook.secret").plaintext
-    try:
-        parse_secret(secret)
-    except ValueError as error:
-        raise SettingsError(f"batches.webhook.secret: {error}") from error
-    return secret
 
 
 def _storage(storage: Storage, environ: Mapping[str, str]) -> StorageLocation | None:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from gateway.config.alerts import Alerts
 from gateway.config.upstreams import (
     ConfiguredTenant,
     HttpUrl,
@@ -211,20 +212,12 @@ class Replays(Table, frozen=True, kw_only=True):
     max_total_bytes: Annotated[int, Meta(ge=0)] = 128 * 1024 * 1024
 
 
-class Webhook(Table, frozen=True, kw_only=True):
-    """Where events are sent, and the secret that signs them."""
-
-    url: HttpUrl
-    secret: SecretSource
-
-
 class Batches(Table, frozen=True, kw_only=True):
-    """Limits on the batches of one tenant, and the webhook of their ends."""
+    """Limits on the batches of one tenant."""
 
     max_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
     max_lines: Annotated[int, Meta(ge=1, le=50_000)] = 5000
     max_open: Annotated[int, Meta(ge=1, le=1000)] = 20
-    webhook: Webhook | None = None
 
 
 class Storage(Table, frozen=True, kw_only=True):
@@ -264,6 +257,7 @@ class Settings(Table, frozen=True, kw_only=True):
     requests: Requests = Requests()
     replays: Replays = Replays()
     batches: Batches = Batches()
+    alerts: Alerts = Alerts()
     storage: Storage = Storage()
     files: Files = Files()
     pool: Pool = Pool()

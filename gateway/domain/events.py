@@ -27,6 +27,7 @@ class EventType(Enum):
     UPSTREAM_SPEND = "upstream.spend_threshold_crossed"
     RELOAD_REFUSED = "config.reload_refused"
     CERTIFICATE_EXPIRING = "certificate.expiring"
+    WEBHOOK_DISABLED = "webhook.disabled"
     BATCH_COMPLETED = "batch.completed"
     BATCH_FAILED = "batch.failed"
     BATCH_EXPIRED = "batch.expired"

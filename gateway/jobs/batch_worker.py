@@ -18,11 +18,12 @@ import msgspec
 import structlog
 
 from gateway.domain.errors import GatewayError
+from gateway.domain.events import EventType
+from gateway.events.outbox import Outbox
 from gateway.jobs.batch_lines import ClaimedLine, LineEnd, LineRunner
 from gateway.jobs.batch_stages import BatchStages
 from gateway.jobs.batch_turns import BatchTurns
 from gateway.jobs.batches import Batch, BatchStatus, BatchStore
-from gateway.jobs.webhooks import Webhooks
 from gateway.metering.reservations import PARTS
 from gateway.observability.metrics import Metrics
 from gateway.redis import Value, load_script
@@ -75,12 +76,12 @@ class BatchWorker:
         metrics: Metrics,
         is_draining: Callable[[], bool],
         tenant_lines_max: int,
-        webhooks: Webhooks | None,
+        outbox: Outbox,
         lease_s: float,
     ) -> None:
         """A claim expires after `lease_s` without a renewal."""
         self._store, self._lines, self._stages, self._metrics = store, lines, stages, metrics
-        self._is_draining, self._tenant_lines_max, self._webhooks = is_draining, tenant_lines_max, webhooks
+        self._is_draining, self._tenant_lines_max, self._outbox = is_draining, tenant_lines_max, outbox
         self._claim_s = lease_s
         self._claim = load_script(store.redis, "jobs/claim_lines", PARTS["admit"])
         self._end, self._renew = (load_script(store.redis, f"jobs/{name}") for name in ("end_line", "renew_claims"))
@@ -189,10 +190,12 @@ class BatchWorker:
                 running.left.set()
 
     async def _conclude(self, tenant: str, batch_id: str) -> None:
-        """Queues the event of a batch that has ended, and drops the batch from the list."""
+        """Appends the event of a batch that has ended, and drops the batch from the list."""
         batch = await self._store.find(tenant, batch_id)
-        if batch and self._webhooks:
-            await self._webhooks.queue(batch)
+        if batch:
+            kind, ended_at = f"batch.{batch.status.value}", getattr(batch, f"{batch.status.value}_at")
+            data = {"id": batch.id, "tenant": tenant}
+            await self._outbox.append(EventType(kind), data, tenant, at_s=ended_at or 0, name=f"{batch.id} {kind}")
         if await self._store.drop(tenant, batch_id) and batch:
             self._metrics.batches_ended.labels(batch.status.value).inc()
 

@@ -5,6 +5,7 @@ Invariant: every worker exposes the sum over all workers of its gateway.
 
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Final, Generic, Literal, TypeVar
 
@@ -144,6 +145,7 @@ class Metrics:
         self._series = SeriesCap(dropped, directory)
         self._define_requests()
         self._define_batches()
+        self._define_events()
         self._define_upstream()
         self._define_storage()
         self._define_process()
@@ -189,14 +191,19 @@ class Metrics:
     def _define_batches(self) -> None:
         self.batch_lines = self._counters("batch_lines_total", "Lines of batches that ended.", "result")
         self.batches_ended = self._counters("batches_ended_total", "Batches that ended.", "status")
-        self.webhooks = self._counters("webhook_attempts_total", "Attempts to deliver an event.", "result")
         for counter, values in (
             (self.batch_lines, ("completed", "failed")),
             (self.batches_ended, ("completed", "failed", "expired", "cancelled")),
-            (self.webhooks, ("delivered", "failed", "given_up")),
         ):
             for value in values:
                 counter.labels(value)  # rare: a rate needs the 0 before the first
+
+    def _define_events(self) -> None:
+        self.event_deliveries = self._counters(
+            "event_deliveries_total", "Attempts to deliver an event, by result.", "channel", "result"
+        )
+        for labels in product(("webhook", "slack", "email"), ("delivered", "failed", "given_up", "dropped")):
+            self.event_deliveries.labels(*labels)  # rare: a rate needs the 0 before the first
 
     def _define_upstream(self) -> None:
         self.overhead_seconds = self._histogram(

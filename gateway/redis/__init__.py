@@ -55,8 +55,10 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:batches | sorted set | 32 days | batches: IDs by creation; also ...:batches_open, _failed, _bytes |
 | ig3:{NAME}:batch:ID, ... |  | 32 days, lines 3 days | batches: see jobs/batches.py; also ...:batch_lines |
 | ig3:{NAME}:idempotency:batches:HASH | hash | 1 day | batches: the batch that a key created |
-| ig3:webhooks | sorted set | none | webhooks: events, by when they are sent; at most 10,000 |
-| ig3:webhook_leader | string | 1 minute | webhooks: process that sends events |
+| ig3:events, ig3:{NAME}:events | stream | none | events: about 10,000 each; see events/outbox.py |
+| ig3:events_announced | sorted set | 7 days idle | events: tenants whose stream is to be read, by time |
+| ig3:events_leader | string | 15 s | events: process that delivers them |
+| ig3:{events:}:NAME |  | 30 days idle, most | events: endpoints and deliveries; see events/deliveries.py |
 | ig3:jobs:PROCESS | channel |  | jobs: IDs of orders whose outcome the process is to store |
 | ig3:recovery_leader | string | 3 rounds | recovery: process that settles expired reservations |
 | ig3:pool:PROCESS | channel |  | scheduler: IDs of waiting requests that got a lease |
@@ -115,7 +117,7 @@ _NOT_RUN: Final = (
     RedisClusterException,
 )
 """Errors raised before a command reached a server. After any other error the command may have run."""
-_CHANGES: Final = frozenset({"tenants/compare_and_set", "scheduler/members"})
+_CHANGES: Final = frozenset({"tenants/compare_and_set", "scheduler/members", "events/change_endpoint"})
 """Scripts that apply admin changes; each admin change runs exactly one of them."""
 _MADE: Final[ContextVar[set[str] | None]] = ContextVar("made", default=None)
 """Those that ran in the admin change in progress."""

@@ -1,6 +1,6 @@
 """Reads the audit log: one stream per tenant and per upstream, merged newest first.
 
-The *owner* of a stream is a tenant's name or "pool:UPSTREAM", which is not a valid tenant name.
+The *owner* of a stream is a tenant's name, or "pool:UPSTREAM" or "events:", which are no valid tenant names.
 """
 
 import heapq
@@ -14,8 +14,10 @@ from gateway.redis import Client, execute
 from gateway.tenants.records import record
 from gateway.tenants.store import batched
 
-_CURSOR: Final = re.compile(r"(?!0+-0+@)(\d{1,19})-(\d{1,19})@((?:pool:)?[a-z0-9][a-z0-9._-]{0,62})", re.ASCII)
+_CURSOR: Final = re.compile(r"(?!0+-0+@)(\d{1,19})-(\d{1,19})@((?:pool:)?[a-z0-9][a-z0-9._-]{0,62}|events:)", re.ASCII)
 _POOL: Final = "pool:"
+ENDPOINTS: Final = "events:"
+"""The owner of changes to the endpoints of events."""
 
 
 def pool_owner(upstream: str) -> str:
@@ -84,14 +86,14 @@ class Audit:
 
 def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:
     """Renders an entry. Either `tenant` or `target` names what was changed; the other is None."""
-    upstream = at.owner.removeprefix(_POOL) if at.owner.startswith(_POOL) else None
+    holder = "webhooks" if at.owner == ENDPOINTS else at.owner.removeprefix(_POOL) if _POOL in at.owner else None
     return {
         "at": at.ms // 1000,
         "actor": fields["actor"],
         "action": fields["action"],
-        "tenant": None if upstream else at.owner,
-        "key_id": None if upstream else fields["key_id"] or None,
-        "target": f"{upstream}/{fields['key_id']}" if upstream else None,
+        "tenant": None if holder else at.owner,
+        "key_id": None if holder else fields["key_id"] or None,
+        "target": f"{holder}/{fields['key_id']}" if holder else None,
         "before": msgspec.Raw(fields["before"].encode()) if fields["before"] else None,
         "after": msgspec.Raw(fields["after"].encode()) if fields["after"] else None,
         "request_id": fields["request_id"] or None,

@@ -54,7 +54,9 @@ def test_every_route_is_in_the_table_of_this_file(redis_url: str) -> None:
         if isinstance(route, Route) and route.path.startswith("/admin/")
         for method in (route.methods or set()) - {"HEAD"}
     ]
-    named = {"{name}": "acme", "{id}": "abc", "{upstream}": "sim", "{account}": "main", "{key}": "main-1"}
+    named = {"{name}": "acme", "{id}": "abc", "{upstream}": "sim", "{account}": "main", "{key}": "main-1"} | {
+        "{delivery}": "dlv_1"
+    }
     assert sorted(ROUTES) == sorted(
         (method, "/".join(named.get(part, part) for part in path.removeprefix("/admin/v1").split("/")))
         for path, method in found

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from gateway.api.pool_gauges import PoolGauges
 from gateway.api.scrape import TEXT, Scrape
+from gateway.events.outbox import Outbox
 from gateway.observability.process import ProcessCollector
 from tests.support import strangers
 from tests.support.asking import connected
@@ -120,6 +121,11 @@ async def test_the_event_loop_runs_while_a_scrape_is_rendered(redis_url: str) ->
         watch = LoopWatch(asyncio.get_running_loop())
         registry.register(watch)
         collector = ProcessCollector(process.metrics, {}, time.monotonic)
-        scrape = Scrape(registry, collector, process.pool, lambda: None, PoolGauges("1"))
+        outbox = Outbox(redis, lambda: ())
+
+        async def count() -> tuple[int, int]:
+            return await outbox.count(), 0
+
+        scrape = Scrape(registry, collector, process.pool, lambda: None, PoolGauges("1"), count)
         assert b"imagegate_build_info" in await scrape.render(TEXT)
     assert watch.has_run

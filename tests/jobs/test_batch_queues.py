@@ -1,31 +1,17 @@
 """What batches leave in Redis: the list of open ones of all tenants, the events of their ends, and their records."""
 
-import asyncio
-import base64
 import time
 from collections import Counter
-from collections.abc import Mapping
-from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
-from typing import Any
 
-import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.generation.posts import post as send
 from gateway.jobs.batch_turns import BatchTurns
 from gateway.jobs.batches import Batch, BatchLimits, BatchStatus, BatchStore, LineError, new_batch_id
-from gateway.jobs.webhooks import Webhooks
-from gateway.observability.metrics import Metrics
 from gateway.redis import execute
 from tests.support.admissions import connected
 
 pytestmark = pytest.mark.anyio
-
-SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 
 
 def batch(tenant: str = "acme", status: BatchStatus = BatchStatus.VALIDATING) -> Batch:
@@ -67,82 +53,6 @@ async def test_a_dropped_batch_takes_along_no_key_that_a_later_batch_uses(redis_
         await store.create(batch())  # drops the old one
         assert None is await store.find("acme", old.id)
         assert new.id == (await store.create(batch(), identity)).id
-
-
-async def test_two_processes_deliver_each_event_once(redis_url: str) -> None:
-    sent = Counter[str]()
-
-    async def post(_: str, headers: Mapping[str, str], __: bytes) -> int:
-        sent[headers["webhook-id"]] += 1
-        await asyncio.sleep(0.01)
-        return 200
-
-    async with connected(redis_url) as redis:
-        url = "https://hooks.example.com"
-        processes = [Webhooks(redis, url, SECRET, post, Metrics(), name) for name in ("a", "b")]
-        ended = [batch(status=BatchStatus.COMPLETED) for _ in range(5)]
-        for process in processes:  # both saw every end
-            for one in ended:
-                await process.queue(one)
-        assert 3 * 86_400 < await execute(redis, redis.ttl(f"{redis.prefix}:webhooks"), int) <= 4 * 86_400
-        tasks = [asyncio.create_task(process.run()) for process in processes]
-        await asyncio.sleep(2.5)
-        for task in tasks:
-            task.cancel()
-    assert [1, 1, 1, 1, 1] == sorted(sent.values())
-
-
-def answering(statuses: list[int]) -> HTTPServer:
-    """A server that answers with each status in turn, and then with 200."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(statuses.pop(0) if statuses else 200)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-async def test_an_event_that_fails_is_sent_again_ever_later_until_it_is_delivered(redis_url: str) -> None:
-    """The first attempt is refused, the next two get 500."""
-    server = answering([500, 500])
-    closed = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    closed.server_close()
-    metrics, delays = Metrics(), list[float]()
-    urls = [f"http://127.0.0.1:{port}/hook" for port in (closed.server_port, *[server.server_port] * 3)]
-    async with connected(redis_url) as redis, httpx.AsyncHTTPTransport() as transport:
-        name = f"{redis.prefix}:webhooks"
-        with capture_logs() as logs:
-            for number, url in enumerate(urls):
-                hooks = Webhooks(redis, url, SECRET, partial(send, transport), metrics, "a")  # type: ignore[arg-type]
-                if not number:
-                    await hooks.queue(batch(status=BatchStatus.COMPLETED))
-                task = asyncio.create_task(hooks.run())
-                [before] = await execute(redis, redis.zrange(name, 0, -1, withscores=True), list[Any])
-                after = [before]
-                for _ in range(500):
-                    if before not in after:
-                        break
-                    await asyncio.sleep(0.01)
-                    after = await execute(redis, redis.zrange(name, 0, -1, withscores=True), list[Any])
-                task.cancel()
-                for member, due_s in after:
-                    delays.append(due_s - time.time())
-                    await execute(redis, redis.zadd(name, {member: 1}), object)
-        assert [] == after
-    server.shutdown()
-    server.server_close()
-    assert [5, 20, 80] == [round(delay / 5) * 5 for delay in delays]
-    failures = [entry for entry in logs if entry["event"] == "webhook_failed"]
-    assert [(None, 5), (500, 20), (500, 80)] == [(entry["status"], entry["retry_in_s"]) for entry in failures]
-    count = partial(metrics.registry.get_sample_value, "imagegate_webhook_attempts_total")
-    assert (3, 1) == (count({"result": "failed"}), count({"result": "delivered"}))
 
 
 async def test_a_refused_create_leaves_nothing_in_the_list_of_all_tenants(redis_url: str) -> None:

@@ -6,6 +6,7 @@ https://www.iana.org/assignments/iana-ipv6-special-registry), read in 2025. All 
 globally reachable ones: none holds a web server.
 """
 
+import errno
 import socket
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -88,5 +89,5 @@ class PublicResolver(ThreadedResolver):
             raise OSError(f"{host[:80]} is not a host name") from error
         public = [result for result in found if is_public_address(result["host"])]
         if not public:
-            raise OSError(f"{host} has no public address")
+            raise OSError(errno.EADDRNOTAVAIL, f"{host} has no public address")  # aiohttp shows the second
         return public

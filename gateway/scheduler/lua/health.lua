@@ -52,6 +52,18 @@ local function announce(field)
   emit(field, 'half_open', cooldown.error_code)
 end
 
+-- Appends the event that an account is spent or a key is quarantined, once a day; see events/outbox.py.
+local function append_loss(field, after, error_code)
+  local is_spent = error_code == 'insufficient_balance' or string.find(error_code, '^quota_exhausted_[pd]')
+  local account, key = string.match(field, '^([^/|*]+)/?([^|]*)$')
+  if not account or not (is_spent or after == 'quarantined') then return end
+  local kind = is_spent and 'pool.account_spent' or 'pool.key_quarantined'
+  if redis.call('HSETNX', touch('day'), field .. '|' .. kind, 1) == 0 then return end
+  redis.call('XADD', touch('events'), 'MAXLEN', '~', 10000, '*', 'type', kind, 'at_ms', math.floor(now / 1000), 'data',
+    cjson.encode({upstream = string.match(base, '{pool:(.+)}'), account = account, key = key ~= '' and key or nil,
+      error_code = error_code}))
+end
+
 -- Starts, replaces or extends a cooldown in the state `after`; `new` as for move.
 local function start_cooldown(field, after, new)
   local old, seconds = cooldowns[field], new.seconds
@@ -69,7 +81,10 @@ local function start_cooldown(field, after, new)
   local since_us = was_out and old.state == after and old.since_us or now
   save_cooldown(field, {state = after, error_code = new.error_code, seconds = seconds, since_us = since_us,
     until_us = until_us, busy = new.busy, by = new.by, firm_us = new.by and firm_us, ill = new.ill, met = new.met})
-  if since_us == now then emit(field, after, new.error_code) end
+  if since_us == now then
+    emit(field, after, new.error_code)
+    append_loss(field, after, new.error_code)
+  end
 end
 
 -- Applies an event, by the table of states. `new` describes a new cooldown: error_code, seconds, seconds_max (the same
