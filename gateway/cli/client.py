@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_URL: Final = "http://127.0.0.1:8081"
 _TENANT_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 30.0
+_PAGES_MAX: Final = 1000
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts called without the proxies of the environment, which would see the admin key."""
 
@@ -45,6 +46,7 @@ _ApiKeyOption = Annotated[
         show_default=False,
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's response.")]
 _LIMITS: Final = {
     "requests_per_minute": "Requests in any 60 seconds",
@@ -96,11 +98,18 @@ class AdminApi:
     admin_key: str
     json: bool
     surface: Surface = _ADMIN
+    place: str = ""
+    """The context, if one was chosen."""
 
     def ask(
-        self, method: str, *path: str, body: Document | None = None, query: Mapping[str, object] | None = None
+        self,
+        method: str,
+        *path: str,
+        body: Document | None = None,
+        query: Mapping[str, object] | None = None,
+        accepts: int = 200,
     ) -> Document:
-        """Sends one request. An error ends the command with one line on standard error."""
+        """Sends one request. An error that is not the status it `accepts` ends the command with one line."""
         import httpx
 
         surface = self.surface
@@ -131,9 +140,14 @@ class AdminApi:
                     f"before you repeat it, search for it with `{surface.audit}`"
                 )
             fail(f"the gateway at {self.url} does not respond ({error}); check --url or IMAGEGATE_URL")
-        return self._read(response)
+        return self._read(response, accepts)
 
-    def _read(self, response: "httpx.Response") -> Document:
+    def find_problem(self, *path: str) -> str:
+        """Returns why a GET finds nothing; "" if it finds something."""
+        error = self.ask("GET", *path, accepts=404).get("error")
+        return str(error.get("message")) if isinstance(error, dict) else ""
+
+    def _read(self, response: "httpx.Response", accepts: int) -> Document:
         try:
             body = response.json()
         except ValueError:
@@ -144,7 +158,7 @@ class AdminApi:
         if response.status_code == 401:
             words = self.surface
             fail(f"the gateway rejected the {words.key}; check {words.option} or {words.variable}")
-        if not response.is_success:
+        if not response.is_success and response.status_code != accepts:
             error = body.get("error")
             if isinstance(error, dict) and error.get("code") == "unknown_url":
                 fail(f"{self.url} {self.surface.absence}")
@@ -174,6 +188,18 @@ def rows(answer: Document, name: str = "data") -> list[Document]:
     return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
 
 
+def pages(api: AdminApi, *path: str, query: Mapping[str, object], cursor: str = "after") -> Document:
+    """Returns all pages of a list as one, up to _PAGES_MAX."""
+    data: list[Document] = []
+    following: object = None
+    for _ in range(_PAGES_MAX):
+        answer = api.ask("GET", *path, query={**query, cursor: following})
+        data += rows(answer)
+        if not (following := answer.get("next")):
+            break
+    return {"data": data, "next": following}
+
+
 def number(answer: Document, *path: str) -> int:
     """Returns an integer of a response; 0 if there is none."""
     value: object = answer
@@ -195,9 +221,9 @@ def admin_command(
         parameters = inspect.signature(command).parameters
         shared = [*(_LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS[surface]]
 
-        def run(**arguments: object) -> None:
+        def run(context: typer.Context, **arguments: object) -> None:
             given = (str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
-            api = AdminApi(*given, surface)
+            api = AdminApi(*given, surface, str(context.find_root().obj or ""))
             if "limits" in parameters:
                 arguments["limits"] = _limits_document({limit: arguments.pop(limit) for limit in _LIMITS})
             if surface is _TENANT and "tenant" in parameters:
@@ -205,7 +231,7 @@ def admin_command(
             command(api=api, **arguments)
 
         hidden = {"api", "limits", *(_ADMINISTRATORS if surface is _TENANT else ())}
-        own = [parameter for parameter in parameters.values() if parameter.name not in hidden]
+        own = [_CONTEXT_PARAMETER, *(parameter for parameter in parameters.values() if parameter.name not in hidden)]
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined] # typer reads it
         run.__doc__ = command.__doc__
         app.command(name, short_help=short_help)(run)
@@ -268,6 +294,9 @@ def _limit_option(name: str, what: str) -> object:
 
 
 _LIMIT_PARAMETERS: Final = tuple(_parameter(name, None, _limit_option(name, what)) for name, what in _LIMITS.items())
+_CONTEXT_PARAMETER: Final = inspect.Parameter(
+    "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+)
 _API_PARAMETERS: Final = {
     surface: (
         _parameter("url", address, url_option),

@@ -91,6 +91,7 @@ class Tenant:
     """A tenant. `models` None means every model."""
 
     name: str
+    """Its first name, which is its ID for good."""
     models: frozenset[str] | None = None
     is_disabled: bool = False
     created_at: int = 0  # Unix seconds
@@ -108,6 +109,12 @@ class Tenant:
     required_tags: frozenset[str] = frozenset()  # without one of these keys a request is refused
     alert_percents: tuple[int, ...] | None = None  # of a quota, ascending; None is the setting
     alert_to: tuple[str, ...] = ()  # "mailto:" addresses and https URLs
+    renamed_to: str = ""  # "" if it has its first name
+
+    @property
+    def current_name(self) -> str:
+        """The name for people: in responses, logs and metrics."""
+        return self.renamed_to or self.name
 
 
 @dataclass(frozen=True, slots=True)

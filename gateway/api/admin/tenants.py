@@ -14,6 +14,7 @@ from gateway.api.admin.schemas import (
     KeepHours,
     LimitsChange,
     Name,
+    QueryFields,
     QuotasChange,
     Schema,
     StorageBytes,
@@ -36,10 +37,12 @@ from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant
 from gateway.metering.admission import Admission
 from gateway.storage.quota import StorageQuota
 from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
+from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
 
 GRACE_S: Final = 86_400
 GRACE_MAX_S: Final = 30 * 86_400
+_PAGE_MAX: Final = 1000
 _Role = Literal["", "lead"]
 _Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 """Unix seconds, up to the year 9999."""
@@ -59,6 +62,7 @@ class _NewTenant(AboutChange, kw_only=True):
 class _TenantChange(AboutChange):
     """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
 
+    name: Name | UnsetType = UNSET
     limits: LimitsChange | UnsetType | None = UNSET
     quotas: QuotasChange | UnsetType | None = UNSET
     models: list[str] | UnsetType | None = UNSET
@@ -87,8 +91,17 @@ class TenantSection:
             "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.delete},
         }
 
-    async def list_tenants(self, _: Request, __: Actor) -> Response:
-        return json_response({"data": [describe_tenant(tenant) for tenant in await self.tenants.list_tenants()]})
+    async def list_tenants(self, request: Request, _: Actor) -> Response:
+        """Returns a page of tenants, with `used=true` each with its current usage."""
+        query = QueryFields(request)
+        after, limit, used = query.text("after"), query.integer("limit", 1, _PAGE_MAX, _PAGE_MAX), query.text("used")
+        if used not in (None, "true", "false"):
+            raise refused_value("used", "expected 'true' or 'false'.")
+        query.reject_unknown()
+        tenants = await self.tenants.list_tenants(after or "", limit + 1)
+        page = tenants[:limit]
+        described = [describe_tenant(one) | (await self._used(one.name) if used == "true" else {}) for one in page]
+        return json_response({"data": described, "next": page[-1].name if len(tenants) > limit else None})
 
     async def create(self, request: Request, actor: Actor) -> Response:
         new = await read_document(request, self.limits, _NewTenant)
@@ -109,22 +122,28 @@ class TenantSection:
     async def get(self, request: Request, _: Actor) -> Response:
         """Returns the tenant with its current usage, which includes the reservations of in-flight requests."""
         tenant = await self.tenants.get(request.path_params["name"])
-        body = await self._describe(tenant)
-        if usage := await self.admission.usage(tenant.name):
-            used = describe_usage(usage)
-            if self.storage:
-                used["stored_bytes"] = await self.storage.stored_bytes(tenant.name, self.clock())
-            body["used"] = used
-            body["credited"] = {
-                "images_per_day": usage.credited_images_today,
-                "images_per_month": usage.credited_images_this_month,
-                "usd_per_month": usd(usage.credited_usd_micros_this_month),
-            }
-        return json_response(body)
+        return json_response(await self._describe(tenant) | await self._used(tenant.name))
+
+    async def _used(self, tenant_id: str) -> dict[str, object]:
+        usage = await self.admission.usage(tenant_id)
+        if usage is None:
+            return {}
+        used = describe_usage(usage)
+        if self.storage:
+            used["stored_bytes"] = await self.storage.stored_bytes(tenant_id, self.clock())
+        credited = {
+            "images_per_day": usage.credited_images_today,
+            "images_per_month": usage.credited_images_this_month,
+            "usd_per_month": usd(usage.credited_usd_micros_this_month),
+        }
+        return {"used": used, "credited": credited}
 
     async def change(self, request: Request, actor: Actor) -> Response:
         change = await read_document(request, self.limits, _TenantChange)
         models = UNSET if isinstance(change.models, UnsetType) else self._checked_models(change.models)
+        tenant_id = request.path_params["name"]
+        if not isinstance(change.name, UnsetType):
+            await self.tenants.claim(change.name, tenant_id)
 
         def changed(tenant: Tenant) -> Tenant:
             after = replace(
@@ -135,10 +154,12 @@ class TenantSection:
                 weight=value_or(change.weight, tenant.weight),
                 keep_hours=value_or(change.keep_hours, tenant.keep_hours),
                 storage_bytes=value_or(change.storage_bytes, tenant.storage_bytes),
+                renamed_to=value_or(change.name, tenant.renamed_to),
             )
+            after = replace(after, renamed_to="" if after.renamed_to == after.name else after.renamed_to)
             return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
 
-        return json_response(describe_tenant(await self.tenants.update(request.path_params["name"], changed, actor)))
+        return json_response(describe_tenant(await self.tenants.update(tenant_id, changed, actor)))
 
     async def delete(self, request: Request, actor: Actor) -> Response:
         """Disables the tenant, cancels its batches and deletes its stored pictures and files. Its records stay."""
@@ -209,6 +230,7 @@ class KeySection:
     keys: ApiKeyStore
     limits: BodyLimits
     clock: Callable[[], float]
+    names: TenantNames
 
     def handlers(self) -> Handlers:
         return {
@@ -218,8 +240,9 @@ class KeySection:
         }
 
     async def list_keys(self, request: Request, _: Actor) -> Response:
-        keys = await self.keys.list_keys(request.path_params["name"])
-        return json_response({"data": [show_key(key) for key in keys]})
+        tenant_id = request.path_params["name"]
+        keys, name = await self.keys.list_keys(tenant_id), await self.names.current(tenant_id)
+        return json_response({"data": [show_key(key) | {"tenant": name} for key in keys]})
 
     async def create(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
         new = await read_document(request, self.limits, _NewKey)
@@ -236,10 +259,10 @@ class KeySection:
             tags=merged_tags({}, new.tags),
         )
         check(None, key)
-        return _shown_once(await self.keys.create(key, actor))
+        return await self._shown_once(await self.keys.create(key, actor))
 
     async def get(self, request: Request, _: Actor) -> Response:
-        return json_response(show_key(await self.keys.get(request.path_params["id"])))
+        return json_response(await self._describe(await self.keys.get(request.path_params["id"])))
 
     async def change(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
         change = await read_document(request, self.limits, _KeyChange)
@@ -258,21 +281,23 @@ class KeySection:
             check(key, after)
             return after
 
-        return json_response(show_key(await self.keys.update(request.path_params["id"], changed, actor)))
+        return json_response(await self._describe(await self.keys.update(request.path_params["id"], changed, actor)))
 
     async def rotate(self, request: Request, actor: Actor) -> Response:
         rotation = await read_document(request, self.limits, _Rotation)
-        return _shown_once(await self.keys.rotate(request.path_params["id"], rotation.grace_s, actor))
+        return await self._shown_once(await self.keys.rotate(request.path_params["id"], rotation.grace_s, actor))
 
     async def revoke(self, request: Request, actor: Actor) -> Response:
         key = await self.keys.revoke(request.path_params["id"], actor)
-        return json_response(show_key(key) | {"revoked": True})
+        return json_response(await self._describe(key) | {"revoked": True})
 
     def _check_moment(self, moment: int | UnsetType | None) -> None:
         if isinstance(moment, int) and moment <= self.clock():
             message = "'expires_at' must be a future time in Unix seconds."
             raise GatewayError(ErrorCode.INVALID_VALUE, message, param="expires_at")
 
+    async def _shown_once(self, made: CreatedApiKey) -> Response:
+        return json_response({"id": made.key.id, "key": made.secret} | await self._describe(made.key), 201)
 
-def _shown_once(made: CreatedApiKey) -> Response:
-    return json_response({"id": made.key.id, "key": made.secret} | show_key(made.key), 201)
+    async def _describe(self, key: ApiKey) -> dict[str, object]:
+        return show_key(key) | {"tenant": await self.names.current(key.tenant)}
