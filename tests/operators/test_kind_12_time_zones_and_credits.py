@@ -7,9 +7,9 @@ from gateway.app.backends import refuse_unfit
 from gateway.config import SettingsError, from_document
 from gateway.config.resolve import resolve
 from gateway.config.time_zone import read_calendar
-from tests.operators.conftest import Shows
 from tests.support.commands import check_refused, run
 from tests.support.harness import ADMIN_KEY, Gateway, document, environment, upstream
+from tests.support.operators import Shows
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from tests.operators.conftest import Shows
 from tests.support.commands import check_refused, run
 from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, wait_until
+from tests.support.operators import Shows
 
 
 def ask(gateway: Gateway, *arguments: str) -> "subprocess.CompletedProcess[str]":

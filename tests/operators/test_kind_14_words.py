@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from tests.operators.conftest import Shows
 from tests.support.commands import run
 from tests.support.harness import ADMIN_KEY, Gateway
+from tests.support.operators import Shows
 
 
 def ask(gateway: Gateway, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.operators.conftest import Shows
 from tests.support.harness import Gateway
+from tests.support.operators import Shows
 
 BEGIN = "Keys of this gateway begin with 'sk-ig-'."
 SECRET = "QcanaryQcanaryQcanaryQcanaryQcanary"

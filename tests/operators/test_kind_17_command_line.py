@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.operators.conftest import Shows
 from tests.support.commands import check_refused, environment, fits, run
 from tests.support.harness import ADMIN_KEY, Gateway
+from tests.support.operators import Shows
 
 
 def ask(gateway: Gateway, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
