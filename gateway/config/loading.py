@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from gateway.config.schema import Settings
 from gateway.config.upstreams import Limits, Quotas, SecretSource, SettingsError, Table
+from gateway.domain.tenants import RESERVED
 
 _ENV_PREFIX: Final = "IMAGEGATE_"
 _USER: Final = re.compile(r"//[^/?#\s]*@")
@@ -130,6 +131,8 @@ def _problems(settings: Settings) -> Iterable[str]:
             yield f"models '{model.id}': targets: unknown upstream '{name}'; expected one of {', '.join(known)}"
     yield from _twice("alerts.endpoints", (endpoint.name for endpoint in settings.alerts.endpoints))
     yield from _twice("tenants", (tenant.name for tenant in settings.tenants))
+    for name in (tenant.name for tenant in settings.tenants if tenant.name.startswith(RESERVED)):
+        yield f"tenants '{name}': names that begin with '{RESERVED}' are those of deleted tenants; choose another"
     yield from _twice("admin.keys", ("admin", *(key.name for key in settings.admin.keys)))
     if any(key.name == "configuration" for key in settings.admin.keys):
         yield "admin.keys: the name 'configuration' is reserved for [[tenants]] in the audit; choose another"

@@ -17,6 +17,8 @@ ID_CHARS: Final = 10
 LEAD: Final = "lead"
 """Role of a key that manages its tenant's own keys and reads its usage."""
 SECRET_CHARS: Final = 32
+RESERVED: Final = "deleted-"
+"""Beginning of the pseudonyms of tenants that were deleted for good; see metering/purge.py."""
 _KEY: Final = re.compile(rf"{KEY_PREFIX}([A-Za-z0-9]{{{ID_CHARS}}})[A-Za-z0-9]{{{SECRET_CHARS}}}")
 
 

@@ -5,14 +5,12 @@ from typing import Final
 
 from gateway.domain.audit import Actor, AuditEvent, describe_tenant
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.tenants import Tenant
+from gateway.domain.tenants import RESERVED, Tenant
 from gateway.redis import Client, execute
 from gateway.tenants.names import TenantNames, renamed
 from gateway.tenants.records import names_record, read_tenant, record, write_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
-_RESERVED: Final = "deleted-"
-"""Beginning of the pseudonyms of tenants that were deleted for good; see metering/purge.py."""
 _BATCH: Final = 100
 """Tenants per round trip, so that ten thousand do not share one call's deadline."""
 
@@ -99,8 +97,8 @@ async def read_fields(redis: Client, name: str) -> dict[str, str]:
 
 
 def _check_reserved(name: str) -> None:
-    if name.startswith(_RESERVED):
-        raise GatewayError(ErrorCode.INVALID_VALUE, f"Names that begin with '{_RESERVED}' are reserved.", param="name")
+    if name.startswith(RESERVED):
+        raise GatewayError(ErrorCode.INVALID_VALUE, f"Names that begin with '{RESERVED}' are reserved.", param="name")
 
 
 def no_tenant(name: str) -> GatewayError:
