@@ -21,6 +21,7 @@ import structlog
 
 from gateway.domain.audit import Actor, AuditEvent
 from gateway.domain.errors import GatewayError
+from gateway.domain.tenants import RESERVED
 from gateway.domain.usage import TenantDay, UsageFilter
 from gateway.metering.ledger import Ledger
 from gateway.metering.ledger_keys import day_number, days_record, records_stream, sums_record
@@ -37,6 +38,7 @@ _BATCH: Final = 250
 _KEPT_FIELDS: Final = frozenset(
     {"reservation", "admitted_ms", "key_id", "model", "asked", "delivered", "withheld", "lost", "unconfirmed"}
     | {"price_usd_micros", "usd_micros", "outcome", "calls", "queue_ms", "upstream_ms", "total_ms", "corrects"}
+    | {"correction_of", "requests", "upstreams"}
 )
 """Fields of a record that are the bill. Key IDs are random; their labels are deleted."""
 _EVERY_DAY: Final = UsageFilter(date.min, date.max, None)
@@ -61,7 +63,7 @@ class TenantPurger:
 
         Returns: the pseudonym; repeated calls return the same. Raises: GatewayError REDIS_UNAVAILABLE.
         """
-        pseudonym = f"deleted-{secrets.token_hex(4)}"
+        pseudonym = f"{RESERVED}{secrets.token_hex(4)}"
         if not await execute(self._redis, self._redis.hsetnx(self._purges, tenant, pseudonym), int):
             return await execute(self._redis, self._redis.hget(self._purges, tenant), str)
         await self._changes.make(AuditEvent(actor, "tenant.purge", pseudonym), [])
