@@ -191,14 +191,14 @@ class TenantAuthenticator:
         Yields a function that counts a report as many reads, by the number of the ledger's sums that it took.
         Raises: GatewayError RATE_LIMITED.
         """
-        name, running = caller.tenant.name, self.reports
+        name, owner, running = caller.tenant.name, caller.tenant.current_name, self.reports
 
         def count(sums: int) -> None:
             if reads := sums // _SUMS_A_READ:
                 self.reads.take(name, reads)
 
         if running[name] >= _REPORTS_MAX:
-            raise _too_many(f"concurrent reports of usage of tenant '{name}': limit {_REPORTS_MAX}", _BLOCKED_S)
+            raise _too_many(f"concurrent reports of usage of tenant '{owner}': limit {_REPORTS_MAX}", _BLOCKED_S)
         running[name] += 1
         try:
             yield count

@@ -275,13 +275,13 @@ def build_admin(
     usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
-        CreditSection(Credits(redis, audit_keep_s, config.calendar), limits),
+        CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
         *(key_section, audit, usage),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         PurgeSection(purger, tenants, erase),
         pool,
         WebhookSection(
-            *(events.endpoints, events.deliveries, events.sender, tenants, config.alerts.rules, limits),
+            *(events.endpoints, events.deliveries, events.sender, tenants, names, config.alerts.rules, limits),
             has_mail=config.alerts.mail is not None,
         ),
     )

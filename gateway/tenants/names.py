@@ -8,6 +8,8 @@ Invariant: a name is claimed before the record has it. A rename that is interrup
 can be repeated.
 """
 
+from collections.abc import Sequence
+
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import Client, execute, load_script
 from gateway.tenants.records import names_record, record
@@ -51,12 +53,21 @@ class TenantNames:
         call = self._redis.hget(record(self._redis, tenant_id, "tenant"), "renamed_to")
         return await execute(self._redis, call, str) or tenant_id
 
+    async def ids_of(self, names: Sequence[str]) -> dict[str, str]:
+        """Returns IDs by any name that a tenant has or had; an unknown name is an ID.
+
+        Raises: GatewayError REDIS_UNAVAILABLE. Redis: one round trip, none without names.
+        """
+        found = await execute(self._redis, self._redis.hmget(self.later, names), list[str | None]) if names else []
+        return {name: owner or name for name, owner in zip(names, found, strict=True)}
+
     async def show(self, rows: list[dict[str, object]]) -> list[dict[str, object]]:
         """Returns the rows with the current name of each `tenant`. Redis: as `all_current`."""
         if not any("tenant" in row for row in rows):
             return rows
         names = await self.all_current()
-        return [row | {"tenant": names.get(str(row["tenant"]), row["tenant"])} for row in rows]
+        shown = ((row, row.get("tenant")) for row in rows)
+        return [row | {"tenant": names.get(had, had)} if isinstance(had, str) else row for row, had in shown]
 
     async def all_current(self) -> dict[str, str]:
         """Returns the current names of renamed tenants by ID.
