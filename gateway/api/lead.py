@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.admin.audit import AuditSection
+from gateway.api.admin.keys import KeySection
 from gateway.api.admin.schemas import AboutChange, AlertsChange, QueryFields, Schema, read_document
-from gateway.api.admin.tenants import KeySection
 from gateway.api.admin.usage import ReportBounds, UsageSection
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import context_of, json_response

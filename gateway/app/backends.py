@@ -16,9 +16,10 @@ from gateway.api.admin import AdminApi, AdminAuthenticator
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.credits import CreditSection
+from gateway.api.admin.keys import KeySection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
-from gateway.api.admin.tenants import KeySection, TenantSection
+from gateway.api.admin.tenants import TenantSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.admin.webhooks import WebhookSection
 from gateway.api.attribution import ANY_KEY, Attributor

@@ -1,7 +1,6 @@
 """The commands that call the gateway's API, as an administrator or as a tenant: its client, and shared options."""
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import typer
 
+from gateway.cli.limit_options import LIMIT_PARAMETERS, LIMITS, limits_document, parameter
 from gateway.cli.output import fail, print_json, printable
 
 if TYPE_CHECKING:
@@ -48,19 +48,6 @@ _ApiKeyOption = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's response.")]
-_LIMITS: Final = {
-    "requests_per_minute": "Requests in any 60 seconds",
-    "images_per_minute": "Images in any 60 seconds",
-    "concurrency": "Concurrent requests",
-    "images_per_day": "Images in a calendar day",
-    "images_per_month": "Images in a calendar month",
-    "usd_per_month": "US dollars in a calendar month, as 50.00",
-    "soft_usd_per_month": "US dollars in a calendar month that warn and refuse nothing",
-}
-_QUOTAS: Final = frozenset({"images_per_day", "images_per_month", "usd_per_month", "soft_usd_per_month"})
-_MONEY: Final = frozenset({"usd_per_month", "soft_usd_per_month"})
-_LIMIT_MAX: Final = 1_000_000_000
-_NONE: Final = "none"
 
 Document = dict[str, object]
 Command = Callable[..., None]
@@ -213,19 +200,19 @@ def admin_command(
 ) -> Callable[[Command], Command]:
     """Registers a command that calls the API, with the options that all of these share.
 
-    Its parameter `api` stands for --url, --admin-key and --json; a parameter `limits` for the options of _LIMITS. A
+    Its parameter `api` stands for --url, --admin-key and --json; a parameter `limits` for the options of LIMITS. A
     tenant's command has --key instead of --admin-key, and no option that only administrators have.
     """
 
     def register(command: Command) -> Command:
         parameters = inspect.signature(command).parameters
-        shared = [*(_LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS[surface]]
+        shared = [*(LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS[surface]]
 
         def run(context: typer.Context, **arguments: object) -> None:
             given = (str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
             api = AdminApi(*given, surface, str(context.find_root().obj or ""))
             if "limits" in parameters:
-                arguments["limits"] = _limits_document({limit: arguments.pop(limit) for limit in _LIMITS})
+                arguments["limits"] = limits_document({limit: arguments.pop(limit) for limit in LIMITS})
             if surface is _TENANT and "tenant" in parameters:
                 arguments["tenant"] = None if parameters["tenant"].default is None else api.ask("GET")["name"]
             command(api=api, **arguments)
@@ -244,64 +231,14 @@ tenant_command: Final = partial(admin_command, surface=_TENANT)
 """Registers a command that calls the API of a tenant with one of its keys."""
 
 
-def limit_fields(document: Document) -> list[tuple[str, object]]:
-    """Returns names and values of limits and quotas, then their current usage and credits."""
-    lines: list[tuple[str, object]] = []
-    for part, prefix in (("limits", ""), ("quotas", ""), ("used", "used: "), ("credited", "credited: ")):
-        if part == "used" and not lines:
-            lines = [("limits", "none")]
-        values = document.get(part)
-        for name, value in values.items() if isinstance(values, dict) else ():
-            if part != "credited" or value not in {0, "0.00"}:
-                lines.append((prefix + name.replace("_", " ").replace("usd", "US dollars"), str(value)))
-    return lines
-
-
-def _limits_document(limits: Mapping[str, object]) -> Document:
-    """Builds the admin API's fields of the limits that were set."""
-    given = {name: _read_limit(name, text) for name, text in limits.items() if isinstance(text, str)}
-    quotas = {name: value for name, value in given.items() if name in _QUOTAS}
-    parts: Document = {"quotas": quotas, "limits": {name: given[name] for name in given if name not in _QUOTAS}}
-    return {name: part for name, part in parts.items() if part}
-
-
-def _read_limit(name: str, text: str) -> int | str | None:
-    """Raises: typer.BadParameter."""
-    if text == _NONE:
-        return None
-    if name in _MONEY:
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
-            raise typer.BadParameter("expected US dollars with up to six decimals, as 50.00, or 'none'")
-        return text
-    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > _LIMIT_MAX:
-        raise typer.BadParameter(f"expected an integer from 0 to {_LIMIT_MAX}, or 'none'")
-    return int(text)
-
-
-def _check_limit(parameter: typer.CallbackParam, text: str | None) -> str | None:
-    if text is not None:
-        _read_limit(str(parameter.name), text)
-    return text
-
-
-def _parameter(name: str, default: object, annotation: object) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _limit_option(name: str, what: str) -> object:
-    metavar, text = "USD" if name in _MONEY else "N", f"{what}; 'none' for no limit."
-    return Annotated[str | None, typer.Option(metavar=metavar, callback=_check_limit, help=text, show_default=False)]
-
-
-_LIMIT_PARAMETERS: Final = tuple(_parameter(name, None, _limit_option(name, what)) for name, what in _LIMITS.items())
 _CONTEXT_PARAMETER: Final = inspect.Parameter(
     "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
 )
 _API_PARAMETERS: Final = {
     surface: (
-        _parameter("url", address, url_option),
-        _parameter("admin_key", "", key_option),
-        _parameter("json", False, _JsonOption),
+        parameter("url", address, url_option),
+        parameter("admin_key", "", key_option),
+        parameter("json", False, _JsonOption),
     )
     for surface, address, url_option, key_option in (
         (_ADMIN, DEFAULT_URL, UrlOption, AdminKeyOption),

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, limit_fields
+from gateway.cli.client import AdminApi, Document
+from gateway.cli.limit_options import limit_fields
 from gateway.cli.output import print_fields
 from gateway.cli.tenants import Name
 

@@ -9,8 +9,9 @@ from typing import Annotated, Final
 import typer
 
 from gateway.cli.about import Tags, about_fields, tags_document
-from gateway.cli.client import AdminApi, Document, Yes, admin_command, limit_fields, pages, rows
+from gateway.cli.client import AdminApi, Document, Yes, admin_command, pages, rows
 from gateway.cli.contexts import confirm
+from gateway.cli.limit_options import limit_fields
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
 
 app = typer.Typer(help="Manage a tenant's API keys.", no_args_is_help=True)

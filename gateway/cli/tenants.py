@@ -5,8 +5,9 @@ from typing import Annotated, Final
 import typer
 
 from gateway.cli.about import Tags, about_fields, tags_document
-from gateway.cli.client import AdminApi, Document, Yes, admin_command, limit_fields, pages, rows
+from gateway.cli.client import AdminApi, Document, Yes, admin_command, pages, rows
 from gateway.cli.contexts import confirm
+from gateway.cli.limit_options import limit_fields
 from gateway.cli.output import day, print_fields, print_table, print_text, printable
 
 app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
