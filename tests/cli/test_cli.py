@@ -120,7 +120,7 @@ import sys
 from gateway.__main__ import main
 try:
     main()
-except SystemExit:
+finally:
     print(*sys.modules, file=sys.stderr)
 """
 HEAVY: Final = {"uvicorn", "starlette", "redis", "httpx", "aiohttp", "rich", "msgspec", "structlog", "ssl", "asyncio"}
@@ -131,11 +131,11 @@ def test_a_command_that_serves_nothing_imports_no_server(arguments: tuple[str, .
     command = [sys.executable, "-c", SHOW_MODULES, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), check=True)
     modules = set(done.stderr.split())
-    assert {"gateway", "gateway.cli", "typer"} <= modules
     assert set() == modules & HEAVY
-    assert {"gateway.cli"} == {".".join(name.split(".")[:2]) for name in modules if name.startswith("gateway.")} - {
-        "gateway.__main__"
-    }
+    rooms = {".".join(name.split(".")[:2]) for name in modules if name.startswith("gateway.")}
+    commands = set() if arguments == ("--version",) else {"gateway.cli"}
+    assert {"gateway.__main__"} | commands == rooms
+    assert bool(commands) == ("typer" in modules)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_any_number_of_days_is_taken_or_refused(ask: Ask, days: str, code: int) 
 def test_long_names_are_whole_where_there_is_no_terminal(ask: Ask) -> None:
     name = "x" * 63
     ask("tenant", "create", name)
-    assert re.search(rf"^{name} +enabled +all +\d{{4}}-\d\d-\d\d$", ask("tenant", "list").stdout, re.MULTILINE)
+    assert re.search(rf"^{name} +enabled +all +0 +0\.00$", ask("tenant", "list").stdout, re.MULTILINE)
 
 
 def broken(text: str, old: str, new: str) -> str:
