@@ -3,6 +3,8 @@
 import signal
 import sys
 
+from gateway import __version__
+
 
 def main() -> None:
     """Handles signals until the server does. It ignores SIGHUP: it reads its configuration while it starts anyway.
@@ -11,6 +13,9 @@ def main() -> None:
     """
     if sys.platform == "win32":
         sys.exit("error: imagegate does not run on Windows: use WSL 2, a container, Linux or macOS")
+    if sys.argv[1:] == ["--version"]:  # without the imports of the commands
+        sys.stdout.write(f"{__version__}\n")
+        return
     if sys.argv[1:2] == ["serve"]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _end)

@@ -68,7 +68,7 @@ class Attributor:
             )
         if missing := sorted(caller.tenant.required_tags - tags.keys()):
             text = (
-                f"Missing required parameter: '{HEADER}'. Tenant '{caller.tenant.name}' requires the tag "
+                f"Missing required parameter: '{HEADER}'. Tenant '{caller.tenant.current_name}' requires the tag "
                 f"'{missing[0]}'. Send it in this header, as '{missing[0]}=VALUE', or in 'metadata'."
             )
             raise GatewayError(ErrorCode.MISSING_PARAMETER, text, param=HEADER)

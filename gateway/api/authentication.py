@@ -146,7 +146,7 @@ class TenantAuthenticator:
         check = partial(self.authenticator.identify, authorization)
         address = request.client.host if request.client else ""
         caller = await self.throttle.check_tenant(address, authorization, check)
-        tenant, key, context = caller.tenant.name, caller.key.id, context_of(request)
+        tenant, key, context = caller.tenant.current_name, caller.key.id, context_of(request)
         context.tenant, context.key_id, context.memory.tenant = tenant, key, tenant
         context.transfer = Transfer(self.transfers, caller)
         if wait_s := self._blocked_s(caller):
@@ -170,7 +170,8 @@ class TenantAuthenticator:
         caller = await self.authenticate(request, allows_lead=allows_lead)
         name, reads = caller.tenant.name, self.reads
         if wait_s := reads.blocked_s(name):
-            what = f"reads of files, batches, keys and usage of tenant '{name}': limit {reads.per_second:g} per second"
+            owner = caller.tenant.current_name
+            what = f"reads of files, batches, keys and usage of tenant '{owner}': limit {reads.per_second:g} per second"
             raise _too_many(what, wait_s)
         reads.take(name)
         return caller
@@ -190,14 +191,14 @@ class TenantAuthenticator:
         Yields a function that counts a report as many reads, by the number of the ledger's sums that it took.
         Raises: GatewayError RATE_LIMITED.
         """
-        name, running = caller.tenant.name, self.reports
+        name, owner, running = caller.tenant.name, caller.tenant.current_name, self.reports
 
         def count(sums: int) -> None:
             if reads := sums // _SUMS_A_READ:
                 self.reads.take(name, reads)
 
         if running[name] >= _REPORTS_MAX:
-            raise _too_many(f"concurrent reports of usage of tenant '{name}': limit {_REPORTS_MAX}", _BLOCKED_S)
+            raise _too_many(f"concurrent reports of usage of tenant '{owner}': limit {_REPORTS_MAX}", _BLOCKED_S)
         running[name] += 1
         try:
             yield count
@@ -236,7 +237,7 @@ class TenantAuthenticator:
             return
         are_spent = [buckets.take(name) for buckets, name in self._buckets_of(caller)]
         if any(are_spent):
-            _LOG.warning("requests_throttled", tenant=caller.tenant.name, key_id=caller.key.id)
+            _LOG.warning("requests_throttled", tenant=caller.tenant.current_name, key_id=caller.key.id)
 
     async def load_rates(self, request: Request, caller: Principal, *, is_counted: bool = False) -> None:
         """Loads the status of the rate limits for the response headers.

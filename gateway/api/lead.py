@@ -18,14 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.admin.audit import AuditSection
+from gateway.api.admin.keys import KeySection
 from gateway.api.admin.schemas import AboutChange, AlertsChange, QueryFields, Schema, read_document
-from gateway.api.admin.tenants import KeySection
 from gateway.api.admin.usage import ReportBounds, UsageSection
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import context_of, json_response
 from gateway.api.middleware import AsgiEndpoint
 from gateway.api.refusals import refused_value
-from gateway.domain.audit import Actor, describe_tenant, show_key
+from gateway.domain.audit import Actor, describe_tenant
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import LEAD, LIMIT_NAMES, QUOTA_NAMES, ApiKey, Principal, Tenant
 from gateway.redis import translate_change_errors
@@ -98,8 +98,9 @@ class LeadRoutes:
         request.path_params["name"] = lead.tenant.name
         return await self.keys.create(request, actor, partial(_check, lead.tenant))
 
-    async def get_key(self, request: Request, lead: Principal, _: Actor) -> Response:
-        return json_response(show_key(await self._find(request, lead)))
+    async def get_key(self, request: Request, lead: Principal, actor: Actor) -> Response:
+        await self._find(request, lead)
+        return await self.keys.get(request, actor)
 
     async def change_key(self, request: Request, lead: Principal, actor: Actor) -> Response:
         await self._find(request, lead)

@@ -57,7 +57,7 @@ class OwnUsageRoutes:
         tenant, key = _scope("tenant", caller.tenant, status), _scope("key", caller.key, status)
         identity = {"id": caller.key.id, "label": caller.key.label, "role": caller.key.role}
         return json_response(
-            {"object": "usage", "tenant": {"name": caller.tenant.name} | tenant, "key": identity | key}
+            {"object": "usage", "tenant": {"name": caller.tenant.current_name} | tenant, "key": identity | key}
             | {"from": first, "to": last, "time_zone": self.usage.calendar.name}
             | _by_day_and_model(report.rows(), caller.key.id)
         )

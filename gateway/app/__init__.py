@@ -126,7 +126,7 @@ def create_app(
     targets = ReloadTargets(core.catalog, *declare, told.note_reload)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
-    tasks = (*samplers, admin.authenticator.listen, admin.provisioner.run, core.events.sender.run, *reloading, *reaping)
+    tasks = (*samplers, *admin.background_tasks, core.events.sender.run, *reloading, *reaping)
     images = _build_images(core, admin)
     pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
     links = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)

@@ -17,8 +17,10 @@ from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.exports import ExportDisk, ExportSection
+from gateway.api.admin.keys import KeySection
 from gateway.api.admin.pool import PoolSection
-from gateway.api.admin.tenants import KeySection, TenantSection
+from gateway.api.admin.purge import PurgeSection
+from gateway.api.admin.tenants import TenantSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.admin.webhooks import WebhookSection
 from gateway.api.attribution import ANY_KEY, Attributor
@@ -44,6 +46,7 @@ from gateway.metering.credits import Credits
 from gateway.metering.exports import Exports
 from gateway.metering.ledger import Ledger
 from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
+from gateway.metering.purge import LOCK_S, TenantPurger
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
 from gateway.metering.time_zone import find_zone_problems
@@ -62,6 +65,7 @@ from gateway.scheduler.scripts import Scripts
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
+from gateway.tenants.names import TenantNames
 from gateway.tenants.provisioning import TenantProvisioner
 from gateway.tenants.store import TenantStore
 from gateway.tenants.transactions import TenantTransactions
@@ -239,6 +243,7 @@ class AdminParts:
     throttle: FailedAuthThrottle
     routes: list[Route]
     provisioner: TenantProvisioner
+    background_tasks: tuple[AsyncCallback, ...]
     tenants: TenantStore
     keys: KeySection
     audit: AuditSection
@@ -263,32 +268,35 @@ def build_admin(
     )
     audit_keep_s = settings.audit.retention_days * _DAY_S
     transactions = TenantTransactions(redis, authenticator.forget, audit_keep_s, events.outbox.notify)
-    tenants, ledger = TenantStore(redis, transactions), Ledger(redis)
+    tenants, ledger, names = TenantStore(redis, transactions), Ledger(redis), TenantNames(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
+    purger = TenantPurger(redis, transactions, LeaderLock(redis, "purge_leader", uuid.uuid4().hex, LOCK_S))
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
     keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
-    key_section, audit = KeySection(keys, limits, clock), AuditSection(Audit(redis), tenants, upstreams)
+    key_section, audit = KeySection(keys, limits, clock, names), AuditSection(Audit(redis), tenants, upstreams, names)
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
-    usage = UsageSection(ledger, verifier, clock, config.calendar, tag_keys)
+    usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
-        CreditSection(Credits(redis, audit_keep_s, config.calendar), limits),
+        CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
         *(key_section, audit, usage),
         ExportSection(
             *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
             ExportDisk(settings.server.max_spooled_bytes),
         ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
+        PurgeSection(purger, tenants, erase),
         pool,
         WebhookSection(
-            *(events.endpoints, events.deliveries, events.sender, tenants, config.alerts.rules, limits),
+            *(events.endpoints, events.deliveries, events.sender, tenants, names, config.alerts.rules, limits),
             has_mail=config.alerts.mail is not None,
         ),
     )
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
     buckets = Buckets(settings.admin.requests_per_second, monotonic)
-    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets)
+    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets, names)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
-    return AdminParts(authenticator, throttle, routes, provisioner, tenants, key_section, audit, usage)
+    tasks = (authenticator.listen, provisioner.run, purger.run)
+    return AdminParts(authenticator, throttle, routes, provisioner, tasks, tenants, key_section, audit, usage)

@@ -6,17 +6,48 @@ import sys
 from typing import Annotated, Final
 
 import typer
+import typer.core
 
 from gateway import __version__
-from gateway.cli import audit, batches, conformance, keys, me, pool, serving, tenants, usage, webhooks
+from gateway.cli import (
+    apply,
+    audit,
+    batches,
+    conformance,
+    contexts,
+    credit,
+    keys,
+    me,
+    pool,
+    serving,
+    tenants,
+    usage,
+    webhooks,
+)
 from gateway.cli.client import admin_command
+
+_CONTEXT: Final = "--context"
+
+
+class _Commands(typer.core.TyperGroup):
+    """All commands. Accepts --context after a command too."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        ctx.meta["arguments"] = list(args)
+        at = next((at for at, argument in enumerate(args) if argument.split("=")[0] == _CONTEXT), 0)
+        if at and "--" not in args[:at]:
+            count = 1 if "=" in args[at] else 2
+            args = [*args[at : at + count], *args[:at], *args[at + count :]]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     name="imagegate",
     help="An OpenAI-compatible gateway for image generation on a shared pool of MiniMax and 302.AI accounts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    cls=_Commands,
     rich_markup_mode=None,  # rich would drop [brackets] in help texts as markup
 )
 app.command("demo", short_help="Run Redis, the gateway and, by default, the simulator.")(serving.demo)
@@ -26,12 +57,15 @@ app.command("simulator", short_help="Run a fake MiniMax and 302.AI server.")(ser
 app.command("conformance", short_help="Check a server for compatibility with OpenAI's image clients.")(
     conformance.conformance
 )
+admin_command(app, "apply", "Create and change tenants and keys from a file, after showing the plan.")(apply.apply)
 admin_command(app, "audit", "Show changes of tenants and keys, newest first.")(audit.audit)
+admin_command(tenants.app, "credit")(credit.credit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
 app.add_typer(pool.app, name="pool")
 app.add_typer(usage.app, name="usage")
 app.add_typer(batches.app, name="batch")
+app.add_typer(contexts.app, name="context")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(me.app, name="me")
 
@@ -71,9 +105,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(_CONTEXT, metavar="NAME", help=f"Gateway to call; else {contexts.VARIABLE}. See context."),
+    ] = None,
 ) -> None:
     """Holds the options of every command."""
     del version
+    contexts.enter(context, name, context.meta["arguments"])

@@ -40,9 +40,10 @@ def _print(entry: Document) -> None:
     print_text(f"{minute(entry.get('at'))}  {entry.get('actor')}  {entry.get('action')}  {subject}{key}")
     before, after = _flat(entry.get("before")), _flat(entry.get("after"))
     for name in [*before, *(name for name in after if name not in before)] if after else []:
-        if before.get(name) != after.get(name) and name not in _IN_FIRST_LINE:
-            arrow = f"{before.get(name, 'none')} -> " if before else ""
-            print_text(f"{name}: {arrow}{after.get(name, 'none')}", indent=4)
+        had, has = before.get(name), after.get(name)
+        if had != has and (before or name not in _IN_FIRST_LINE):
+            absent = "false" if "true" in (had, has) else "none"
+            print_text(f"{name}: {f'{had or absent} -> ' if before else ''}{has or absent}", indent=4)
 
 
 def _flat(document: object, prefix: str = "") -> dict[str, str]:

@@ -24,6 +24,7 @@ _TENANT_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 30.0
 LONG_TIMEOUT_S: Final = 1_900.0
 """For exports and month closes, which read every record before they respond."""
+_PAGES_MAX: Final = 1000
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts called without the proxies of the environment, which would see the admin key."""
 
@@ -49,6 +50,7 @@ _ApiKeyOption = Annotated[
         show_default=False,
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's response.")]
 
 Document = dict[str, object]
@@ -88,6 +90,8 @@ class AdminApi:
     admin_key: str
     json: bool
     surface: Surface = _ADMIN
+    place: str = ""
+    """The context, if one was chosen."""
 
     @property
     def shown_url(self) -> str:
@@ -105,11 +109,17 @@ class AdminApi:
         body: Document | None = None,
         query: _Query = None,
         timeout_s: float = _TIMEOUT_S,
+        accepts: int = 200,
     ) -> Document:
-        """Sends one request. An error ends the command with one line on standard error."""
+        """Sends one request. An error that is not the status it `accepts` ends the command with one line."""
         with self._sending(method, path, query, body, timeout_s) as response:
             response.read()
-            return self._read(response, method)
+            return self._read(response, method, accepts)
+
+    def find_problem(self, *path: str) -> str:
+        """Returns why a GET finds nothing; "" if it finds something."""
+        error = self.ask("GET", *path, accepts=404).get("error")
+        return str(error.get("message")) if isinstance(error, dict) else ""
 
     @contextmanager
     def download(self, *path: str, query: Mapping[str, object]) -> "Iterator[httpx.Response]":
@@ -161,7 +171,7 @@ class AdminApi:
                 fail(f"the gateway at {self.shown_url} does not respond ({error}); {self._unconfirmed}")
             fail(f"the gateway at {self.shown_url} does not respond ({error}); check --url or IMAGEGATE_URL")
 
-    def _read(self, response: "httpx.Response", method: str) -> Document:
+    def _read(self, response: "httpx.Response", method: str, accepts: int = 200) -> Document:
         try:
             body = response.json()
         except ValueError:
@@ -173,7 +183,7 @@ class AdminApi:
         if response.status_code == 401:
             words = self.surface
             fail(f"the gateway rejected the {words.key}; check {words.option} or {words.variable}")
-        if not response.is_success:
+        if not response.is_success and response.status_code != accepts:
             error = body.get("error")
             if isinstance(error, dict) and error.get("code") == "unknown_url":
                 fail(f"{self.shown_url} {self.surface.absence}")
@@ -203,6 +213,18 @@ def rows(answer: Document, name: str = "data") -> list[Document]:
     return [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
 
 
+def pages(api: AdminApi, *path: str, query: Mapping[str, object], cursor: str = "after") -> Document:
+    """Returns all pages of a list as one, up to _PAGES_MAX."""
+    data: list[Document] = []
+    following: object = None
+    for _ in range(_PAGES_MAX):
+        answer = api.ask("GET", *path, query={**query, cursor: following})
+        data += rows(answer)
+        if not (following := answer.get("next")):
+            break
+    return {"data": data, "next": following}
+
+
 def number(answer: Document, *path: str) -> int:
     """Returns an integer of a response; 0 if there is none."""
     value: object = answer
@@ -224,9 +246,9 @@ def admin_command(
         parameters = inspect.signature(command).parameters
         shared = [*(LIMIT_PARAMETERS if "limits" in parameters else ()), *_API_PARAMETERS[surface]]
 
-        def run(**arguments: object) -> None:
+        def run(context: typer.Context, **arguments: object) -> None:
             given = (str(arguments.pop("url")), str(arguments.pop("admin_key")), bool(arguments.pop("json")))
-            api = AdminApi(*given, surface)
+            api = AdminApi(*given, surface, str(context.find_root().obj or ""))
             if "limits" in parameters:
                 arguments["limits"] = limits_document({limit: arguments.pop(limit) for limit in LIMITS})
             if surface is _TENANT and "tenant" in parameters:
@@ -234,7 +256,7 @@ def admin_command(
             command(api=api, **arguments)
 
         hidden = {"api", "limits", *(_ADMINISTRATORS if surface is _TENANT else ())}
-        own = [parameter for parameter in parameters.values() if parameter.name not in hidden]
+        own = [_CONTEXT_PARAMETER, *(parameter for parameter in parameters.values() if parameter.name not in hidden)]
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined] # typer reads it
         run.__doc__ = command.__doc__
         app.command(name, short_help=short_help)(run)
@@ -247,6 +269,9 @@ tenant_command: Final = partial(admin_command, surface=_TENANT)
 """Registers a command that calls the API of a tenant with one of its keys."""
 
 
+_CONTEXT_PARAMETER: Final = inspect.Parameter(
+    "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+)
 _API_PARAMETERS: Final = {
     surface: (
         parameter("url", address, url_option),

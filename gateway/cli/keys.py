@@ -9,7 +9,8 @@ from typing import Annotated, Final
 import typer
 
 from gateway.cli.about import Tags, about_fields, tags_document
-from gateway.cli.client import AdminApi, Document, admin_command, rows
+from gateway.cli.client import AdminApi, Document, Yes, admin_command, pages, rows
+from gateway.cli.contexts import confirm
 from gateway.cli.limit_options import limit_fields
 from gateway.cli.output import day, fail, minute, print_fields, print_json, print_table, printable
 
@@ -26,7 +27,7 @@ def _no_secret(text: str) -> str:
 TenantName = Annotated[str, typer.Argument(help="The tenant's name.", callback=_no_secret)]
 KeyId = Annotated[str, typer.Argument(help="The key's ID, as listed.", callback=_no_secret)]
 Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days until it expires.")]
-_UNITS_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @admin_command(app, "create")
@@ -46,9 +47,27 @@ def create(
 
 
 @admin_command(app, "list")
-def list_(api: AdminApi, tenant: TenantName) -> None:
+def list_(
+    api: AdminApi,
+    tenant: TenantName,
+    revoked: Annotated[bool, typer.Option("--revoked", help="List the revoked keys of the audit log instead.")] = False,
+) -> None:
     """List a tenant's valid keys, without their secrets."""
+    if revoked:
+        entries = rows(pages(api, "audit", query={"tenant": tenant, "limit": 1000}, cursor="before"))
+        found: list[Document] = [entry for entry in entries if entry.get("action") == "key.revoke"]
+        api.show({"data": found}, partial(_print_revoked, tenant))
+        return
     api.show(api.ask("GET", "tenants", tenant, "keys"), partial(_print_list, tenant))
+
+
+def _print_revoked(tenant: str, response: Document) -> None:
+    listed = []
+    for entry in rows(response):
+        before = entry.get("before")
+        label = before.get("label", "") if isinstance(before, dict) else ""
+        listed.append((entry.get("key_id"), label, minute(entry.get("at")), entry.get("actor")))
+    print_table(("ID", "LABEL", "REVOKED", "BY"), listed, empty=f"The audit log has no revoked key of {tenant}.")
 
 
 def _print_list(tenant: str, response: Document) -> None:
@@ -110,10 +129,13 @@ def rotate(
         str,
         typer.Option(metavar="TIME", help="Time for which the old key stays valid: 24h, 30m, 7d, or 0 to revoke it."),
     ] = "24h",
+    yes: Yes = False,
 ) -> None:
     """Replace the secret of a key and show it once. ID, label and limits stay unchanged."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
+    if not grace_s:
+        confirm(api.place, f"rotate the key {key_id} of '{tenant}' and revoke its present secret at once", yes=yes)
     response = api.ask("POST", "keys", key_id, "rotate", body={"grace_s": grace_s})
     api.show(response, partial(_print_secret, tenant))
     if api.json:
@@ -125,9 +147,11 @@ def rotate(
 
 
 @admin_command(app, "revoke")
-def revoke(api: AdminApi, tenant: TenantName, key_id: KeyId) -> None:
+def revoke(api: AdminApi, tenant: TenantName, key_id: KeyId, yes: Yes = False) -> None:
     """Revoke a key: every process refuses it within a second."""
-    _find(api, tenant, key_id)
+    key = _find(api, tenant, key_id)
+    label = f" ({key['label']})" if key.get("label") else ""
+    confirm(api.place, f"revoke the key {key_id}{label} of '{tenant}'", yes=yes)
     response = api.ask("DELETE", "keys", key_id)
     api.show(response, lambda _: print(f"Key {key_id} of {tenant} is revoked."))
     if response.get("declared"):
@@ -188,7 +212,9 @@ def _in_days(days: int | None) -> int | None:
 
 
 def _seconds(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,7})([smhd]?)", text)
+    if re.fullmatch(r"0*[1-9][0-9]*", text):
+        raise typer.BadParameter(f"{text} needs a unit: {text}h, {text}m, {text}s or {text}d", param_hint="--grace")
+    match = re.fullmatch(r"([0-9]{1,7})([smhd])", "0s" if text == "0" else text)
     seconds = int(match[1]) * _UNITS_S[match[2]] if match else -1
     if not 0 <= seconds <= 30 * 86_400:
         raise typer.BadParameter("expected a time up to 30d, as 24h, 30m or 0", param_hint="--grace")

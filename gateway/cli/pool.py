@@ -12,7 +12,8 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, admin_command, rows
+from gateway.cli.client import AdminApi, Document, Yes, admin_command, rows
+from gateway.cli.contexts import confirm
 from gateway.cli.output import fail, print_text, terminal_width
 from gateway.cli.pool_table import render_pool, why
 
@@ -118,11 +119,12 @@ def add(
 
 
 @admin_command(app, "remove")
-def remove(api: AdminApi, target: KeyTarget) -> None:
+def remove(api: AdminApi, target: KeyTarget, yes: Yes = False) -> None:
     """Remove a key that was added at run time.
 
     Its in-flight calls finish.
     """
+    confirm(api.place, f"remove the key {target} and its stored secret", yes=yes)
     response = api.ask("DELETE", "pool", *target.split("/"))
     api.show(response, lambda _: print_text(f"{target} ({response.get('fingerprint')}) removed."))
 

@@ -1,15 +1,26 @@
 """`imagegate tenant`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final
 
 import typer
 
 from gateway.cli.about import Tags, about_fields, tags_document
-from gateway.cli.client import AdminApi, Document, admin_command, rows
+from gateway.cli.client import AdminApi, Document, Yes, admin_command, pages, rows
+from gateway.cli.contexts import confirm
 from gateway.cli.limit_options import limit_fields
-from gateway.cli.output import day, print_fields, print_table
+from gateway.cli.output import day, print_fields, print_table, print_text, printable
 
 app = typer.Typer(help="Manage tenants and their limits.", no_args_is_help=True)
+
+_PAGE: Final = 100
+_USED: Final = {
+    "IMG/DAY": ("images_today", "quotas", "images_per_day"),
+    "IMG/MONTH": ("images_this_month", "quotas", "images_per_month"),
+    "USD/MONTH": ("usd_this_month", "quotas", "usd_per_month"),
+    "REQ/MIN": ("requests_last_minute", "limits", "requests_per_minute"),
+    "IMG/MIN": ("images_last_minute", "limits", "images_per_minute"),
+}
+"""Columns of a list: what is used, and its limit."""
 
 Name = Annotated[str, typer.Argument(help="The tenant's name.")]
 Models = Annotated[
@@ -72,16 +83,31 @@ def create(
 
 @admin_command(app, "list")
 def list_(api: AdminApi) -> None:
-    """List tenants."""
-    api.show(api.ask("GET", "tenants"), _print_list)
+    """List tenants, with their quotas and limits and what is used of them."""
+    api.show(pages(api, "tenants", query={"used": "true", "limit": _PAGE}), _print_list)
 
 
 def _print_list(response: Document) -> None:
+    """Prints a column of a limit only if a tenant has it, except those of the month."""
+    columns = {
+        name: column
+        for name, column in _USED.items()
+        if name.endswith("MONTH") or any(_of_limit(tenant, *column).count("/") for tenant in rows(response))
+    }
     listed = []
     for tenant in rows(response):
         state = _state(tenant) + (", declared" if tenant.get("declared") else "")
-        listed.append((tenant.get("name"), state, _models(tenant), day(tenant.get("created_at"))))
-    print_table(("NAME", "STATE", "MODELS", "CREATED"), listed, empty="No tenants.")
+        cells = (_of_limit(tenant, *column) for column in columns.values())
+        listed.append((tenant.get("name"), state, _models(tenant), *cells))
+    print_table(("NAME", "STATE", "MODELS", *columns), listed, empty="No tenants.", numbers=len(columns))
+
+
+def _of_limit(tenant: Document, used: str, part: str, limit: str) -> str:
+    """Renders what is used, of the limit if there is one."""
+    amounts, limits = tenant.get("used"), tenant.get(part)
+    amount = amounts.get(used, "") if isinstance(amounts, dict) else ""
+    allowed = limits.get(limit) if isinstance(limits, dict) else None
+    return f"{amount}" if allowed is None else f"{amount}/{allowed}"
 
 
 @admin_command(app, "show")
@@ -120,13 +146,39 @@ def update(
         raise typer.BadParameter("nothing to change; for what can be changed: imagegate tenant update --help")
     response = api.ask("PATCH", "tenants", name, body=change)
     api.show(response, print_tenant)
+    if enable and not api.json:
+        keys = [f"{key.get('id')} {key.get('label')}".strip() for key in rows(api.ask("GET", "tenants", name, "keys"))]
+        typer.echo(printable(f"Keys that are valid: {', '.join(keys) or 'none'}."), err=True)
     if response.get("declared"):
         _hint(name, change)
 
 
+@admin_command(app, "rename")
+def rename(
+    api: AdminApi, name: Name, new_name: Annotated[str, typer.Argument(metavar="NEW", help="The new name.")]
+) -> None:
+    """Rename a tenant. Its keys, limits, counters, usage, files and audit stay, and its requests go on."""
+    response = api.ask("PATCH", "tenants", name, body={"name": new_name})
+    api.show(response, print_tenant)
+    if not api.json:
+        typer.echo(f"The name {name} is refused from now on, and cannot be given to another tenant.", err=True)
+    if response.get("declared"):
+        typer.echo(f'Rename it in the configuration too: [[tenants]] name = "{new_name}".', err=True)
+
+
 @admin_command(app, "delete")
-def delete(api: AdminApi, name: Name) -> None:
+def delete(
+    api: AdminApi,
+    name: Name,
+    purge: Annotated[bool, typer.Option("--purge", help="Delete all of it but its bill, for good.")] = False,
+    yes: Yes = False,
+) -> None:
     """Disable a tenant, cancel its batches and delete what it stored. Its keys are refused, and its records remain."""
+    if purge:
+        confirm(api.place, f"delete the tenant '{name}' for good, all but its bill", yes=yes)
+        api.show(api.ask("POST", "tenants", name, "purge"), _print_purge)
+        return
+    confirm(api.place, f"delete what the tenant '{name}' stored, and disable it", yes=yes)
     answer = api.ask("DELETE", "tenants", name)
     api.show(answer, print_tenant)
     if answer.get("erasing_since") and not api.json:
@@ -138,38 +190,12 @@ def delete(api: AdminApi, name: Name) -> None:
         typer.echo(f"To enable it again: imagegate tenant update {name} --enable", err=True)
 
 
-@admin_command(app, "credit")
-def credit(
-    api: AdminApi,
-    name: Name,
-    reason: Annotated[str, typer.Option(help="Why; the audit log has it.")],
-    images: Annotated[
-        int | None, typer.Option(min=1, max=1_000_000_000, help="Images to give back, today and this month.")
-    ] = None,
-    usd: Annotated[str | None, typer.Option(metavar="USD", help="US dollars to give back this month, as 5.00.")] = None,
-    reset: Annotated[
-        Literal["images_per_day", "images_per_month", "usd_per_month"] | None,
-        typer.Option(help="Give back all that was charged to this quota, and report its percentages again."),
-    ] = None,
-    month: Annotated[
-        str | None, typer.Option(metavar="MONTH", help="The month, as 2026-01. Images then count in it alone.")
-    ] = None,
-    id_: Annotated[str | None, typer.Option("--id", help="An ID: repeating it gives the credit only once.")] = None,
-) -> None:
-    """Give back quota of the current day or month. The bill does not change."""
-    if sum(part is not None for part in (images, usd, reset)) != 1:
-        raise typer.BadParameter("expected exactly one of --images, --usd and --reset")
-    given = {"images": images, "usd": usd, "reset": reset, "month": month, "id": id_}
-    body: Document = {"reason": reason} | {part: value for part, value in given.items() if value is not None}
-    api.show(api.ask("POST", "tenants", name, "credit", body=body), _print_credit)
-
-
-def _print_credit(response: Document) -> None:
-    print_fields(
-        ("name", response.get("tenant")),
-        ("day, month", f"{response.get('day')}, {response.get('month')}"),
-        ("repeated", "given before under this ID" if response.get("repeated") else None),
-        *limit_fields(response)[1:],
+def _print_purge(response: Document) -> None:
+    name, pseudonym = response.get("name"), response.get("pseudonym")
+    print_text(f"{name} is disabled and is being deleted. Its bill stays as '{pseudonym}'.")
+    print_text(
+        "It begins 20 minutes after the last request, once the stored files are deleted; until then, "
+        f"`imagegate tenant update {name} --enable` ends it. It is done when `imagegate tenant show {name}` finds none."
     )
 
 

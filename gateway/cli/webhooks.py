@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, admin_command, rows
+from gateway.cli.client import AdminApi, Document, Yes, admin_command, rows
+from gateway.cli.contexts import confirm
 from gateway.cli.output import fail, minute, print_fields, print_table, printable
 
 app = typer.Typer(help="Manage endpoints that get events: webhooks, Slack and e-mail.", no_args_is_help=True)
@@ -64,11 +65,10 @@ def update(
 def delete(
     api: AdminApi,
     webhook: WebhookId,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete a webhook with its secret and its pending deliveries."""
-    if not yes:
-        typer.confirm(f"Delete webhook {webhook}, its secret and its pending deliveries?", abort=True)
+    confirm(api.place, f"delete webhook {webhook}, its secret and its pending deliveries", yes=yes)
     api.show(api.ask("DELETE", "webhooks", webhook), lambda _: print(printable(f"Webhook {webhook} is deleted.")))
 
 

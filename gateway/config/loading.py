@@ -15,6 +15,7 @@ from gateway.config.schema import Settings
 from gateway.config.toml_lines import TomlLines
 from gateway.config.upstreams import Problem, SettingsError
 from gateway.config.validation import read_table
+from gateway.domain.tenants import RESERVED
 
 _SYNTAX_ERRORS_MAX: Final = 20
 _SYNTAX_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -123,6 +124,10 @@ def _find_problems(settings: Settings, problems: Problems) -> Iterable[tuple[str
     endpoints = enumerate(settings.alerts.endpoints)
     yield from _twice((f"alerts.endpoints[{at}].name", endpoint.name) for at, endpoint in endpoints)
     yield from _twice((f"tenants[{at}].name", tenant.name) for at, tenant in enumerate(settings.tenants))
+    for at, tenant in enumerate(settings.tenants):
+        if tenant.name.startswith(RESERVED):
+            reason = f"names that begin with '{RESERVED}' are those of deleted tenants; choose another"
+            yield f"tenants[{at}].name", reason
     names = [(f"admin.keys[{at}].name", key.name) for at, key in enumerate(settings.admin.keys)]
     yield from _twice([("admin.key", "admin"), *names])
     for path, name in names:

@@ -37,7 +37,7 @@ class AuditEvent:
 
 def describe_tenant(tenant: Tenant) -> dict[str, object]:
     return {
-        "name": tenant.name,
+        "name": tenant.current_name,
         "limits": describe_limits(tenant.limits),
         "quotas": describe_quotas(tenant.quotas),
         "models": None if tenant.models is None else sorted(tenant.models),

@@ -17,6 +17,8 @@ ID_CHARS: Final = 10
 LEAD: Final = "lead"
 """Role of a key that manages its tenant's own keys and reads its usage."""
 SECRET_CHARS: Final = 32
+RESERVED: Final = "deleted-"
+"""Beginning of the pseudonyms of tenants that were deleted for good; see metering/purge.py."""
 _KEY: Final = re.compile(rf"{KEY_PREFIX}([A-Za-z0-9]{{{ID_CHARS}}})[A-Za-z0-9]{{{SECRET_CHARS}}}")
 
 
@@ -91,6 +93,7 @@ class Tenant:
     """A tenant. `models` None means every model."""
 
     name: str
+    """Its first name, which is its ID for good."""
     models: frozenset[str] | None = None
     is_disabled: bool = False
     created_at: int = 0  # Unix seconds
@@ -108,6 +111,12 @@ class Tenant:
     required_tags: frozenset[str] = frozenset()  # without one of these keys a request is refused
     alert_percents: tuple[int, ...] | None = None  # of a quota, ascending; None is the setting
     alert_to: tuple[str, ...] = ()  # "mailto:" addresses and https URLs
+    renamed_to: str = ""  # "" if it has its first name
+
+    @property
+    def current_name(self) -> str:
+        """The name for people: in responses, logs and metrics."""
+        return self.renamed_to or self.name
 
 
 @dataclass(frozen=True, slots=True)

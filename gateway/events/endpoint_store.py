@@ -20,6 +20,7 @@ from gateway.events.endpoints import ADDRESS_PREFIX, ADDRESSES_MAX, ALERTS, Chan
 from gateway.events.signing import new_secret
 from gateway.redis import Client, execute, load_script
 from gateway.scheduler.encryption import DecryptionError, SecretBox
+from gateway.tenants.names import TenantNames
 
 ENDPOINTS_MAX: Final = 500
 ROTATION_S: Final = 86_400
@@ -69,6 +70,7 @@ class EndpointStore:
     ) -> None:
         self._redis, self._box, self._clock, self._audit_keep_s = redis, box, clock, audit_keep_s
         self._declared: Mapping[str, Endpoint] = {endpoint.id: endpoint for endpoint in declared}
+        self._names = TenantNames(redis)
         self._change = load_script(redis, "events/change_endpoint")
         self._key = partial(events_record, redis.prefix)
 
@@ -87,13 +89,13 @@ class EndpointStore:
     async def matching(self, kind: str, tenant: str, targets: Iterable[str]) -> list[tuple[str, str]]:
         """Returns the IDs of the endpoints that get an event of a tenant ("" for none), with the address of `targets`.
 
-        `targets` are the addresses of the tenant's `alert_to`; of the other endpoints the address is "".
+        `tenant` is its ID. `targets` are the addresses of its `alert_to`; of the other endpoints the address is "".
         """
         created = {name: _record(text) for name, text in (await self._texts()).items()}
         known: dict[str, Endpoint | _Record] = {**self._declared, **created}
-        found = [
-            (name, "") for name, one in known.items() if one.tenant in {"", tenant} and wants(one.event_types, kind)
-        ]
+        wanting = {name: one.tenant for name, one in known.items() if wants(one.event_types, kind)}
+        ids = await self._names.ids_of(sorted(filter(None, wanting.values())))  # declared ones have names
+        found = [(name, "") for name, of in wanting.items() if ids.get(of, of) in {"", tenant}]
         if wants(ALERTS, kind):
             addresses = tuple(dict.fromkeys(targets))[:ADDRESSES_MAX]
             found += [(tenant_endpoint(target, tenant).id, target) for target in addresses]

@@ -23,6 +23,7 @@ from gateway.events.endpoints import Endpoint, tenant_endpoint
 from gateway.events.outbox import Outbox
 from gateway.observability.metrics import Metrics
 from gateway.redis import Client, LeaderLock
+from gateway.tenants.names import TenantNames
 from gateway.tenants.records import read_tenant
 from gateway.tenants.store import read_fields
 
@@ -62,6 +63,7 @@ class EventSender:
     ) -> None:
         self._redis, self._outbox, self._endpoints, self._deliveries = redis, outbox, endpoints, deliveries
         self._channels, self._metrics, self._lock, self._random = channels, metrics, lock, random
+        self._names = TenantNames(redis)
         self._busy: set[str] = set()
         self._swept_s = -math.inf
         self._is_leader = False
@@ -102,10 +104,12 @@ class EventSender:
                 await self._outbox.delete(owner, [name for name, _ in entries])
 
     async def _queue(self, event: Delivery) -> None:
-        """Queues one event for the endpoints that get it, if it is new."""
+        """Queues one event for the endpoints that get it, if it is new. Its data get the tenant's current name."""
         targets: tuple[str, ...] = ()
         if event.tenant and (fields := await read_fields(self._redis, event.tenant)):
-            targets = read_tenant(event.tenant, fields).alert_to
+            tenant = read_tenant(event.tenant, fields)
+            targets = tenant.alert_to
+            event = msgspec.structs.replace(event, data=event.data | {"tenant": tenant.current_name})
         found = await self._endpoints.matching(event.type, event.tenant, targets)
         enabled = [one for one in found if not await self._endpoints.disabled(one[0])]
         addressed = [
@@ -187,7 +191,8 @@ class EventSender:
         """Disables an endpoint, and tells the other endpoints of the platform."""
         if await self._endpoints.disable(endpoint.id, reason):
             _LOG.error("event_endpoint_disabled", endpoint=endpoint.id, channel=endpoint.channel.value, reason=reason)
-            data = {"endpoint": endpoint.id, "name": endpoint.name, "tenant": endpoint.tenant or None, "reason": reason}
+            tenant = await self._names.current(endpoint.tenant) if endpoint.tenant else None
+            data = {"endpoint": endpoint.id, "name": endpoint.name, "tenant": tenant, "reason": reason}
             await self._outbox.append(EventType.WEBHOOK_DISABLED, data)
 
     async def _has_accepted(self, name: str, failed: Delivery) -> bool:

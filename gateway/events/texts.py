@@ -60,7 +60,7 @@ class _Blanks(dict[str, str]):
 
 def subject(event: Delivery) -> str:
     """Returns one sentence without its full stop."""
-    key_id, tenant = event.data.get("key_id"), event.tenant or event.data.get("tenant") or "?"
+    key_id, tenant = event.data.get("key_id"), event.data.get("tenant") or event.tenant or "?"
     shown = _Blanks({name: _show(name, value) for name, value in event.data.items()})
     shown["tenant"] = _clean(str(tenant))
     shown["whose"] = (
@@ -74,7 +74,7 @@ def body(event: Delivery, spenders: Sequence[tuple[str, str]], console_url: str 
     """Returns the text of a message. `spenders` are the API keys that spend most, with the amounts."""
     lines = [f"{subject(event)}.", ""]
     if event.tenant:
-        lines.append(f"tenant: {event.tenant}")
+        lines.append(f"tenant: {_clean(str(event.data.get('tenant') or event.tenant))}")
     lines += [
         f"{_NAMES.get(name, name)}: {_show(name, event.data[name])}"
         for name in _DETAILS

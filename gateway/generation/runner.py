@@ -284,6 +284,6 @@ class Upstreams:
         order.entry.share.deliver(order.images, len(pictures), withheld)
         if not pictures:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
-        tenant = run.reservation.caller.tenant.name
+        tenant = run.reservation.caller.tenant.current_name
         self._metrics.images.labels(run.model.id, tenant, target.upstream).inc(len(pictures))
         return ImageResult(pictures, target.shape.made, order.images, reply.id)

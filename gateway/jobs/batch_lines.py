@@ -183,6 +183,7 @@ class LineRunner:
         principal = await self._find_principal(batch.key_id)
         if principal is None:
             return LineEnd("waiting", pause_s=_PAUSE_S, pause_reason="api_key")
+        context.tenant = principal.tenant.current_name
         name = f"{batch.id}:{number}"
         context.identity = OrderIdentity(Repetition.LINE, name, name)
         kept = b""

@@ -256,7 +256,7 @@ class Admission:
             reservation.is_lost = True
             self._lost.suspect(outcome)
         if reservation.settled_s is None:
-            settled.count(outcome.tenant, self._metrics)
+            settled.count(reservation.caller.tenant.current_name, self._metrics)
             reservation.charged_usd_micros = settled.usd_micros
             reservation.settled_s = self._monotonic()
             self._recent.append(reservation)

@@ -80,7 +80,7 @@ def gateway_error(decision: AdmissionDecision, caller: Principal) -> GatewayErro
         is_reused = decision.order.state == "reused"
         error = GatewayError(ErrorCode.IDEMPOTENCY_KEY_REUSED, rates=decision.rates)
         return error if is_reused else RepeatedRequestError(decision.order, decision.rates)
-    owner = f"key '{caller.key.id}'" if decision.scope == "key" else f"tenant '{caller.tenant.name}'"
+    owner = f"key '{caller.key.id}'" if decision.scope == "key" else f"tenant '{caller.tenant.current_name}'"
     written = usd if decision.limit == "usd_micros_per_month" else str
     allowed, used, asked = map(written, (decision.allowed, decision.taken, decision.asked))
     limit = f"{_WORDS[decision.limit]} of {owner}: limit {allowed}, used {used}, requested {asked}"

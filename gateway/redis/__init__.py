@@ -5,13 +5,16 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | key | type | TTL | owner: what |
 |---|---|---|---|
 | ig3:pepper | string | none | authentication: key of the keyed hashes, unless configured |
-| ig3:tenants | set | none | store: tenant names |
+| ig3:tenants | set | none | store: IDs of tenants, which are their first names |
+| ig3:{ig3:tenants}:names | hash | none | names: later name of a renamed tenant -> its ID |
 | ig3:{NAME}:tenant | hash | none | store: models, disabled, limits, weight, ... |
 | ig3:{NAME}:keys | hash | none | api_keys: key ID -> JSON: keyed hash, label, limits, ... |
 | ig3:{NAME}:revoked_keys | set | none | api_keys: configured keys that an operator revoked |
 | ig3:{NAME}:audit | stream | `[audit]` | transactions: one entry per admin change |
 | ig3:{NAME}:key:ID:used_at | string | 400 days idle | authentication: Unix second of the key's last recorded use |
 | ig3:key:ID | string | until the key expires | api_keys: tenant that owns the key ID |
+| ig3:purges | hash | none | purge: ID of a tenant that is being deleted for good -> its pseudonym |
+| ig3:purge_leader | string | 1 minute | purge: process that deletes tenants for good |
 | ig3:revoked | channel |  | transactions: cache invalidation; a key ID, or "@NAME" for a whole tenant |
 | ig3:time_zone | string | none | metering: IANA name of the zone of quotas and the ledger |
 | ig3:alive | string | 1 minute | preflight: write check |
@@ -103,6 +106,7 @@ __all__ = [
     "execute",
     "load_script",
     "ping",
+    "scan_keys",
     "script_text",
     "subscribe",
     "translate_change_errors",
@@ -128,6 +132,8 @@ _CHANGES: Final = frozenset(
 """Scripts that apply admin changes; each admin change runs exactly one of them."""
 _MADE: Final[ContextVar[set[str] | None]] = ContextVar("made", default=None)
 """Those that ran in the admin change in progress."""
+_SCANNED: Final = 1000
+"""Keys that one call looks at."""
 _T = TypeVar("_T")
 
 Script = Callable[[list[str], list[Value]], Awaitable[object]]
@@ -216,6 +222,22 @@ async def subscribe(redis: Client, channel: str) -> AsyncGenerator[str | None]:
                 message = await messages.get_message(timeout=30.0)
                 if message:
                     yield str(message["data"]) if message["type"] == "message" else None
+
+
+async def scan_keys(redis: Client, pattern: str) -> AsyncGenerator[list[str]]:
+    """Yields the keys that match, in parts, from every server. Raises: GatewayError REDIS_UNAVAILABLE."""
+    primaries = getattr(redis, "get_primaries", None)  # of a cluster
+    for target in [{"target_nodes": node} for node in primaries()] if primaries else [{}]:
+        cursor: object = 0
+        while True:
+            scan: Callable[..., object] = redis.execute_command
+            call = scan("SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED, **target)
+            cursor, names = await execute(redis, call, tuple[object, list[str]])
+            if isinstance(cursor, dict):
+                cursor = next(iter(cursor.values()), 0)
+            yield names
+            if not cursor:
+                break
 
 
 async def ping(redis: Client) -> None:

@@ -19,7 +19,8 @@ from gateway.domain.tenants import ApiKey, Tenant
 from gateway.redis import Client, execute
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.authentication import Authenticator
-from gateway.tenants.records import names_record, read_key, read_tenant, record, write_key
+from gateway.tenants.names import TenantNames
+from gateway.tenants.records import read_key, read_tenant, record, write_key
 from gateway.tenants.store import read_fields, tenant_act, tenant_edits
 from gateway.tenants.transactions import FieldUpdate, HashKind, TenantTransactions, retrying
 
@@ -67,6 +68,7 @@ class TenantProvisioner:
         self._credentials = credentials
         self._changes = changes
         self._keys = keys
+        self._names = TenantNames(redis)
         self._clock = clock
         self._declared = tuple(declared)
         self._check_interval_s = check_interval_s
@@ -117,10 +119,26 @@ class TenantProvisioner:
             await execute(self._redis, self._redis.set(self._digest_record, digest), object)
             self._is_applied = declared is self._declared
 
+    async def _by_id(self, tenants: Sequence[ProvisionedTenant]) -> list[ProvisionedTenant]:
+        """Claims the names. Returns the tenants by ID: one that was renamed may be declared by any of its names."""
+        found: dict[str, ProvisionedTenant] = {}
+        for declared in tenants:
+            name = declared.tenant.name
+            tenant_id = await self._names.claim(name) or name
+            if tenant_id in found:
+                _LOG.error("tenant_declared_twice", tenant=name, hint=f"it is the renamed '{tenant_id}': remove one")
+                continue
+            if (current := await self._names.current(tenant_id)) != name:
+                _LOG.warning("tenant_declared_by_former_name", tenant=name, hint=f"declare it as '{current}'")
+            keys = tuple(replace(entry, key=replace(entry.key, tenant=tenant_id)) for entry in declared.keys)
+            found[tenant_id] = ProvisionedTenant(replace(declared.tenant, name=tenant_id), keys)
+        return list(found.values())
+
     async def _apply(self, tenants: Sequence[ProvisionedTenant]) -> None:
+        tenants = await self._by_id(tenants)
         names = {declared.tenant.name for declared in tenants}
-        for known in (names_record(self._redis.prefix), self._provisioned_record) if names else ():
-            await execute(self._redis, self._redis.sadd(known, *names), int)
+        if names:
+            await execute(self._redis, self._redis.sadd(self._provisioned_record, *names), int)
         for declared in tenants:
             await self._apply_record(declared.tenant)
             for entry in declared.keys:
@@ -203,6 +221,7 @@ def _desired(declared: Tenant, before: Tenant | None, now: int) -> Tenant:
     """Returns the tenant as configured, except that one disabled by an operator remains disabled."""
     created_at, by = before.created_at if before else now, CONFIGURATION.name if declared.is_disabled else ""
     desired = replace(declared, is_declared=True, disabled_by=by, created_at=created_at)
+    desired = replace(desired, renamed_to=before.renamed_to if before else "")
     if before and before.is_disabled and before.disabled_by != CONFIGURATION.name:
         return replace(desired, is_disabled=True, disabled_by=before.disabled_by)
     return desired

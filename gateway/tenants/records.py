@@ -10,7 +10,7 @@ from gateway.redis import Client
 
 
 def names_record(prefix: str) -> str:
-    """Returns the set of all tenant names."""
+    """Returns the set of the IDs of all tenants."""
     return f"{prefix}:tenants"
 
 
@@ -108,6 +108,7 @@ def read_tenant(name: str, fields: dict[str, str]) -> Tenant:
         fields.get("disabled_by", ""),
         **msgspec.json.decode(fields.get("storage") or "{}", type=dict[str, int]),
         **msgspec.json.decode(fields.get("about") or "{}", type=_About),
+        renamed_to=fields.get("renamed_to", ""),
     )
 
 
@@ -122,6 +123,7 @@ def write_tenant(tenant: Tenant) -> dict[str, str]:
         "declared": str(int(tenant.is_declared)),
         "limits": _json(_flat(tenant.limits, tenant.quotas)),
         "storage": _json(_without_none({"keep_hours": tenant.keep_hours, "storage_bytes": tenant.storage_bytes})),
+        "renamed_to": tenant.renamed_to,
         "about": _json({name: value for name in _About.__annotations__ if (value := getattr(tenant, name))}),
     }
 

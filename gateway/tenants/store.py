@@ -5,8 +5,9 @@ from typing import Final
 
 from gateway.domain.audit import Actor, AuditEvent, describe_tenant
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.tenants import Tenant
+from gateway.domain.tenants import RESERVED, Tenant
 from gateway.redis import Client, execute
+from gateway.tenants.names import TenantNames, renamed
 from gateway.tenants.records import names_record, read_tenant, record, write_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions, retrying
 
@@ -20,15 +21,37 @@ class TenantStore:
     def __init__(self, redis: Client, changes: TenantTransactions) -> None:
         self._redis = redis
         self._changes = changes
+        self._names = TenantNames(redis)
 
     async def create(self, tenant: Tenant, actor: Actor) -> Tenant:
-        """Creates a tenant. Raises: GatewayError CONFLICT, REDIS_UNAVAILABLE."""
-        await execute(self._redis, self._redis.sadd(names_record(self._redis.prefix), tenant.name), int)
+        """Creates a tenant. Raises: GatewayError CONFLICT, INVALID_VALUE for a reserved name, REDIS_UNAVAILABLE."""
+        _check_reserved(tenant.name)
+        if owner := await self._names.claim(tenant.name):
+            raise await self._taken(tenant.name, owner)
         try:
             await self._changes.make(tenant_act(actor, None, tenant), tenant_edits({}, tenant))
         except ConflictError:
-            raise GatewayError(ErrorCode.CONFLICT, f"A tenant named '{tenant.name}' exists already.") from None
+            raise await self._taken(tenant.name, tenant.name) from None
         return tenant
+
+    async def claim(self, name: str, tenant_id: str) -> None:
+        """Reserves a new name of a tenant. Raises: GatewayError NOT_FOUND, CONFLICT, REDIS_UNAVAILABLE."""
+        _check_reserved(name)
+        if not await read_fields(self._redis, tenant_id):
+            raise no_tenant(tenant_id)
+        if owner := await self._names.claim(name, tenant_id):
+            raise await self._taken(name, owner)
+
+    async def _taken(self, name: str, owner: str) -> GatewayError:
+        """Returns the error for a name that another tenant has or had."""
+        tenant = read_tenant(owner, await read_fields(self._redis, owner))
+        problem = f"A tenant named '{name}' exists already"
+        if tenant.current_name != name:
+            problem = renamed(name, tenant.current_name).detail.removesuffix(".")
+            return GatewayError(ErrorCode.CONFLICT, f"{problem}. A former name cannot be given to another tenant.")
+        if tenant.is_disabled:
+            problem += f" and is disabled. To enable it: imagegate tenant update {name} --enable"
+        return GatewayError(ErrorCode.CONFLICT, f"{problem}.")
 
     async def get(self, name: str) -> Tenant:
         """Returns a tenant. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
@@ -36,16 +59,18 @@ class TenantStore:
             return read_tenant(name, fields)
         raise no_tenant(name)
 
-    async def list_tenants(self) -> list[Tenant]:
-        """Returns all tenants by name."""
+    async def list_tenants(self, after: str = "", limit: int | None = None) -> list[Tenant]:
+        """Returns tenants by ID: those after an ID, up to a limit."""
         found: list[Tenant] = []
-        for batch in batched(sorted(await self.names())):
+        for batch in batched(sorted(name for name in await self.names() if name > after)):
+            if limit is not None and len(found) >= limit:
+                break
             pipeline = self._redis.pipeline(transaction=False)
             for name in batch:
                 pipeline.hgetall(record(self._redis, name, "tenant"))
             records = await execute(self._redis, pipeline.execute(), list[dict[str, str]])
             found += [read_tenant(name, fields) for name, fields in zip(batch, records, strict=True) if fields]
-        return found
+        return found[:limit]
 
     async def names(self) -> set[str]:
         return await execute(self._redis, self._redis.smembers(names_record(self._redis.prefix)), set[str])
@@ -71,6 +96,11 @@ async def read_fields(redis: Client, name: str) -> dict[str, str]:
     return await execute(redis, redis.hgetall(record(redis, name, "tenant")), dict[str, str])
 
 
+def _check_reserved(name: str) -> None:
+    if name.startswith(RESERVED):
+        raise GatewayError(ErrorCode.INVALID_VALUE, f"Names that begin with '{RESERVED}' are reserved.", param="name")
+
+
 def no_tenant(name: str) -> GatewayError:
     return GatewayError(ErrorCode.NOT_FOUND, f"There is no tenant named '{name[:64]}'.")
 
@@ -86,6 +116,8 @@ def tenant_act(actor: Actor, before: Tenant | None, after: Tenant) -> AuditEvent
         return AuditEvent(actor, "tenant.create", after.name, after=describe_tenant(after))
     actions = {(False, True): "tenant.disable", (True, False): "tenant.enable"}
     action = actions.get((before.is_disabled, after.is_disabled), "tenant.update")
+    if before.current_name != after.current_name:
+        action = "tenant.rename"
     return AuditEvent(actor, action, after.name, before=describe_tenant(before), after=describe_tenant(after))
 
 

@@ -242,7 +242,7 @@ def test_valid_names_are_taken(gateway: Gateway, name: str) -> None:
         ("POST", "/tenants", {"name": "b", "models": [1]}),
         ("POST", "/tenants", {"name": "b", "models": ["nope"]}),
         ("POST", "/tenants", {"name": "b", "disabled": "yes"}),
-        ("PATCH", "/tenants/acme", {"name": "b"}),
+        ("PATCH", "/tenants/acme", {"name": "B"}),
         ("PATCH", "/tenants/acme", {"disabled": None}),
         ("PATCH", "/tenants/acme", {"models": ["nope"]}),
         ("POST", "/tenants", {"name": "b", "weight": 0}),
@@ -364,7 +364,7 @@ def test_a_tenant_uses_its_own_models_only(make_gateway: MakeGateway, simulator:
 
 
 @pytest.mark.shares_gateway
-@pytest.mark.parametrize("path", ["/tenants", "/tenants/acme", "/pool"])
+@pytest.mark.parametrize("path", ["/tenants/acme", "/tenants/acme/keys", "/pool"])
 def test_a_query_that_a_route_does_not_take_is_refused(gateway: Gateway, path: str) -> None:
     refused = gateway.admin("GET", f"{path}?limit=-1")
     assert (400, "unknown_parameter") == (refused.status_code, refused.json()["error"]["code"])
@@ -373,7 +373,7 @@ def test_a_query_that_a_route_does_not_take_is_refused(gateway: Gateway, path: s
 
 @pytest.mark.shares_gateway
 @pytest.mark.parametrize("limit", ["-1", "0", "1001", "x", "1e2"])
-@pytest.mark.parametrize("path", ["/audit", "/usage", "/usage/records"])
+@pytest.mark.parametrize("path", ["/audit", "/tenants", "/usage", "/usage/records"])
 def test_a_limit_out_of_its_range_is_refused_with_the_range(gateway: Gateway, path: str, limit: str) -> None:
     refused = gateway.admin("GET", f"{path}?limit={limit}")
     assert (400, "limit") == (refused.status_code, refused.json()["error"]["param"])

@@ -12,7 +12,7 @@ from openapi_spec_validator import validate
 from starlette.routing import Route
 
 from gateway.api import minimax, openai, openai_edits
-from gateway.api.admin.tenants import GRACE_MAX_S, GRACE_S
+from gateway.api.admin.keys import GRACE_MAX_S, GRACE_S
 from gateway.api.errors import NOT_OFFERED
 from gateway.api.fields import STYLES
 from gateway.api.images import ImageRoutes

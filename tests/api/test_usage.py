@@ -19,6 +19,7 @@ from gateway.domain.usage import MEASURES, PURCHASES, GroupBy
 from gateway.metering.ledger import Ledger
 from gateway.metering.verification import LedgerVerifier
 from gateway.redis import connect
+from gateway.tenants.names import TenantNames
 from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
 from tests.support.harness import Gateway
 from tests.support.openapi import SCHEMAS, conform, enum
@@ -158,7 +159,7 @@ async def test_days_that_are_not_given_are_this_month_up_to_today(
     client = connect(redis_url, 2.0)
     clock = datetime.fromisoformat(now).replace(tzinfo=UTC).timestamp
     ledger = Ledger(client)
-    section = UsageSection(ledger, LedgerVerifier(ledger, 400, clock), clock)
+    section = UsageSection(ledger, LedgerVerifier(ledger, 400, clock), clock, TenantNames(client))
     for path, handlers in section.handlers().items():
         transport = httpx.ASGITransport(_only(handlers["GET"]))
         async with httpx.AsyncClient(transport=transport, base_url="http://test", verify=False) as http:

@@ -43,16 +43,16 @@ ADMIN_COMMANDS: Final = (
     ("tenant", "list"),
     ("tenant", "show", "acme"),
     ("tenant", "update", "acme", "--disable"),
-    ("tenant", "delete", "acme"),
+    ("tenant", "delete", "acme", "--yes"),
     ("key", "create", "acme"),
     ("key", "list", "acme"),
     ("key", "show", "acme", "abc"),
     ("key", "update", "acme", "abc", "--label", "x"),
     ("key", "rotate", "acme", "abc"),
-    ("key", "revoke", "acme", "abc"),
+    ("key", "revoke", "acme", "abc", "--yes"),
     ("pool", "list"),
     ("pool", "add", "sim/main/main-2", "--secret-env", "UPSTREAM_SECRET"),
-    ("pool", "remove", "sim/main/main-2"),
+    ("pool", "remove", "sim/main/main-2", "--yes"),
     ("pool", "enable", "sim/main"),
     ("pool", "disable", "sim/main/main-1"),
     ("pool", "drain", "sim/main"),
@@ -120,7 +120,7 @@ import sys
 from gateway.__main__ import main
 try:
     main()
-except SystemExit:
+finally:
     print(*sys.modules, file=sys.stderr)
 """
 HEAVY: Final = {"uvicorn", "starlette", "redis", "httpx", "aiohttp", "rich", "msgspec", "structlog", "ssl", "asyncio"}
@@ -131,11 +131,11 @@ def test_a_command_that_serves_nothing_imports_no_server(arguments: tuple[str, .
     command = [sys.executable, "-c", SHOW_MODULES, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(), check=True)
     modules = set(done.stderr.split())
-    assert {"gateway", "gateway.cli", "typer"} <= modules
     assert set() == modules & HEAVY
-    assert {"gateway.cli"} == {".".join(name.split(".")[:2]) for name in modules if name.startswith("gateway.")} - {
-        "gateway.__main__"
-    }
+    rooms = {".".join(name.split(".")[:2]) for name in modules if name.startswith("gateway.")}
+    commands = set() if arguments == ("--version",) else {"gateway.cli"}
+    assert {"gateway.__main__"} | commands == rooms
+    assert bool(commands) == ("typer" in modules)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,7 @@ def test_a_command_that_serves_nothing_imports_no_server(arguments: tuple[str, .
         ("key", "update", "acme", "abc", "--days", "1", "--never-expires"),
         ("key", "rotate", "acme", "abc", "--grace", "31d"),
         ("key", "rotate", "acme", "abc", "--grace", "soon"),
+        ("key", "rotate", "acme", "abc", "--grace", "24"),
         ("tenant", "create", "b", "--requests-per-minute", "-1"),
         ("tenant", "create", "b", "--concurrency", "1.5"),
         ("tenant", "update", "acme", "--images-per-day", "1000000001"),
@@ -292,11 +293,11 @@ def test_a_tenant_from_birth_to_end(ask: Ask) -> None:
     assert (0, "") == (made.returncode, made.stderr)
     assert re.search(r"name +shop\nstate +enabled\nmodels +image-01\nweight +1\ncreated +\d{4}-\d\d-\d\d", made.stdout)
     assert re.search(r"name +shop\nstate +enabled\nmodels +image-01\n", ask("tenant", "show", "shop").stdout)
-    assert re.search(r"shop +enabled +image-01 +\d{4}-\d\d-\d\d", ask("tenant", "list").stdout)
+    assert re.search(r"shop +enabled +image-01 +0 +0\.00", ask("tenant", "list").stdout)
     changed = ask("tenant", "update", "shop", "--all-models", "--disable").stdout
     assert re.search(r"state +disabled by admin\nmodels +all", changed)
     assert re.search(r"state +enabled", ask("tenant", "update", "shop", "--enable").stdout)
-    assert re.search(r"state +disabled", ask("tenant", "delete", "shop").stdout)
+    assert re.search(r"state +disabled", ask("tenant", "delete", "shop", "--yes").stdout)
     check_refused(ask("tenant", "create", "shop"), "shop", "exists")
     check_refused(ask("tenant", "show", "nobody"), "nobody")
     check_refused(ask("tenant", "create", "Not A Name"))
@@ -313,9 +314,9 @@ def test_a_key_from_birth_to_end(ask: Ask, gateway: Gateway) -> None:
     listed = ask("key", "list", "acme")
     assert re.search(rf"{key[6:16]} +web", listed.stdout)
     assert key[16:] not in listed.stdout
-    revoked = ask("key", "revoke", "acme", key[6:16])
+    revoked = ask("key", "revoke", "acme", key[6:16], "--yes")
     assert (0, f"Key {key[6:16]} of acme is revoked.\n") == (revoked.returncode, revoked.stdout)
-    check_refused(ask("key", "revoke", "acme", key[6:16]), key[6:16])
+    check_refused(ask("key", "revoke", "acme", key[6:16], "--yes"), key[6:16])
     check_refused(ask("key", "list", "nobody"), "nobody")
     check_refused(ask("key", "create", "nobody"), "nobody")
 
@@ -327,7 +328,7 @@ def test_a_key_from_birth_to_end(ask: Ask, gateway: Gateway) -> None:
         ("tenant", "list"),
         ("tenant", "show", "acme"),
         ("tenant", "update", "acme", "--enable"),
-        ("tenant", "delete", "acme"),
+        ("tenant", "delete", "acme", "--yes"),
         ("key", "create", "acme"),
         ("key", "list", "acme"),
         ("key", "hash"),
@@ -362,7 +363,7 @@ def test_any_number_of_days_is_taken_or_refused(ask: Ask, days: str, code: int) 
 def test_long_names_are_whole_where_there_is_no_terminal(ask: Ask) -> None:
     name = "x" * 63
     ask("tenant", "create", name)
-    assert re.search(rf"^{name} +enabled +all +\d{{4}}-\d\d-\d\d$", ask("tenant", "list").stdout, re.MULTILINE)
+    assert re.search(rf"^{name} +enabled +all +0 +0\.00$", ask("tenant", "list").stdout, re.MULTILINE)
 
 
 def broken(text: str, old: str, new: str) -> str:

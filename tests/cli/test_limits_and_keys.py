@@ -57,7 +57,9 @@ def status_of(gateway: Gateway, key: str) -> int:
     return httpx.get(f"{gateway.base_url}/models", headers={"authorization": f"Bearer {key}"}).status_code
 
 
-@pytest.mark.parametrize(("grace", "expected"), [(("--grace", "30m"), 200), ((), 200), (("--grace", "0"), 401)])
+@pytest.mark.parametrize(
+    ("grace", "expected"), [(("--grace", "30m"), 200), ((), 200), (("--grace", "0", "--yes"), 401)]
+)
 def test_a_key_is_rotated(ask: Ask, gateway: Gateway, grace: tuple[str, ...], expected: int) -> None:
     rotated = ask("key", "rotate", "acme", gateway.api_key[6:16], *grace)
     assert 0 == rotated.returncode
@@ -77,7 +79,7 @@ def test_the_end_of_an_old_key_is_shown_and_a_second_rotation_says_that_it_ends_
     moment = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
     assert re.search(rf"OLD KEY UNTIL *\n{public_id} .*never +{moment}", ask("key", "list", "acme").stdout)
     assert [] == missing(ask("key", "show", "acme", public_id).stdout, (rf"old key until +{moment}",))
-    again = ask("key", "rotate", "acme", public_id, "--grace", "0").stderr
+    again = ask("key", "rotate", "acme", public_id, "--grace", "0", "--yes").stderr
     assert re.search(rf"The key before it, which was valid until {moment}, is revoked\.", again)
     assert "OLD KEY" not in ask("key", "list", "acme").stdout
 
@@ -125,13 +127,13 @@ def test_the_audit_is_read_by_people(ask: Ask, gateway: Gateway) -> None:
     ask("tenant", "create", "shop", *EVERY)
     ask("tenant", "update", "shop", "--concurrency", "none", "--model", "image-01", "--disable")
     key = ask("key", "create", "shop", "--label", "\x1b[31mred " + "long " * 15).stdout.strip()
-    ask("key", "revoke", "shop", key[6:16])
+    ask("key", "revoke", "shop", key[6:16], "--yes")
     done = ask("audit", "--tenant", "shop")
     assert (0, "") == (done.returncode, done.stderr)
     assert fits(done.stdout)
     heads = re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d UTC  (\w+)  ([\w.]+)  shop", done.stdout, re.MULTILINE)
     assert [("admin", act) for act in ("key.revoke", "key.create", "tenant.disable", "tenant.create")] == heads
-    for line in ("    limits.concurrency: 10 -> none", "    models: all -> image-01", "    disabled: none -> true"):
+    for line in ("    limits.concurrency: 10 -> none", "    models: all -> image-01", "    disabled: false -> true"):
         assert line in done.stdout
     assert "    quotas.usd_per_month: 50.50" in done.stdout
     assert "\x1b" not in done.stdout
@@ -171,7 +173,7 @@ def test_a_hint_says_what_a_start_makes_of_a_switched_declared_tenant(make_gatew
     options = ("--url", gateway.url, "--admin-key", ADMIN_KEY)
     stays = "The configuration declares it, but it stays disabled until:\nimagegate tenant update shop --enable\n"
     assert stays == run("tenant", "update", "shop", "--disable", *options).stderr
-    assert stays == run("tenant", "delete", "shop", *options).stderr
+    assert stays == run("tenant", "delete", "shop", "--yes", *options).stderr
     both = run("tenant", "update", "shop", "--disable", "--weight", "2", *options).stderr
     assert (
         both
@@ -181,15 +183,17 @@ def test_a_hint_says_what_a_start_makes_of_a_switched_declared_tenant(make_gatew
     listed = run("tenant", "list", *options).stdout
     assert re.search(r"^shop +disabled by admin, declared +all ", listed, re.MULTILINE)
     enabled = run("tenant", "update", "shop", "--enable", *options).stderr
-    assert "If the configuration disables it, the next start or reload does so again.\n" == enabled
+    again = "If the configuration disables it, the next start or reload does so again.\n"
+    assert f"Keys that are valid: none.\n{again}" == enabled
     assert (
-        "To enable it again: imagegate tenant update acme --enable" in run("tenant", "delete", "acme", *options).stderr
+        "To enable it again: imagegate tenant update acme --enable"
+        in run("tenant", "delete", "acme", "--yes", *options).stderr
     )
 
 
 def test_a_declared_key_that_is_revoked_needs_another(make_gateway: MakeGateway) -> None:
     secret = generate_api_key()
     gateway = make_gateway(tenants=[{"name": "shop", "keys": [{"hash": f"{key_id(secret)}.{digest(secret)}"}]}])
-    done = run("key", "revoke", "shop", secret[6:16], "--url", gateway.url, "--admin-key", ADMIN_KEY)
+    done = run("key", "revoke", "shop", secret[6:16], "--yes", "--url", gateway.url, "--admin-key", ADMIN_KEY)
     told = "The configuration still declares it. It stays revoked: declare a new key.\n"
     assert (0, told) == (done.returncode, done.stderr)

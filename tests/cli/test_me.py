@@ -61,11 +61,11 @@ def test_a_lead_manages_its_keys_without_an_admin_key(gateway: Gateway, me: Me, 
     assert re.search(rf"^{secret[6:16]} +web +{day} +{day} +never *$", listed, re.MULTILINE), listed
     assert re.search(r"^images per day +5 *$", me("key", "show", secret[6:16], key=lead).stdout, re.MULTILINE)
     assert 0 == me("key", "update", secret[6:16], "--label", "shop", key=lead).returncode
-    rotated = me("key", "rotate", secret[6:16], "--grace", "0", key=lead).stdout.strip()
+    rotated = me("key", "rotate", secret[6:16], "--grace", "0", "--yes", key=lead).stdout.strip()
     assert [401, 200] == [
         gateway.get("/v1/models", authorization=f"Bearer {each}").status_code for each in (secret, rotated)
     ]
-    assert f"Key {secret[6:16]} of team is revoked." in me("key", "revoke", secret[6:16], key=lead).stdout
+    assert f"Key {secret[6:16]} of team is revoked." in me("key", "revoke", secret[6:16], "--yes", key=lead).stdout
     entries = me("audit", key=lead).stdout
     assert re.search(rf"key:{lead[6:16]} +key\.revoke +team key {secret[6:16]}", entries)
 

@@ -165,10 +165,10 @@ def test_a_key_from_birth_to_end(ask: Ask) -> None:
     assert re.search(r" main-2 +disabled +by admin, for \d+ s", ask("list").stdout)
     assert f"{TARGET}: draining.\n" == ask("drain", TARGET).stdout
     assert f"{TARGET}: enabled.\n" == ask("enable", TARGET).stdout
-    removed = ask("remove", TARGET)
+    removed = ask("remove", TARGET, "--yes")
     assert (0, added.replace("added", "removed") + "\n") == (removed.returncode, removed.stdout)
-    check_refused(ask("remove", TARGET), "main-2")
-    check_refused(ask("remove", "sim/main/main-1"), "configuration")
+    check_refused(ask("remove", TARGET, "--yes"), "main-2")
+    check_refused(ask("remove", "sim/main/main-1", "--yes"), "configuration")
 
 
 def test_an_account_is_held_back_as_a_key_is(ask: Ask) -> None:
@@ -183,7 +183,7 @@ def test_an_account_is_held_back_as_a_key_is(ask: Ask) -> None:
 def test_the_secret_may_come_from_a_variable_or_a_file(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     of_variable = ask("add", TARGET, "--secret-env", "NEW_SECRET", "--json", NEW_SECRET=SECRET)
-    assert 0 == ask("remove", TARGET).returncode
+    assert 0 == ask("remove", TARGET, "--yes").returncode
     of_file = ask("add", TARGET, "--secret-file", str(tmp_path / "secret"), "--json")
     assert json.loads(of_variable.stdout)["fingerprint"] == json.loads(of_file.stdout)["fingerprint"]
 

@@ -9,6 +9,7 @@ ROUTES: Final = [
     ("PATCH", "/tenants/acme"),
     ("DELETE", "/tenants/acme"),
     ("POST", "/tenants/acme/credit"),
+    ("POST", "/tenants/acme/purge"),
     ("GET", "/tenants/acme/keys"),
     ("POST", "/tenants/acme/keys"),
     ("GET", "/tenants/acme/batches"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Final
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,9 +26,10 @@ from gateway.domain.accounts import Secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.redis import translate_change_errors
+from gateway.tenants.names import TenantNames
 
 PREFIX: Final = "/admin/v1"
-_WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|tenants/[^/]+/batches)")
+_WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|tenants|tenants/[^/]+/(batches|keys))")
 """These routes read their query themselves; the others have none."""
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]
@@ -84,6 +86,7 @@ class AdminApi:
     throttle: FailedAuthThrottle
     buckets: Buckets
     """Requests of each admin key at each address; a limit of 0 is none."""
+    names: TenantNames
 
     def routes(self, handlers: Handlers) -> list[Route]:
         return [
@@ -109,5 +112,20 @@ class AdminApi:
             self.buckets.take(bucket)
         if not _WITH_QUERY.fullmatch(request.url.path):
             QueryFields(request).reject_unknown()
+        await self._resolve(request)
         with translate_change_errors() if method != "GET" else nullcontext():
             return await handlers[method](request, Actor(name, context.id))
+
+    async def _resolve(self, request: Request) -> None:
+        """Replaces the tenant's name in path and query by its ID: no handler meets a name that was changed.
+
+        Raises: GatewayError NOT_FOUND for a former name, REDIS_UNAVAILABLE.
+        """
+        if name := request.path_params.get("name"):
+            request.path_params["name"] = await self.names.resolve(name)
+        query = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        names = [value for name, value in query if name == "tenant"]
+        if len(names) == 1 and names[0]:
+            found = ("tenant", await self.names.resolve(names[0]))
+            fields = [found if field[0] == "tenant" else field for field in query]
+            request.scope["query_string"] = urlencode(fields).encode()

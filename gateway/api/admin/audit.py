@@ -13,6 +13,7 @@ from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.tenants.audit import ENDPOINTS, Audit, Cursor, pool_owner
+from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
 
 
@@ -24,6 +25,7 @@ class AuditSection:
     tenants: TenantStore
     upstreams: Callable[[], Collection[str]]
     """Returns the names of the currently configured upstreams."""
+    names: TenantNames
 
     def handlers(self) -> Handlers:
         return {"/audit": {"GET": self.list_entries}}
@@ -42,7 +44,8 @@ class AuditSection:
             raise refused_value("before", "expected the 'next' of an earlier response.")
         query.reject_unknown()
         page = await self.audit.page(owners, limit, before)
-        return json_response({"data": page.entries, "next": str(page.next) if page.next else None})
+        data = await self.names.show(page.entries)
+        return json_response({"data": data, "next": str(page.next) if page.next else None})
 
     async def _owners(self, tenant: str | None, upstream: str | None) -> set[str]:
         """Raises: GatewayError NOT_FOUND, INVALID_VALUE, REDIS_UNAVAILABLE."""

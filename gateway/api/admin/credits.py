@@ -15,6 +15,7 @@ from gateway.domain.audit import Actor
 from gateway.domain.billing import usd_micros
 from gateway.domain.tenants import LIMIT_MAX
 from gateway.metering.credits import Credit, Credits
+from gateway.tenants.names import TenantNames
 
 
 class _Credit(Schema):
@@ -32,6 +33,7 @@ class CreditSection:
 
     credits: Credits
     limits: BodyLimits
+    names: TenantNames
 
     def handlers(self) -> Handlers:
         return {"/tenants/{name}/credit": {"POST": self.give}}
@@ -54,4 +56,5 @@ class CreditSection:
             month=asked.month.replace("-", ""),
             credit_id=asked.id,
         )
-        return json_response(given)
+        [shown] = await self.names.show([given])
+        return json_response(shown)

@@ -143,21 +143,23 @@ async def read_document(request: Request, limits: BodyLimits, kind: type[_Body])
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _validation_error(str(error)) from None
+        place, problem, field = describe_mistake(str(error))
+        param = f"{place}.{field}".lstrip(".")[:_SHOWN_MAX_CHARS] if field else place or None
+        raise GatewayError(ErrorCode.INVALID_VALUE, f"{place or 'The body'}: {problem}.", param=param) from None
     except JSON_DECODE_ERRORS:
         raise GatewayError(ErrorCode.INVALID_JSON) from None
 
 
-def _validation_error(message: str) -> GatewayError:
+def describe_mistake(message: str) -> tuple[str, str, str]:
+    """Returns place and problem of msgspec's message, and the field that is unknown or missing there, or ""."""
     problem, _, path = message.replace("`key` in `$", "`$").partition(" - at `$")
     place = path.strip(".`")
-    param = place or None
     if named := _FIELD.fullmatch(problem):
-        param, problem = f"{place}.{named[1]}".lstrip(".")[:_SHOWN_MAX_CHARS], problem[: 2 * _SHOWN_MAX_CHARS]
-    elif "regex" in problem or "Expected `str" in problem:
+        return place, problem[: 2 * _SHOWN_MAX_CHARS], named[1]
+    if "regex" in problem or "Expected `str" in problem:
         expected = _WORDS.get(re.sub(r"\[\d+\]\Z", "", place.rpartition(".")[2]))
         problem = f"Expected {expected}" if expected else problem
-    return GatewayError(ErrorCode.INVALID_VALUE, f"{place or 'The body'}: {problem}.", param=param)
+    return place, problem, ""
 
 
 class QueryFields:

@@ -1,10 +1,10 @@
-"""`/admin/v1/tenants` and `/admin/v1/keys`: tenants, with their models, limits and quotas, and their API keys."""
+"""`/admin/v1/tenants`: tenants, with their models, limits and quotas."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Final, Literal
+from typing import Final
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,35 +14,26 @@ from gateway.api.admin.schemas import (
     KeepHours,
     LimitsChange,
     Name,
+    QueryFields,
     QuotasChange,
-    Schema,
     StorageBytes,
-    TagsChange,
-    Text,
     Weight,
     merged,
-    merged_tags,
     read_document,
     value_or,
 )
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value
 from gateway.api.usage_amounts import describe_usage
-from gateway.domain.audit import CONFIGURATION, Actor, describe_tenant, show_key
+from gateway.domain.audit import CONFIGURATION, Actor, describe_tenant
 from gateway.domain.billing import usd
 from gateway.domain.catalog import Catalog
-from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.tenants import ApiKey, Limits, Quotas, Tenant
+from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.metering.admission import Admission
 from gateway.storage.quota import StorageQuota
-from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
 from gateway.tenants.store import TenantStore
 
-GRACE_S: Final = 86_400
-GRACE_MAX_S: Final = 30 * 86_400
-_Role = Literal["", "lead"]
-_Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
-"""Unix seconds, up to the year 9999."""
+_PAGE_MAX: Final = 1000
 
 
 class _NewTenant(AboutChange, kw_only=True):
@@ -59,6 +50,7 @@ class _NewTenant(AboutChange, kw_only=True):
 class _TenantChange(AboutChange):
     """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
 
+    name: Name | UnsetType = UNSET
     limits: LimitsChange | UnsetType | None = UNSET
     quotas: QuotasChange | UnsetType | None = UNSET
     models: list[str] | UnsetType | None = UNSET
@@ -87,8 +79,17 @@ class TenantSection:
             "/tenants/{name}": {"GET": self.get, "PATCH": self.change, "DELETE": self.delete},
         }
 
-    async def list_tenants(self, _: Request, __: Actor) -> Response:
-        return json_response({"data": [describe_tenant(tenant) for tenant in await self.tenants.list_tenants()]})
+    async def list_tenants(self, request: Request, _: Actor) -> Response:
+        """Returns a page of tenants, with `used=true` each with its current usage."""
+        query = QueryFields(request)
+        after, limit, used = query.text("after"), query.integer("limit", 1, _PAGE_MAX, _PAGE_MAX), query.text("used")
+        if used not in (None, "true", "false"):
+            raise refused_value("used", "expected 'true' or 'false'.")
+        query.reject_unknown()
+        tenants = await self.tenants.list_tenants(after or "", limit + 1)
+        page = tenants[:limit]
+        described = [describe_tenant(one) | (await self._used(one.name) if used == "true" else {}) for one in page]
+        return json_response({"data": described, "next": page[-1].name if len(tenants) > limit else None})
 
     async def create(self, request: Request, actor: Actor) -> Response:
         new = await read_document(request, self.limits, _NewTenant)
@@ -109,22 +110,28 @@ class TenantSection:
     async def get(self, request: Request, _: Actor) -> Response:
         """Returns the tenant with its current usage, which includes the reservations of in-flight requests."""
         tenant = await self.tenants.get(request.path_params["name"])
-        body = await self._describe(tenant)
-        if usage := await self.admission.usage(tenant.name):
-            used = describe_usage(usage)
-            if self.storage:
-                used["stored_bytes"] = await self.storage.stored_bytes(tenant.name, self.clock())
-            body["used"] = used
-            body["credited"] = {
-                "images_per_day": usage.credited_images_today,
-                "images_per_month": usage.credited_images_this_month,
-                "usd_per_month": usd(usage.credited_usd_micros_this_month),
-            }
-        return json_response(body)
+        return json_response(await self._describe(tenant) | await self._used(tenant.name))
+
+    async def _used(self, tenant_id: str) -> dict[str, object]:
+        usage = await self.admission.usage(tenant_id)
+        if usage is None:
+            return {}
+        used = describe_usage(usage)
+        if self.storage:
+            used["stored_bytes"] = await self.storage.stored_bytes(tenant_id, self.clock())
+        credited = {
+            "images_per_day": usage.credited_images_today,
+            "images_per_month": usage.credited_images_this_month,
+            "usd_per_month": usd(usage.credited_usd_micros_this_month),
+        }
+        return {"used": used, "credited": credited}
 
     async def change(self, request: Request, actor: Actor) -> Response:
         change = await read_document(request, self.limits, _TenantChange)
         models = UNSET if isinstance(change.models, UnsetType) else self._checked_models(change.models)
+        tenant_id = request.path_params["name"]
+        if not isinstance(change.name, UnsetType):
+            await self.tenants.claim(change.name, tenant_id)
 
         def changed(tenant: Tenant) -> Tenant:
             after = replace(
@@ -135,10 +142,12 @@ class TenantSection:
                 weight=value_or(change.weight, tenant.weight),
                 keep_hours=value_or(change.keep_hours, tenant.keep_hours),
                 storage_bytes=value_or(change.storage_bytes, tenant.storage_bytes),
+                renamed_to=value_or(change.name, tenant.renamed_to),
             )
+            after = replace(after, renamed_to="" if after.renamed_to == after.name else after.renamed_to)
             return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
 
-        return json_response(describe_tenant(await self.tenants.update(request.path_params["name"], changed, actor)))
+        return json_response(describe_tenant(await self.tenants.update(tenant_id, changed, actor)))
 
     async def delete(self, request: Request, actor: Actor) -> Response:
         """Disables the tenant, cancels its batches and deletes its stored pictures and files. Its records stay."""
@@ -172,107 +181,3 @@ def _with_disabled(tenant: Tenant, is_disabled: bool, actor: Actor) -> Tenant:  
     if is_disabled and tenant.is_disabled and tenant.disabled_by != CONFIGURATION.name:
         return tenant
     return replace(tenant, is_disabled=is_disabled, disabled_by=actor.name if is_disabled else "")
-
-
-class _NewKey(Schema):
-    label: Text = ""
-    role: _Role = ""
-    tags: TagsChange | None = None
-    expires_at: _Moment | None = None
-    limits: LimitsChange | None = None
-    quotas: QuotasChange | None = None
-
-
-class _KeyChange(Schema):
-    """A JSON merge patch (RFC 7396): missing fields stay unchanged, null removes."""
-
-    label: Text | UnsetType = UNSET
-    role: _Role | UnsetType = UNSET
-    tags: TagsChange | UnsetType | None = UNSET
-    expires_at: _Moment | UnsetType | None = UNSET
-    limits: LimitsChange | UnsetType | None = UNSET
-    quotas: QuotasChange | UnsetType | None = UNSET
-
-
-class _Rotation(Schema):
-    grace_s: Annotated[int, Meta(ge=0, le=GRACE_MAX_S)] = GRACE_S
-
-
-CheckKey = Callable[[ApiKey | None, ApiKey], None]
-"""Raises for a change that is not permitted, of a key from its state before, None for a new one."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class KeySection:
-    """Routes of tenants' API keys. A key is shown only once."""
-
-    keys: ApiKeyStore
-    limits: BodyLimits
-    clock: Callable[[], float]
-
-    def handlers(self) -> Handlers:
-        return {
-            "/tenants/{name}/keys": {"GET": self.list_keys, "POST": self.create},
-            "/keys/{id}": {"GET": self.get, "PATCH": self.change, "DELETE": self.revoke},
-            "/keys/{id}/rotate": {"POST": self.rotate},
-        }
-
-    async def list_keys(self, request: Request, _: Actor) -> Response:
-        keys = await self.keys.list_keys(request.path_params["name"])
-        return json_response({"data": [show_key(key) for key in keys]})
-
-    async def create(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
-        new = await read_document(request, self.limits, _NewKey)
-        self._check_moment(new.expires_at)
-        key = ApiKey(
-            "",
-            request.path_params["name"],
-            new.label,
-            int(self.clock()),
-            new.expires_at,
-            merged(Limits(), new.limits),
-            merged(Quotas(), new.quotas),
-            role=new.role,
-            tags=merged_tags({}, new.tags),
-        )
-        check(None, key)
-        return _shown_once(await self.keys.create(key, actor))
-
-    async def get(self, request: Request, _: Actor) -> Response:
-        return json_response(show_key(await self.keys.get(request.path_params["id"])))
-
-    async def change(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
-        change = await read_document(request, self.limits, _KeyChange)
-        self._check_moment(change.expires_at)
-
-        def changed(key: ApiKey) -> ApiKey:
-            after = replace(
-                key,
-                label=value_or(change.label, key.label),
-                role=value_or(change.role, key.role),
-                tags=merged_tags(key.tags, change.tags),
-                expires_at=value_or(change.expires_at, key.expires_at),
-                limits=merged(key.limits, change.limits),
-                quotas=merged(key.quotas, change.quotas),
-            )
-            check(key, after)
-            return after
-
-        return json_response(show_key(await self.keys.update(request.path_params["id"], changed, actor)))
-
-    async def rotate(self, request: Request, actor: Actor) -> Response:
-        rotation = await read_document(request, self.limits, _Rotation)
-        return _shown_once(await self.keys.rotate(request.path_params["id"], rotation.grace_s, actor))
-
-    async def revoke(self, request: Request, actor: Actor) -> Response:
-        key = await self.keys.revoke(request.path_params["id"], actor)
-        return json_response(show_key(key) | {"revoked": True})
-
-    def _check_moment(self, moment: int | UnsetType | None) -> None:
-        if isinstance(moment, int) and moment <= self.clock():
-            message = "'expires_at' must be a future time in Unix seconds."
-            raise GatewayError(ErrorCode.INVALID_VALUE, message, param="expires_at")
-
-
-def _shown_once(made: CreatedApiKey) -> Response:
-    return json_response({"id": made.key.id, "key": made.secret} | show_key(made.key), 201)

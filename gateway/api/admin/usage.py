@@ -39,6 +39,7 @@ from gateway.metering.ledger import Ledger
 from gateway.metering.record_places import READINGS_MAX, Place, Reading
 from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
+from gateway.tenants.names import TenantNames
 
 _ROWS_MAX: Final = 1000
 _NO_TAGS: Final = "No tag has sums: [attribution] keys names none."
@@ -108,6 +109,7 @@ class UsageSection:
     ledger: Ledger
     verifier: LedgerVerifier
     clock: Callable[[], float]
+    names: TenantNames
     calendar: Calendar = UTC_CALENDAR
     tag_keys: tuple[str, ...] = ()
     """Of the tags that have sums."""
@@ -142,7 +144,7 @@ class UsageSection:
             sums, place = tuple(report.total.of(measure) for measure in MEASURES), (",".join(columns), rows[-1][0])
             of = (selection.first, selection.last, selection.tenant)
             following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
-        body = {"by": columns, "data": data, "total": amounts_document(report.total)}
+        body = {"by": columns, "data": await self.names.show(data), "total": amounts_document(report.total)}
         return self._page(selection, body, following), report.groups_read
 
     async def list_records(self, request: Request, _: Actor) -> Response:
@@ -161,7 +163,7 @@ class UsageSection:
             following = _RecordsCursor(
                 selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
             )
-        data = [describe_record(record) for record in page.records]
+        data = await self.names.show([describe_record(record) for record in page.records])
         return self._page(selection, {"data": data, "total": total}, following)
 
     async def verify(self, request: Request, _: Actor) -> Response:
@@ -170,7 +172,7 @@ class UsageSection:
         query.reject_unknown()
         after = TenantDay(cursor.day, cursor.holder) if cursor else None
         progress, last = await self.verifier.verify(selection, after)
-        differences = [
+        differences: list[dict[str, object]] = [
             {
                 "tenant": difference.sheet.tenant,
                 "day": difference.sheet.day,
@@ -188,7 +190,8 @@ class UsageSection:
         following = (
             _VerifyCursor(selection.first, selection.last, selection.tenant, last.day, last.tenant) if last else None
         )
-        return self._page(selection, counts | {"differences": differences}, following)
+        shown = await self.names.show(differences)
+        return self._page(selection, counts | {"differences": shown}, following)
 
     def _page(self, selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
         """Renders a page with its days, which may be defaults, and the cursor of the next page."""

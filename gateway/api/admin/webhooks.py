@@ -20,6 +20,7 @@ from gateway.events.deliveries import Delivery, DeliveryStore
 from gateway.events.endpoint_store import EndpointStore, describe
 from gateway.events.endpoints import Channel, Endpoint, channel_of, unknown_pattern
 from gateway.events.sender import EventSender
+from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
 
 _ONE = "/webhooks/{id}"
@@ -63,6 +64,7 @@ class WebhookSection:
     deliveries: DeliveryStore
     sender: EventSender
     tenants: TenantStore
+    names: TenantNames
     rules: AddressRules
     limits: BodyLimits
     has_mail: bool
@@ -84,12 +86,11 @@ class WebhookSection:
     async def create(self, request: Request, actor: Actor) -> Response:
         """Creates an endpoint. Only this response and that of a rotation hold the secret."""
         new = await read_document(request, self.limits, _NewWebhook)
-        if new.tenant:
-            await self.tenants.get(new.tenant)
+        tenant = new.tenant and (await self.tenants.get(await self.names.resolve(new.tenant))).name
         channel = self._check_url(new.url, new.channel)
         types = _checked(new.event_types)
-        endpoint = Endpoint("", new.url, channel, types, new.name, new.tenant or "")
-        return json_response(_with_secret(await self.endpoints.create(endpoint, actor)), 201)
+        endpoint = Endpoint("", new.url, channel, types, new.name, tenant or "")
+        return json_response(await self._with_secret(await self.endpoints.create(endpoint, actor)), 201)
 
     async def get(self, request: Request, _: Actor) -> Response:
         return json_response(await self._described(await self._endpoint(request)))
@@ -125,9 +126,8 @@ class WebhookSection:
     async def rotate(self, request: Request, actor: Actor) -> Response:
         terms = await read_document(request, self.limits, _Rotation)
         keeps_old = terms.keep_old_secret_active_for_24_hours
-        return json_response(
-            _with_secret(await self.endpoints.rotate(request.path_params["id"], actor, keeps_old=keeps_old))
-        )
+        endpoint = await self.endpoints.rotate(request.path_params["id"], actor, keeps_old=keeps_old)
+        return json_response(await self._with_secret(endpoint))
 
     async def test(self, request: Request, _: Actor) -> Response:
         """Sends an event at once, also to a disabled endpoint. `success` is whether a status came back."""
@@ -172,7 +172,13 @@ class WebhookSection:
         state: dict[str, object] = {"enabled": disabled is None, "problem": endpoint.problem or None}
         if disabled:
             state |= {"disabled_at": disabled.at, "disabled_reason": disabled.reason}
-        return describe(endpoint) | state
+        [shown] = await self.names.show([describe(endpoint)])
+        return shown | state
+
+    async def _with_secret(self, endpoint: Endpoint) -> dict[str, object]:
+        secret = {"signing_secret": endpoint.secret.plaintext} if endpoint.secret else {}
+        [shown] = await self.names.show([describe(endpoint)])
+        return shown | {"enabled": True} | secret
 
     def _check_url(self, url: str, name: str | None) -> Channel:
         """Raises: GatewayError INVALID_VALUE."""
@@ -192,11 +198,6 @@ def _checked(patterns: Sequence[str]) -> tuple[str, ...]:
         known = ", ".join(kind.value for kind in EventType)
         raise refused_value("event_types", f"no event matches '{unknown[:100]}'. Events: {known}.")
     return tuple(dict.fromkeys(patterns))
-
-
-def _with_secret(endpoint: Endpoint) -> dict[str, object]:
-    secret = {"signing_secret": endpoint.secret.plaintext} if endpoint.secret else {}
-    return describe(endpoint) | {"enabled": True} | secret
 
 
 def _delivery(delivery: Delivery) -> dict[str, object]:
