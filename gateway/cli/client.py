@@ -104,7 +104,10 @@ class AdminApi:
             fail(f"no {surface.key}; use {surface.option} or set {surface.variable}")
         if surface is _TENANT and path[:1] == ("tenants",):
             path = path[2:]  # its own
-        wanted = urlencode({name: value for name, value in (query or {}).items() if value is not None})
+        hidden = {"tenant"} if surface is _TENANT else set()
+        wanted = urlencode(
+            {name: value for name, value in (query or {}).items() if value is not None and name not in hidden}
+        )
         target = "".join("/" + quote(part, safe="") for part in path) + (f"?{wanted}" if wanted else "")
         try:
             # A URL for OpenAI clients ends in /v1.
