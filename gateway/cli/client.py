@@ -145,7 +145,10 @@ class AdminApi:
             fail(f"{surface.option} or {surface.variable}: {problem}")
         if surface is _TENANT and path[:1] == ("tenants",):
             path = path[2:]  # its own
-        wanted = urlencode({name: value for name, value in (query or {}).items() if value is not None})
+        hidden = {"tenant"} if surface is _TENANT else set()
+        wanted = urlencode(
+            {name: value for name, value in (query or {}).items() if value is not None and name not in hidden}
+        )
         target = "".join("/" + quote(part, safe="") for part in path) + (f"?{wanted}" if wanted else "")
         try:
             # A URL for OpenAI clients ends in /v1.

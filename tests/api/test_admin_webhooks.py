@@ -58,6 +58,17 @@ def test_a_secret_is_shown_when_it_is_created_and_when_it_is_rotated(gateway: Ga
     assert not any(one in everything for one in (secret, rotated["signing_secret"], SECRET))
 
 
+def test_a_webhook_of_a_renamed_tenant_is_made_by_its_present_name(gateway: Gateway, receiver: Receiver) -> None:
+    gateway.admin("PATCH", "/tenants/acme", {"name": "design"})
+    made = create(gateway, receiver, tenant="design")
+    assert "design" == made["tenant"] == gateway.admin("GET", f"/webhooks/{made['id']}").json()["tenant"]
+    refused = gateway.admin(
+        "POST", "/webhooks", {"name": "x", "url": receiver.url, "event_types": ["*"], "tenant": "acme"}
+    )
+    assert 404 == refused.status_code
+    assert "Its name is 'design'." in refused.json()["error"]["message"]
+
+
 def test_a_webhook_is_changed_disabled_and_deleted(gateway: Gateway, receiver: Receiver) -> None:
     path = f"/webhooks/{create(gateway, receiver)['id']}"
     changed = gateway.admin("PATCH", path, {"name": "shop", "event_types": ["quota.*"], "enabled": False}).json()

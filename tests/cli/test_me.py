@@ -66,8 +66,20 @@ def test_a_lead_manages_its_keys_without_an_admin_key(gateway: Gateway, me: Me, 
         gateway.get("/v1/models", authorization=f"Bearer {each}").status_code for each in (secret, rotated)
     ]
     assert f"Key {secret[6:16]} of team is revoked." in me("key", "revoke", secret[6:16], "--yes", key=lead).stdout
+    assert re.search(rf"^{secret[6:16]} +shop ", me("key", "list", "--revoked", key=lead).stdout, re.MULTILINE)
     entries = me("audit", key=lead).stdout
     assert re.search(rf"key:{lead[6:16]} +key\.revoke +team key {secret[6:16]}", entries)
+
+
+def test_a_renamed_tenant_sees_its_present_name(gateway: Gateway, me: Me, lead: str) -> None:
+    gateway.admin("PATCH", "/tenants/team", {"name": "studio"})
+    secret = me("key", "create", key=lead).stdout.strip()
+    assert "studio" == json.loads(me("usage", "--json", key=secret).stdout)["tenant"]["name"]
+    assert "studio" == json.loads(me("key", "show", secret[6:16], "--json", key=lead).stdout)["tenant"]
+    assert re.search(r"^name +studio *$", me("show", key=lead).stdout, re.MULTILINE)
+    assert re.search(rf"key\.create +studio key {secret[6:16]}", me("audit", key=lead).stdout)
+    credit = {"images": 1, "reason": "a test"}
+    assert "studio" == gateway.admin("POST", "/tenants/studio/credit", credit).json()["tenant"]
 
 
 def test_a_lead_chooses_alerts(me: Me, lead: str) -> None:

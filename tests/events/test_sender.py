@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -14,8 +15,11 @@ from gateway.domain.events import EventType
 from gateway.events.endpoints import Channel, Endpoint
 from gateway.events.outbox import PLATFORM
 from gateway.events.sender import DELAYS_S
+from gateway.events.texts import body as body_of
+from gateway.events.texts import subject
 from gateway.generation.transport import AiohttpTransport
 from gateway.redis import Client, execute
+from tests.support.administering import storing
 from tests.support.receiving import CLOSE, HANG, declared, receiving, sending
 
 pytestmark = pytest.mark.anyio
@@ -241,3 +245,25 @@ async def test_a_name_that_resolves_to_this_machine_the_second_time_is_not_reach
         assert [] == looked_up
         assert [] == receiver.received
     assert "has no public address" in errors[1]
+
+
+@pytest.mark.parametrize("name", ["acme", "design", "studio"])
+async def test_a_renamed_tenant_has_its_present_name_in_events_and_matches_a_filter_on_any_of_its_names(
+    redis_url: str, redis: Client, transport: AiohttpTransport, name: str
+) -> None:
+    async with storing(redis_url) as stores:
+        await stores.tenant("acme")
+        await stores.tenant("other")
+        for later in ("design", "studio"):
+            await stores.tenants.claim(later, "acme")
+        await stores.tenants.update("acme", lambda had: replace(had, renamed_to="studio"), ACTOR)
+    with receiving() as receiver:
+        one = sending(redis, transport, [declared("ops", receiver.url, "quota.*", tenant=name)])
+        await one.decide("a")
+        await one.decide("b", tenant="other")
+        await one.sender.queue_events()
+        await one.sender.deliver_due("ops")
+        assert ["studio"] == [json.loads(body)["data"]["tenant"] for _, body in receiver.received]
+    [delivery] = await one.latest("ops")
+    assert "tenant: studio" in body_of(delivery, (), None)
+    assert subject(delivery).startswith("studio ")

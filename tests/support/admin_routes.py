@@ -21,6 +21,7 @@ ROUTES: Final = [
     ("POST", "/keys/abc/rotate"),
     ("GET", "/pool"),
     ("POST", "/pool"),
+    ("PATCH", "/pool/sim"),
     ("GET", "/pool/sim/main"),
     ("PATCH", "/pool/sim/main"),
     ("GET", "/pool/sim/main/main-1"),
