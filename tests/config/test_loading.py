@@ -174,12 +174,8 @@ def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:
         ),
         ("models.0.targets.0.upstream", "nobody", "models[0].targets[0].upstream", "expected one of 302ai"),
         ("models.0.aliases", ["image-01"], "models", "duplicate name 'image-01'"),
-<<<<<<< HEAD
         ("upstreams.0.accounts.0.keys.1.name", "design-1", "keys[1].name", "duplicate name 'design-1'"),
-=======
-        ("upstreams.0.accounts.0.keys.1.name", "design-1", "account 'design'", "duplicate name 'design-1'"),
-        ("tenants", [{"name": "deleted-x"}], "tenants 'deleted-x'", "choose another"),
->>>>>>> p18-m4
+        ("tenants", [{"name": "deleted-x"}], "tenants[0].name", "choose another"),
         ("server.cors_origins", ["app.example.org"], "server.cors_origins", "https://app.example.org"),
         ("server.cors_origins", ["https://app.example.org/"], "server.cors_origins", "https://app.example.org"),
     ],
