@@ -276,7 +276,7 @@ def build_admin(
     key_section, audit = KeySection(keys, limits, clock, names), AuditSection(Audit(redis), tenants, upstreams, names)
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
     usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
-    exports = Exports(ledger, settings.ledger.billing_account, config.calendar)
+    exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),

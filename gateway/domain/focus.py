@@ -62,8 +62,9 @@ def focus_rows(
     holder: Holder,
     account: str,
     calendar: Calendar = UTC_CALENDAR,
+    name: str = "",
 ) -> Iterator[list[object]]:
-    """Yields the rows of a tenant's day in order, each as its FOCUS_COLUMNS."""
+    """Yields the rows of a tenant's day in order, each as its FOCUS_COLUMNS. `name`: the tenant's, if it was renamed."""
     tags = {"cost_centre": holder.cost_centre, **holder.tags} if holder.cost_centre else holder.tags
     first = sheet.day.replace(day=1)
     shared: dict[str, object] = {
@@ -79,7 +80,8 @@ def focus_rows(
         "ServiceName": "Image generation",
         "ConsumedUnit": _IMAGES,
         "ResourceType": "API key",
-        **dict.fromkeys(("SubAccountId", "SubAccountName"), sheet.tenant),
+        "SubAccountId": sheet.tenant,
+        "SubAccountName": name or sheet.tenant,
         "Tags": json.dumps(tags, sort_keys=True, separators=(",", ":")) if tags else None,
     }
     for group, amounts in sorted(groups.items()):

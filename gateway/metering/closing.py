@@ -17,9 +17,9 @@ import msgspec
 
 from gateway.domain.audit import Actor, AuditEvent
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.usage import GroupBy, Holder, Reconciliation, UsageFilter, UsageReport
+from gateway.domain.usage import GroupBy, Reconciliation, UsageFilter, UsageReport
 from gateway.metering.exports import Exports, amounts_document
-from gateway.metering.ledger_keys import day_number, read_integer
+from gateway.metering.ledger_keys import day_number, read_integer, write_holder
 from gateway.metering.verification import LedgerVerifier
 from gateway.redis import Client, execute
 from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, TenantTransactions
@@ -168,7 +168,7 @@ class MonthCloser:
         holders = await self._ledger.holders(tenants)
         for name in tenants:
             event = AuditEvent(actor, "usage.close", name, after={"month": f"{first:%Y-%m}"})
-            update = FieldUpdate(HashKind.CLOSED, month, None, _text(holders[name].present))
+            update = FieldUpdate(HashKind.CLOSED, month, None, write_holder(holders[name].present))
             if month not in holders[name].closed:
                 try:
                     await self._transactions.make(event, [update])
@@ -198,10 +198,6 @@ def _problem(found: Reconciliation) -> str:
     if found.busy_days:
         return "requests of it were settled during the comparison"
     return "records of some days have expired, so they prove nothing" if found.expired_days else ""
-
-
-def _text(holder: Holder) -> str:
-    return msgspec.json.encode(holder).decode()
 
 
 async def _sha256(lines: AsyncIterator[str]) -> str:

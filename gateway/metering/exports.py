@@ -4,7 +4,7 @@ Invariant: the rows of a FOCUS export add up to the totals that `Ledger.fill` re
 not is refused. Memory: one page of a report, or the groups of one tenant's day.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from gateway.domain.focus import FOCUS_COLUMNS, FocusGroup, focus_group, focus_r
 from gateway.domain.usage import Group, GroupBy, Holders, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import Ledger
 from gateway.metering.ledger_keys import read_record
+from gateway.tenants.names import TenantNames
 
 AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 """Columns of amounts, in order."""
@@ -37,6 +38,8 @@ class Exports:
     account: str
     """The installation, as FOCUS names it."""
     calendar: Calendar = UTC_CALENDAR
+    names: TenantNames | None = None
+    """Absent if no tenant was renamed."""
     rows_per_page: int = 10_000
     """Rows of a report that are held at once. Each page reads the totals again."""
 
@@ -46,12 +49,14 @@ class Exports:
         """Yields a report as CSV. Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE."""
         yield csv_line([*(group.value for group in by), *AMOUNTS])
         after: Group | None = None
+        at, names = by.index(GroupBy.TENANT) if GroupBy.TENANT in by else None, await self.current_names()
         while True:
             report = UsageReport(by, self.rows_per_page, after, UsageTotals(), tag)
             await self.ledger.fill(report, usage_filter)
             rows = report.rows()
             for group, amounts in rows:
-                yield csv_line([*group, *amounts_document(amounts).values()])
+                shown = [names.get(value, value) if column == at else value for column, value in enumerate(group)]
+                yield csv_line([*shown, *amounts_document(amounts).values()])
             if not report.has_more:
                 return
             after = rows[-1][0]
@@ -60,12 +65,18 @@ class Exports:
         """Yields FOCUS 1.2 as CSV. Raises: GatewayError CONFLICT, NOT_FOUND, REDIS_UNAVAILABLE."""
         yield csv_line(FOCUS_COLUMNS)
         holders: dict[str, Holders] = {}
+        names = await self.current_names()
         for sheet in await self.ledger.tenant_days(usage_filter):
             if sheet.tenant not in holders:
                 holders |= await self.ledger.holders([sheet.tenant])
             groups = await self.groups(sheet)
-            for row in focus_rows(sheet, groups, holders[sheet.tenant].of(sheet.day), self.account, self.calendar):
+            holder, name = holders[sheet.tenant].of(sheet.day), names.get(sheet.tenant, sheet.tenant)
+            for row in focus_rows(sheet, groups, holder, self.account, self.calendar, name):
                 yield csv_line(row)
+
+    async def current_names(self) -> Mapping[str, str]:
+        """Returns the names of renamed tenants by ID. Raises: GatewayError REDIS_UNAVAILABLE."""
+        return await self.names.all_current() if self.names else {}
 
     async def groups(self, sheet: TenantDay) -> dict[FocusGroup, UsageTotals]:
         """Returns the amounts of a tenant's day, read from its records until they agree with its totals.

@@ -222,6 +222,10 @@ def read_holder(text: str) -> Holder:
     return msgspec.json.decode(text, type=Holder)
 
 
+def write_holder(holder: Holder) -> str:
+    return msgspec.json.encode(holder).decode()
+
+
 def read_integer(text: str | None) -> int:
     """Parses an integer. An invalid one counts as 0, so that a damaged record appears as a discrepancy."""
     return int(text) if text is not None and _INTEGER.fullmatch(text) else 0

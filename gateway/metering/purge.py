@@ -22,9 +22,16 @@ import structlog
 from gateway.domain.audit import Actor, AuditEvent
 from gateway.domain.errors import GatewayError
 from gateway.domain.tenants import RESERVED
-from gateway.domain.usage import TenantDay, UsageFilter
+from gateway.domain.usage import Holder, TenantDay, UsageFilter
 from gateway.metering.ledger import Ledger
-from gateway.metering.ledger_keys import day_number, days_record, records_stream, sums_record
+from gateway.metering.ledger_keys import (
+    closed_record,
+    day_number,
+    days_record,
+    records_stream,
+    sums_record,
+    write_holder,
+)
 from gateway.redis import Client, LeaderLock, execute, load_script, scan_keys
 from gateway.tenants.names import TenantNames
 from gateway.tenants.records import lookup_record, read_tenant, record
@@ -115,7 +122,7 @@ class TenantPurger:
         key_ids = await execute(self._redis, self._redis.hkeys(f"{base}keys"), list[str])
         for key_id in key_ids:
             await self._unindex([lookup_record(self._redis, key_id)], [tenant])
-        bill = tuple(base + kind for kind in ("days", "records_end", "sums:", "ledger:"))
+        bill = tuple(base + kind for kind in ("days", "records_end", "closed", "sums:", "ledger:"))
         async with aclosing(scan_keys(self._redis, f"{base}*")) as parts:
             async for names in parts:
                 if doomed := [name for name in names if not (is_bill_kept and name.startswith(bill))]:
@@ -124,6 +131,9 @@ class TenantPurger:
 
     async def _copy(self, tenant: str, pseudonym: str) -> bool:
         """Returns: False if this process does not lead any more."""
+        closed, own = (closed_record(self._redis.prefix, name) for name in (tenant, pseudonym))
+        for month in await execute(self._redis, self._redis.hkeys(closed), list[str]):
+            await execute(self._redis, self._redis.hset(own, month, write_holder(Holder())), int)
         ends = await self._ledger.records_end(tenant)
         summed = (await self._ledger.days_of([tenant], _EVERY_DAY))[tenant]
         for day in sorted({*ends, *summed}):

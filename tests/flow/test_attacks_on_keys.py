@@ -128,6 +128,7 @@ def test_a_tenants_key_shows_nothing_of_another_tenant_on_any_route(make_gateway
         "key": "main-1",
         "model": "x",
         "extension": "jpg",
+        "delivery": "x",
     }
     found = routes(gateway)
     assert len(found) > 25

@@ -71,6 +71,7 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "id": (KEY_ID,),
     "upstream": ("sim",),
     "account": ("spare",),
+    "delivery": ("x",),
     "key": ("spare-1",),
     "id}.{extension": (f"{'0' * 40}.jpg", f"{KEY_ID}.png"),
 }

@@ -56,6 +56,7 @@ async def purging(url: str) -> AsyncIterator[Purging]:
         key = (await stores.key("acme", "web shop")).key.id
         billed = Settled(key=key)
         with redis.Redis.from_url(url) as client:
+            client.hset("ig3:{acme}:closed", "202606", '{"cost_centre":"CC-7","owner":"Ada","tags":{"feature":"hero"}}')
             for days in range(3):
                 made = numbered(replace(billed, day=TODAY - timedelta(days)), 3 + days, first=10 * days)
                 settle(client, [replace(one, idempotency=f"client-of-acme {one.request_id}") for one in made])

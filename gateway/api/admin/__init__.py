@@ -112,8 +112,8 @@ class AdminApi:
             self.buckets.take(bucket)
         if not _WITH_QUERY.fullmatch(request.url.path):
             QueryFields(request).reject_unknown()
-        await self._resolve(request)
         with translate_change_errors() if method != "GET" else nullcontext():
+            await self._resolve(request)
             return await handlers[method](request, Actor(name, context.id))
 
     async def _resolve(self, request: Request) -> None:
