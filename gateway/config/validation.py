@@ -98,6 +98,10 @@ def _read_value(value: object, kind: object, path: str, problems: Problems) -> o
         return INVALID
     if not isinstance(value, list):
         return _read_leaf(value, kind, path, problems)
+    bounds = (meta.max_length for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, Meta))
+    if (bound := next(filter(None, bounds), None)) and len(value) > bound:
+        problems.add(path, f"expected at most {bound} entries, got {len(value)}")
+        return INVALID
     items = [_read_value(item, get_args(plain)[0], f"{path}[{at}]", problems) for at, item in enumerate(value)]
     if INVALID in items:
         problems.kept[path] = [at for at, item in enumerate(items) if item is not INVALID]

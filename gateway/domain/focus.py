@@ -64,7 +64,7 @@ def focus_rows(
     calendar: Calendar = UTC_CALENDAR,
     name: str = "",
 ) -> Iterator[list[object]]:
-    """Yields the rows of a tenant's day in order, each as its FOCUS_COLUMNS. `name`: the tenant's, if it was renamed."""
+    """Yields the rows of a tenant's day in order, each as its FOCUS_COLUMNS. `name`: of a renamed tenant."""
     tags = {"cost_centre": holder.cost_centre, **holder.tags} if holder.cost_centre else holder.tags
     first = sheet.day.replace(day=1)
     shared: dict[str, object] = {

@@ -77,7 +77,7 @@ def test_what_was_withheld_is_said_and_not_charged(log: Log, gateway: Gateway) -
 
 
 def test_an_order_without_an_answer_is_unconfirmed_and_charged(log: Log, gateway: Gateway) -> None:
-    answer = gateway.generate(prompt=f"{PROMPT} [garbage]")
+    answer = gateway.generate(prompt=f"{PROMPT} [http=502]")
     line = log.request(answer.headers["x-request-id"])
     assert (1, "unconfirmed", "0.0035") == (line["unconfirmed"], line["settlement"], line["usd"])
     assert ("warning", "invalid_response", "invalid_response") == (

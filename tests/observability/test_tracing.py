@@ -131,7 +131,7 @@ def test_what_failed_is_marked_with_its_fault(tracing: Gateway, stack: ExitStack
     assert 502 == tracing.generate(prompt=f"{PROMPT} [garbage]").status_code
     stack.close()
     failed = {span.name: attributes(span)["error.type"] for span in collector.jobs() if span.status.code}
-    assert {ROUTE: "invalid_response", "attempt": "invalid_response"} == failed
+    assert {ROUTE: "unexpected_response", "attempt": "unexpected_response"} == failed
     assert {Status.STATUS_CODE_ERROR, Status.STATUS_CODE_UNSET} == {span.status.code for span in collector.jobs()}
 
 
@@ -174,7 +174,7 @@ def run(code: str, directory: Path, endpoint: str) -> subprocess.CompletedProces
         '[[models]]\nid = "image-01"\nprice_per_image_usd = "0.0035"\n'
         '[[models.targets]]\nupstream = "sim"\nmodel = "image-01"\n'
     )
-    environ = os.environ | {"KEY": "secret", "IMAGEGATE_CONFIG": str(config)}
+    environ = os.environ | {"KEY": "sk-7f3e9a1c5b2d", "IMAGEGATE_CONFIG": str(config)}
     return subprocess.run(
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=False
     )
