@@ -17,27 +17,27 @@ from gateway.observability.metrics import Metrics
 _CHECK_S: Final = 3600.0
 _DAY_S: Final = 86_400
 _DAYS: Final = frozenset({30, 14, *range(8)})
-"""Whole days that a certificate is still valid, at which operators are told."""
+"""Days before the expiry of a certificate on which an event is sent."""
 _MESSAGE_MAX_CHARS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessEvents:
-    """Each process tells the same event under the same name, so that it is sent once."""
+    """Appends these events. All processes use the same event name, so each event is sent once."""
 
     outbox: Outbox
     metrics: Metrics
     gauges: PoolGauges
 
     async def note_reload(self, refusal: str) -> None:
-        """Tells that a changed configuration was refused, with the reason; empty if it was accepted."""
+        """Records whether the last configuration change was refused. `refusal` is the reason; empty if accepted."""
         self.metrics.config_reload_refused.set(int(bool(refusal)))
         if refusal:
             name = f"{refusal} {int(time.time()) // _DAY_S}"
             await self._append(EventType.RELOAD_REFUSED, {"message": refusal[:_MESSAGE_MAX_CHARS]}, name)
 
     async def watch_certificate(self, host: str, certificate: Path) -> None:
-        """Tells that the certificate of a PEM file expires soon; runs until cancelled."""
+        """Checks the certificate of a PEM file every hour; runs until cancelled."""
         while True:
             await self.check_certificate(host, certificate)
             await asyncio.sleep(_CHECK_S)
@@ -52,7 +52,7 @@ class ProcessEvents:
             await self._append(EventType.CERTIFICATE_EXPIRING, data, f"{ends.isoformat()} {int(now_s) // _DAY_S}")
 
     async def _append(self, kind: EventType, data: dict[str, object], name: str) -> None:
-        with suppress(GatewayError):  # Redis is unavailable: the log and the metrics tell it
+        with suppress(GatewayError):  # Redis is unavailable: the log and the metrics show the problem
             await self.outbox.append(kind, data, name=f"{kind.value} {name}")
 
 

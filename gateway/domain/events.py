@@ -1,6 +1,6 @@
-"""Events that people are told about: of quotas, budgets, keys, provider accounts, the gateway and batches.
+"""Events for notifications: quotas, budgets, keys, provider accounts, the gateway and batches.
 
-Whatever decides an event appends it to a Redis stream in the same script: a tenant's, the pool's or the gateway's own.
+The script that detects an event appends it to a Redis stream of the tenant, the pool or the gateway.
 """
 
 import hashlib

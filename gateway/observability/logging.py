@@ -59,7 +59,7 @@ def configure_logging(log_format: LogFormat, level: LogLevel) -> None:
 
 
 def count_dropped_lines() -> int:
-    """Returns how many log lines of this process nobody read in time."""
+    """Returns the number of log lines that this process dropped because standard error was blocked."""
     streams = [getattr(handler, "stream", None) for handler in logging.getLogger().handlers]
     return sum(stream.dropped for stream in streams if isinstance(stream, LogWriter))
 

@@ -266,7 +266,7 @@ class Metrics:
             "config_reload_refused", "Processes whose latest change of the configuration was refused."
         )
         self.log_lines_dropped = self._gauge(
-            "log_lines_dropped", "Log lines that nobody read in time, since the process started."
+            "log_lines_dropped", "Log lines dropped since the process started, because standard error was blocked."
         )
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "Delay of the event loop, sampled every second.", buckets=_SHORT_SECONDS

@@ -1,6 +1,6 @@
 -- The streams of a tenant or a pool that a change appends to. Stands before every script that writes one.
--- Events   type, at_ms (Unix ms) and data (JSON) of what people are told, see domain/events.py; about 10,000 entries at most
--- Audit    who changed what, see tenants/audit.py
+-- Events   type, at_ms (Unix ms) and data (JSON), see domain/events.py; about 10,000 entries at most
+-- Audit    changes and their actors, see tenants/audit.py
 -- TTL      none: the gateway deletes events that it has sent; the audit log drops entries older than keep_s seconds
 -- Clock    of the caller
 local EVENTS_MAX = 10000
