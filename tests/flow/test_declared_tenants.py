@@ -76,7 +76,7 @@ def test_a_wrong_file_is_logged_and_the_old_stays(configuration: Path, options: 
         for number, (old, new, words) in enumerate(
             (
                 ("[[tenants]]", "[[tenants]", ("TOML",)),
-                ('name = "acme"', 'name = "acme"\nmodels = ["nope"]', ("acme", "nope")),
+                ('name = "acme"', 'name = "acme"\nmodels = ["nope"]', ("tenants[0].models[0]", "nope")),
                 ('hash = "', 'hash = "x', ("hash", "imagegate key hash")),
             )
         ):

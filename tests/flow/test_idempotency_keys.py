@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import redis
 
+from tests.support.asking import without_cost
 from tests.support.harness import Gateway, MakeGateway, Simulator, admin, new_key, wait_until
 from tests.support.processes import gateways, write_configuration
 
@@ -45,7 +46,7 @@ def test_the_same_key_and_body_get_the_first_answer(
     key = new_key(pair[0])
     first, second, third = (post(url, key, body) for url in (*pair, pair[0]))
     assert first.status_code == second.status_code == third.status_code
-    assert first.text == second.text == third.text
+    assert without_cost(first.text) == without_cost(second.text) == without_cost(third.text)
     assert [None, "true", "true"] == [one.headers.get("x-imagegate-replayed") for one in (first, second, third)]
     assert first.headers.get("x-imagegate-missing") == second.headers.get("x-imagegate-missing")
     assert first.headers["x-request-id"] != second.headers["x-request-id"]

@@ -316,7 +316,8 @@ def test_a_directory_of_another_user_is_left_as_it_is(directory: Path, monkeypat
 
 @pytest.mark.parametrize("name", ["journal", "lost+found", "appendonlydir", "redis.log"])
 def test_what_the_gateway_or_a_file_system_has_made_is_no_obstacle(directory: Path, name: str) -> None:
-    (directory / name).mkdir(mode=0o755, parents=True)
+    (directory / name).mkdir(parents=True)
+    (directory / name).chmod(0o755)  # whatever the umask
     EmbeddedRedis(directory).prepare()
     assert 0o700 == stat.S_IMODE(directory.stat().st_mode)
     assert (0o755 if name == "lost+found" else 0o700) == stat.S_IMODE((directory / name).stat().st_mode)

@@ -19,6 +19,11 @@ WRITTEN = f"{PREFIX}:{{a}}:test"
 """The key that `written` writes."""
 
 
+def without_cost(stream: str) -> str:
+    """A response without the last comment of a stream: a replay costs nothing."""
+    return stream.partition(": cost-usd ")[0]
+
+
 @asynccontextmanager
 async def connected(url: str, login: Credentials = NOBODY, timeout_s: float = 2.0) -> AsyncIterator[Client]:
     redis = connect(url, timeout_s, login)

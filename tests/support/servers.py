@@ -1,6 +1,7 @@
 """Redis as operators run it: over TCP, with TLS, behind sentinels, as a cluster."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,17 +21,24 @@ from tests.support.harness import REDIS_BINARIES, redis_process, wait_until
 MASTER: Final = "images"
 _SLOTS: Final = 16384
 _BUS: Final = 10_000
+_PORTS: Final = (12_000, 22_000)
 _PRIMARIES: Final = 3
 _SENTINELS: Final = 3
 _FAILOVER_TIMEOUT_S: Final = 60
 
 
 def free_port() -> int:
-    """Returns a free port whose cluster bus port, 10,000 above, is free too."""
+    """Returns a free port whose cluster bus port, 10,000 above, is free too.
+
+    The kernel gives neither to a connection before it is used: its own range begins at 32768.
+    """
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port: int = probe.getsockname()[1]
-        with suppress(OSError, OverflowError), socket.create_server(("127.0.0.1", port + _BUS)):
+        port = random.SystemRandom().randrange(*_PORTS)
+        with (
+            suppress(OSError),
+            socket.create_server(("127.0.0.1", port)),
+            socket.create_server(("127.0.0.1", port + _BUS)),
+        ):
             return port
 
 
