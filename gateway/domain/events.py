@@ -24,6 +24,7 @@ class EventType(Enum):
     ACCOUNT_SPENT = "pool.account_spent"
     KEY_QUARANTINED = "pool.key_quarantined"
     NO_CAPACITY = "pool.no_capacity"
+    CAPACITY_RESTORED = "pool.capacity_restored"
     UPSTREAM_SPEND = "upstream.spend_threshold_crossed"
     RELOAD_REFUSED = "config.reload_refused"
     CERTIFICATE_EXPIRING = "certificate.expiring"

@@ -170,6 +170,11 @@ class EndpointStore:
         entry = _entry("webhook.disable" if is_disabled else "webhook.enable", actor, None, await self.get(name))
         await self._run(name, text, text, entry, state)
 
+    async def note(self, action: str, endpoint: Endpoint, actor: Actor) -> None:
+        """Writes an audit entry of an act that changes no endpoint. Raises: GatewayError NOT_FOUND, CONFLICT."""
+        text = "" if endpoint.is_declared else await self._text(endpoint.id)
+        await self._run(endpoint.id, text, text, _entry(action, actor, None, endpoint))
+
     def _disabled(self, reason: str) -> str:
         return msgspec.json.encode(Disabled(int(self._clock()), reason)).decode()
 

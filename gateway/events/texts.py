@@ -21,7 +21,8 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "key.revoked": "API key {key_id} of {tenant} was revoked",
     "pool.account_spent": "Account {upstream}/{account} has no balance or no quota left: {error_code}",
     "pool.key_quarantined": "{whose} is quarantined: {error_code}",
-    "pool.no_capacity": "Upstream {upstream} has no account with capacity",
+    "pool.no_capacity": "Upstream {upstream} has no account that can serve {served}",
+    "pool.capacity_restored": "Upstream {upstream} serves {served} again",
     "upstream.spend_threshold_crossed": "Account {upstream}/{account} has spent its cap of {day}",
     "config.reload_refused": "A changed configuration was refused: {message}",
     "certificate.expiring": "The certificate of {host} expires in {days} days",
@@ -66,6 +67,7 @@ def subject(event: Delivery) -> str:
     shown["whose"] = (
         f"{'Key' if 'key' in shown else 'Account'} {'/'.join(shown[one] for one in _PLACE if one in shown)}"
     )
+    shown["served"] = f"model {shown['model']}" if "model" in shown else "requests"
     shown["who"] = f"API key {shown['key_id']} of {shown['tenant']}" if key_id else shown["tenant"]
     return _SENTENCES.get(event.type, f"{event.type} {{tenant}}").format_map(shown)[:_SUBJECT_MAX_CHARS]
 

@@ -27,7 +27,7 @@ All keys of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 | accused, blamed, blamed:MODEL | hash, sets | 40 days idle | errors met by few tenants: see lua/health.lua |
 | served | sorted set | 40 days idle | tenants by last success; at most 1,000: see lua/release.lua |
 | ailing | hash | 40 days idle | tenant -> consecutive failures; at most 1,000: see lua/health.lua |
-| meta | hash | 40 days idle | settings, virtual time, consecutive failures, calls of the last minute |
+| meta | hash | 40 days idle | settings, virtual time, consecutive failures, calls of the last minute, outages |
 | events | stream | 40 days idle | events of the upstream: see events/outbox.py |
 | audit | stream | `[audit]` | one entry per admin change |
 | day:YYYYMMDD | hash | 40 days idle | "ACCOUNT\|images" and "ACCOUNT\|usd_micros" delivered, events of the day |

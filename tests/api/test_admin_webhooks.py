@@ -53,7 +53,9 @@ def test_a_secret_is_shown_when_it_is_created_and_when_it_is_rotated(gateway: Ga
     for one in (secret, rotated["signing_secret"]):
         assert "batch.completed" == openai.OpenAI(api_key="x").webhooks.unwrap(body, headers, secret=one).type
     audited = gateway.admin("GET", "/audit").json()["data"]
-    assert ["webhook.rotate", "webhook.create"] == [one["action"] for one in audited if one["target"] == path[1:]]
+    assert ["webhook.test", "webhook.rotate", "webhook.create"] == [
+        one["action"] for one in audited if one["target"] == path[1:]
+    ]
     everything = json.dumps([audited, gateway.admin("GET", "/webhooks").json(), gateway.admin("GET", path).json()])
     assert not any(one in everything for one in (secret, rotated["signing_secret"], SECRET))
 
@@ -153,6 +155,8 @@ def test_a_delivery_is_listed_and_replayed_by_command(gateway: Gateway, receiver
     wait_until(lambda: "delivered" in command("deliveries", gone), "the result is stored")
     answer = gateway.admin("POST", f"/webhooks/{gone}/deliveries/dlv_0/replay")
     assert (404, True) == (answer.status_code, "has no delivery 'dlv_0'" in answer.json()["error"]["message"])
+    actions = [one["action"] for one in gateway.admin("GET", "/audit").json()["data"]]
+    assert [1, 1] == [actions.count(f"webhook.{name}") for name in ("test", "replay")]
     assert "is deleted" in command("delete", gone, "--yes")
     done = run("webhook", "test", gone, IMAGEGATE_URL=gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
     assert (1, f"imagegate: There is no webhook '{gone}'. See GET /admin/v1/webhooks.\n") == (

@@ -51,7 +51,7 @@ async def test_a_delivery_that_fails_is_repeated_with_the_same_id(
         assert 4 < await one.hurry("ops") <= 5
         await one.sender.deliver_due("ops")
         assert 2 == len(receiver.received)
-        assert 1 == len(set(receiver.types))
+        assert 1 == len(set(receiver.webhook_ids))
         assert (1, 1) == (one.count("failed"), one.count("delivered"))
         [delivered] = await one.latest("ops")
         assert ("delivered", 2, 200) == (delivered.result, delivered.attempts, delivered.status)
@@ -112,7 +112,7 @@ async def test_the_schedule_ends_after_three_days_and_the_platform_hears_by_anot
         await one.endpoints.hold("ops", ACTOR, is_disabled=False)
         assert await one.deliveries.replay("ops", failed)
         await one.sender.deliver_due("ops")
-        assert [receiver.types[0]] * 11 == receiver.types
+        assert [receiver.webhook_ids[0]] * 11 == receiver.webhook_ids
 
 
 async def test_an_endpoint_that_accepts_other_events_is_not_disabled(

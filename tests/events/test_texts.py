@@ -34,6 +34,8 @@ def test_every_event_has_a_sentence_and_a_place_in_the_docs() -> None:
             {"upstream": "sim", "account": "a", "key": "a-1", "error_code": "key_invalid"},
             "Key sim/a/a-1 is quarantined: key_invalid",
         ),
+        (EventType.NO_CAPACITY, {"upstream": "sim"}, "Upstream sim has no account that can serve requests"),
+        (EventType.CAPACITY_RESTORED, {"upstream": "sim", "model": "m"}, "Upstream sim serves model m again"),
         (EventType.KEY_QUARANTINED, {"upstream": "sim", "account": "a"}, "Account sim/a is quarantined: ?"),
         (
             EventType.RELOAD_REFUSED,

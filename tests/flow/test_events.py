@@ -53,7 +53,7 @@ def test_a_delivery_in_flight_of_a_killed_process_is_sent_again_with_its_id(redi
         finally:
             process.kill()
             process.wait()
-        assert [names[0], *names] == receiver.types
+        assert [names[0], *names] == receiver.webhook_ids
 
 
 def test_what_a_tenant_uses_and_an_administrator_changes_is_sent_before_the_next_sweep(
@@ -111,4 +111,4 @@ def test_no_event_is_lost_whenever_processes_are_killed(redis_url: str, tmp_path
                 for process in running:
                     process.kill()
                     process.wait()
-        assert set(names) == set(receiver.types)
+        assert set(names) == set(receiver.webhook_ids)

@@ -46,7 +46,7 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}/hook"
 
     @property
-    def types(self) -> list[str]:
+    def webhook_ids(self) -> list[str]:
         """The `webhook-id` of each request."""
         return [headers["webhook-id"] for headers, _ in self.received]
 

@@ -129,13 +129,14 @@ class WebhookSection:
         endpoint = await self.endpoints.rotate(request.path_params["id"], actor, keeps_old=keeps_old)
         return json_response(await self._with_secret(endpoint))
 
-    async def test(self, request: Request, _: Actor) -> Response:
+    async def test(self, request: Request, actor: Actor) -> Response:
         """Sends an event at once, also to a disabled endpoint. `success` is whether a status came back."""
         wanted = (await read_document(request, self.limits, _Test)).event_type
         known = [kind.value for kind in EventType]
         if wanted not in known:
             raise refused_value("event_type", f"expected one of {', '.join(known)}.")
         endpoint = await self._endpoint(request)
+        await self.endpoints.note("webhook.test", endpoint, actor)
         attempt = await self.sender.send_test(endpoint, EventType(wanted))
         return json_response(
             {
@@ -154,7 +155,7 @@ class WebhookSection:
         data = [_delivery(one) for one in await self.deliveries.list_latest(endpoint.id)]
         return json_response({"object": "list", "data": data, "has_more": False})
 
-    async def replay(self, request: Request, _: Actor) -> Response:
+    async def replay(self, request: Request, actor: Actor) -> Response:
         """Delivers an ended delivery again, with the same event ID."""
         endpoint, wanted = await self._endpoint(request), request.path_params["delivery"]
         delivery = await self.deliveries.find(endpoint.id, wanted)
@@ -162,6 +163,7 @@ class WebhookSection:
             raise GatewayError(ErrorCode.NOT_FOUND, f"Webhook '{endpoint.id}' has no delivery '{wanted[:64]}'.")
         if not await self.deliveries.replay(endpoint.id, delivery):
             raise GatewayError(ErrorCode.CONFLICT, f"'{delivery.id}' is still pending: it will be sent by itself.")
+        await self.endpoints.note("webhook.replay", endpoint, actor)
         return json_response(_delivery(await self.deliveries.find(endpoint.id, wanted) or delivery))
 
     async def _endpoint(self, request: Request) -> Endpoint:

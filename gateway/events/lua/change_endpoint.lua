@@ -8,6 +8,7 @@
 local args = cmsgpack.unpack(ARGV[1])
 local stored = redis.call('HGET', KEYS[1], args.id) or ''
 redis.call('XLEN', KEYS[2])
+redis.call('STRLEN', KEYS[3])
 if stored ~= args.before then return 0 end
 if stored == '' and args.after ~= '' and redis.call('HLEN', KEYS[1]) >= args.endpoints_max then return -1 end
 if args.after == '' then

@@ -52,16 +52,20 @@ local function announce(field)
   emit(field, 'half_open', cooldown.error_code)
 end
 
--- Appends the event that an account is spent or a key is quarantined, once a day; see events/outbox.py.
+-- Appends an event of the upstream; see events/outbox.py.
+local function append_pool_event(kind, data)
+  data.upstream = string.match(base, '{pool:(.+)}')
+  append_event(touch('events'), kind, math.floor(now / 1000), cjson.encode(data))
+end
+
+-- Appends the event that an account is spent or a key is quarantined, once a day.
 local function append_loss(field, after, error_code)
   local is_spent = error_code == 'insufficient_balance' or string.find(error_code, '^quota_exhausted_[pd]')
   local account, key = string.match(field, '^([^/|*]+)/?([^|]*)$')
   if not account or not (is_spent or after == 'quarantined') then return end
   local kind = is_spent and 'pool.account_spent' or 'pool.key_quarantined'
   if redis.call('HSETNX', touch('day'), field .. '|' .. kind, 1) == 0 then return end
-  append_event(touch('events'), kind, math.floor(now / 1000), cjson.encode({
-    upstream = string.match(base, '{pool:(.+)}'), account = account, key = key ~= '' and key or nil,
-    error_code = error_code}))
+  append_pool_event(kind, {account = account, key = key ~= '' and key or nil, error_code = error_code})
 end
 
 -- Starts, replaces or extends a cooldown in the state `after`; `new` as for move.

@@ -244,6 +244,7 @@ end
 
 local decision, found = ACTS[act]()
 if decision == 'done' then
+  if act == 'hold' or act == 'remove' or act == 'probed' then begin_outage() end
   -- Slots per image and per microsecond of concurrency, from the accounts' limits; a call is at least one slot.
   local requests, images, concurrency = 0, 0, 0
   each_field(K.members, function(_, kept)

@@ -184,12 +184,13 @@ if report.images and is_counted then
   local limit = tonumber(report.alert_usd_micros)
   if limit and spent >= limit and redis.call('HSETNX', K.day, report.account .. '|alerted', 1) == 1 then
     local day = string.gsub(string.match(K.day, '%d+$'), '^(%d%d%d%d)(%d%d)(%d%d)$', '%1-%2-%3')
-    append_event(touch('events'), 'upstream.spend_threshold_crossed', math.floor(now / 1000), cjson.encode({
-      upstream = string.match(base, '{pool:(.+)}'), account = report.account, day = day, used = dollars(spent),
-      limit = dollars(limit)}))
+    append_pool_event('upstream.spend_threshold_crossed',
+      {account = report.account, day = day, used = dollars(spent), limit = dollars(limit)})
   end
 end
 if a then put_back(a) end
+if lease and report.is_success then end_outages(report.model, lease.t) end
+if report.scope or report.breaker == 'ill' then begin_outage(report.model) end
 apply_time()
 dispatch_freed()
 return reply({decision = 'released'})

@@ -268,3 +268,30 @@ local function outlook(need, is_over, waits)
   if opens_us > soonest then return opens_us, 'down' end
   return soonest, reason
 end
+
+-- Outages. `outage` and `outage|MODEL` of meta are the moments from which no account could serve anything, or a model,
+-- as none was merely busy. An outage ends with the success of a call that was leased since: a cooldown that is over or
+-- an account that is added serves nothing yet. So each has one event of its begin and one of its end.
+local function is_down(model)
+  local soonest, reason = outlook({n = 1, m = model}, false)
+  return not soonest or reason == 'down'
+end
+
+local function begin_outage(model)
+  if setting('outage') > 0 or not is_down(model) then return end
+  if not model or is_down() then model = nil end
+  local field = model and 'outage|' .. model or 'outage'
+  if setting(field) > 0 then return end
+  set_meta(field, now)
+  append_pool_event('pool.no_capacity', {model = model})
+end
+
+local function end_outages(model, leased_at)
+  for field, of in pairs({outage = false, ['outage|' .. model] = model}) do
+    local since = setting(field)
+    if since > 0 and (leased_at >= since or since > now) then
+      set_meta(field, 0)
+      append_pool_event('pool.capacity_restored', {model = of or nil})
+    end
+  end
+end

@@ -14,6 +14,7 @@
 -- TTL            none; the audit log drops entries older than ARGV[3]. Clock: the server's
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+for at, look in ipairs({'HLEN', 'HLEN', 'SCARD', 'XLEN', 'XLEN', 'HLEN'}) do redis.call(look, KEYS[at]) end
 if ARGV[11] ~= '' and redis.call('SISMEMBER', KEYS[3], ARGV[11]) == 1 then return 0 end
 if ARGV[12] ~= '' and redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[12]) then return -1 end
 for i = 14, #ARGV, 4 do
