@@ -31,6 +31,9 @@ def ask(gateway: Gateway, *arguments: str, stdin: str = "") -> "subprocess.Compl
             "Rotate the key KEY of 'acme' and revoke its present secret at once?",
         ),
         (("pool", "remove", "sim/main/main-2"), "Remove the key sim/main/main-2 and its stored secret?"),
+        (("batch", "cancel", "acme", "batch_1"), "Cancel the batch batch_1 of 'acme'?"),
+        (("usage", "close", "2025-11"), "Close the month 2025-11?"),
+        (("webhook", "rotate", "wh_1", "--now"), "Rotate the secret of webhook wh_1 and end its present one at once?"),
     ],
 )
 def test_what_cannot_be_undone_is_not_done_without_a_terminal_or_yes(
