@@ -47,6 +47,15 @@ def test_what_cannot_be_undone_is_not_done_without_a_terminal_or_yes(
     assert 200 == gateway.get("/v1/models").status_code
 
 
+@pytest.mark.parametrize(
+    "command", [("me", "show"), ("serve",), ("demo",), ("check",), ("context", "list")], ids=" ".join
+)
+def test_a_context_is_refused_by_commands_that_do_not_call_the_admin_api(command: tuple[str, ...]) -> None:
+    done = run(*command, "--context", "prod")
+    assert (2, "") == (done.returncode, done.stdout)
+    assert f"--context does not apply to {command[0]}, which does not call the admin API" in done.stderr
+
+
 def test_every_command_has_the_short_option_for_help() -> None:
     for command in ((), ("tenant",), ("tenant", "create"), ("apply",), ("context", "add"), ("serve",)):
         done = run(*command, "-h")
