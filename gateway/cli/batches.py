@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.client import AdminApi, Document, admin_command, number, rows
+from gateway.cli.client import AdminApi, Document, Yes, admin_command, number, rows
+from gateway.cli.contexts import confirm
 from gateway.cli.output import minute, print_fields, print_table, printable
 
 app = typer.Typer(help="Show and cancel batches of tenants.", no_args_is_help=True)
@@ -32,8 +33,9 @@ def show(api: AdminApi, tenant: TenantName, batch: BatchId) -> None:
 
 
 @admin_command(app, "cancel")
-def cancel(api: AdminApi, tenant: TenantName, batch: BatchId) -> None:
+def cancel(api: AdminApi, tenant: TenantName, batch: BatchId, yes: Yes = False) -> None:
     """Cancel a batch. Lines that were sent are finished and charged."""
+    confirm(api.place, f"cancel the batch {batch} of '{tenant}'", yes=yes)
     api.show(api.ask("POST", "tenants", tenant, "batches", batch, "cancel"), _print)
 
 

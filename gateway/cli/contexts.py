@@ -106,7 +106,11 @@ def enter(context: typer.Context, name: str | None, arguments: Sequence[str]) ->
     A context that is named precedes the variables. The variables, or --url, precede the current context: its key is
     never sent to another gateway's URL.
     """
-    if context.invoked_subcommand in _WITHOUT or {"-h", "--help"} & set(arguments):
+    if {"-h", "--help"} & set(arguments):
+        return
+    if (command := context.invoked_subcommand) in _WITHOUT:
+        if name:
+            raise typer.BadParameter(f"--context does not apply to {command}, which does not call the admin API")
         return
     has_url = any(argument.split("=")[0] == "--url" for argument in arguments)
     if name and has_url:

@@ -18,9 +18,11 @@ from gateway.cli.client import (
     AdminKeyOption,
     Document,
     UrlOption,
+    Yes,
     admin_command,
     rows,
 )
+from gateway.cli.contexts import confirm
 from gateway.cli.output import ReportProgress, fail, minute, print_fields, print_table, printable, progressing
 from gateway.cli.usage_options import (
     ByOption,
@@ -100,7 +102,7 @@ def close(
     month: Annotated[str | None, typer.Argument(metavar="MONTH", callback=check_month, help="As 2026-01.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and show the month; close nothing.")] = False,
     shows_list: Annotated[bool, typer.Option("--list", help="List the closed months instead.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Close a month: verify it and store its proof. Later differences become corrections of the next period."""
     if shows_list:
@@ -109,8 +111,8 @@ def close(
         return api.show(api.ask("GET", "usage", "closings"), _print_closings)
     if month is None:
         raise typer.BadParameter("give the MONTH to close, as 2026-01, or --list")
-    if not dry_run and not yes:
-        typer.confirm(f"Close {month}? This cannot be undone.", abort=True, err=True)
+    if not dry_run:
+        confirm(api.place, f"close the month {month}", yes=yes)
     body: Document = {"month": month, "dry_run": dry_run}
     answer = api.ask("POST", "usage", "closings", body=body, timeout_s=LONG_TIMEOUT_S)
     return api.show(answer, _print_closing)

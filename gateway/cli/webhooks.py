@@ -77,8 +77,11 @@ def rotate(
     api: AdminApi,
     webhook: WebhookId,
     now: Annotated[bool, typer.Option("--now", help="Stop signing with the old secret at once.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Replace the secret and show it once. Events are signed with the old one too for 24 hours."""
+    if now:
+        confirm(api.place, f"rotate the secret of webhook {webhook} and end its present one at once", yes=yes)
     body: Document = {"keep_old_secret_active_for_24_hours": not now}
     api.show(api.ask("POST", "webhooks", webhook, "rotate_secret", body=body), _print_secret)
 

@@ -413,7 +413,7 @@ def test_operators_list_show_and_cancel_batches(place: Place) -> None:
 
     assert batch.id in batch_command("list", "operated", "--limit", "1")
     wait_until(lambda: "quota, until" in batch_command("show", "operated", batch.id), "it is paused")
-    assert "cancelling" in batch_command("cancel", "operated", batch.id)
+    assert "cancelling" in batch_command("cancel", "operated", batch.id, "--yes")
     entries = admin(place.gateway.url, "GET", "/audit?tenant=operated").json()["data"]
     [entry] = [one for one in entries if one["action"] == "batch.cancel"]
     assert {"id": batch.id, "status": "in_progress"} == entry["before"]
@@ -424,7 +424,7 @@ def test_operators_list_show_and_cancel_batches(place: Place) -> None:
     text = httpx.get(f"{place.gateway.url}/metrics", verify=False).text
     assert 'imagegate_batches_ended_total{status="cancelled"}' in text
     assert 'imagegate_batches_open{status="in_progress"}' in text
-    for arguments in (("list", "nobody"), ("show", "nobody", "x"), ("cancel", "nobody", "x")):
+    for arguments in (("list", "nobody"), ("show", "nobody", "x"), ("cancel", "nobody", "x", "--yes")):
         done = run("batch", *arguments, IMAGEGATE_URL=place.gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)
         assert (1, True) == (done.returncode, "There is no tenant named 'nobody'" in done.stderr)
     unknown = run("batch", "show", "operated", "x", IMAGEGATE_URL=place.gateway.url, IMAGEGATE_ADMIN_KEY=ADMIN_KEY)

@@ -31,6 +31,9 @@ def ask(gateway: Gateway, *arguments: str, stdin: str = "") -> "subprocess.Compl
             "Rotate the key KEY of 'acme' and revoke its present secret at once?",
         ),
         (("pool", "remove", "sim/main/main-2"), "Remove the key sim/main/main-2 and its stored secret?"),
+        (("batch", "cancel", "acme", "batch_1"), "Cancel the batch batch_1 of 'acme'?"),
+        (("usage", "close", "2025-11"), "Close the month 2025-11?"),
+        (("webhook", "rotate", "wh_1", "--now"), "Rotate the secret of webhook wh_1 and end its present one at once?"),
     ],
 )
 def test_what_cannot_be_undone_is_not_done_without_a_terminal_or_yes(
@@ -42,6 +45,15 @@ def test_what_cannot_be_undone_is_not_done_without_a_terminal_or_yes(
     check_refused(done, f"{question.replace('KEY', key_id)} {rest}")
     shows(17, f"imagegate {' '.join(arguments)}", done.stderr.replace(key_id, "KEY").strip())
     assert 200 == gateway.get("/v1/models").status_code
+
+
+@pytest.mark.parametrize(
+    "command", [("me", "show"), ("serve",), ("demo",), ("check",), ("context", "list")], ids=" ".join
+)
+def test_a_context_is_refused_by_commands_that_do_not_call_the_admin_api(command: tuple[str, ...]) -> None:
+    done = run(*command, "--context", "prod")
+    assert (2, "") == (done.returncode, done.stdout)
+    assert f"--context does not apply to {command[0]}, which does not call the admin API" in done.stderr
 
 
 def test_every_command_has_the_short_option_for_help() -> None:
