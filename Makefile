@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: run test test-slow test-clients test-all check audit sbom digests docs bench bench-quick chaos chaos-mutants lock clean
 .DEFAULT_GOAL := run
+# Without compiled modules, every process of the tests compiles again what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 run: $(VENV)/.installed
 	@exec $(BIN)/imagegate demo --exit-with-parent $(ARGS)

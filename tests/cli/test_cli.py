@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import json
 import re
 import signal
@@ -262,11 +263,11 @@ def test_no_words_of_a_server_steer_the_terminal(
     row = dict.fromkeys(
         ("name", "id", "label", "tenant", "upstream", "at", "actor", "action", "target", "error_code"), text
     )
-    answer = row | {"error": {"message": text}, "data": [row], "key": text, "from": text, "to": text, "next": text}
-    raw = json.dumps(answer).encode()
+    answer = row | {"error": {"message": text}, "data": [row], "key": text, "from": text, "to": text}
+    pages = iter((answer | {"next": text}, answer))
 
     async def any_answer(request: Request) -> Response:
-        return Response(raw, status, media_type="application/json")
+        return Response(json.dumps(next(pages)).encode(), status, media_type="application/json")
 
     with serving(Starlette(routes=[Route("/{path:path}", any_answer, methods=["GET", "POST"])])) as url:
         done = run(*command, *json_option, "--url", url, "--admin-key", "x")
@@ -276,7 +277,21 @@ def test_no_words_of_a_server_steer_the_terminal(
         assert (1, "") == (done.returncode, done.stdout)
         assert 1 == done.stderr.count("\n")
     elif json_option and done.returncode == 0 and command[0] != "usage":
-        assert text in json.loads(done.stdout).values()
+        document = json.loads(done.stdout)
+        assert text in (document.get("key"), document.get("next"), *(row["name"] for row in document.get("data", ())))
+
+
+@pytest.mark.slow
+def test_a_list_without_an_end_is_read_up_to_a_bound() -> None:
+    asked = itertools.count(1)
+
+    async def any_page(request: Request) -> Response:
+        return JSONResponse({"data": [{"name": "a"}], "next": str(next(asked))})
+
+    with serving(Starlette(routes=[Route("/{path:path}", any_page)])) as url:
+        done = run("tenant", "list", "--json", "--url", url, "--admin-key", "x")
+    assert (0, 1001) == (done.returncode, next(asked))
+    assert 1000 == len(json.loads(done.stdout)["data"])
 
 
 def test_lines_of_json_are_escaped_where_nothing_else_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -371,41 +386,45 @@ def broken(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
+BROKEN: Final = [
+    ("[redis]", "[redis", ("TOML",)),
+    ("[redis]", "[server]\nprot = 1\n[redis]", ("server", "prot")),
+    ("[redis]", '[server]\nport = "x"\n[redis]', ("server.port",)),
+    ('provider = "minimax"', 'provider = "openai"', ("provider",)),
+    ('{ env = "UPSTREAM_SECRET" }', '"canary-in-the-file"', ("secret",)),
+    ("UPSTREAM_SECRET", "NOT_SET_ANYWHERE", ("NOT_SET_ANYWHERE",)),
+    ('env = "UPSTREAM_SECRET"', 'file = "/nonexistent"', ("/nonexistent",)),
+    ('upstream = "sim"', 'upstream = "other"', ("other",)),
+    ("[[models]]", '[api_keys]\nhash_pepper = { env = "NO_PEPPER" }\n[[models]]', ("NO_PEPPER",)),
+    ('aliases = ["dall-e-3"]', 'aliases = ["image-01"]', ("image-01", "duplicate")),
+    (
+        "[[models]]",
+        '[[tenants]]\nname = "acme"\nmodels = ["nope"]\n[[models]]',
+        ("imagegate.toml", "tenants[0].models[0]", "nope"),
+    ),
+    ("[[models]]", '[[tenants]]\nname = "a"\n[[tenants]]\nname = "a"\n[[models]]', ("imagegate.toml", "duplicate")),
+    (
+        "[[models]]",
+        '[[tenants]]\nname = "a"\n[[tenants.keys]]\nsecret = { env = "NO_TENANT_KEY" }\n[[models]]',
+        ("imagegate.toml", "tenants[0].keys[0].secret", "NO_TENANT_KEY"),
+    ),
+    (
+        "[[upstreams]]",
+        '[[admin.keys]]\nname = "alice"\nsecret = { env = "ADMIN_KEY" }\n[[upstreams]]',
+        ("imagegate.toml", "admin.keys[0].secret", "use a new key"),
+    ),
+]
+"""A text of the configuration, what replaces it, and words of the message."""
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("[redis]", "[redis", ("TOML",)),
-        ("[redis]", "[server]\nprot = 1\n[redis]", ("server", "prot")),
-        ("[redis]", '[server]\nport = "x"\n[redis]', ("server.port",)),
-        ('provider = "minimax"', 'provider = "openai"', ("provider",)),
-        ('{ env = "UPSTREAM_SECRET" }', '"canary-in-the-file"', ("secret",)),
-        ("UPSTREAM_SECRET", "NOT_SET_ANYWHERE", ("NOT_SET_ANYWHERE",)),
-        ('env = "UPSTREAM_SECRET"', 'file = "/nonexistent"', ("/nonexistent",)),
-        ('upstream = "sim"', 'upstream = "other"', ("other",)),
-        ("[[models]]", '[api_keys]\nhash_pepper = { env = "NO_PEPPER" }\n[[models]]', ("NO_PEPPER",)),
-        ('aliases = ["dall-e-3"]', 'aliases = ["image-01"]', ("image-01", "duplicate")),
-        (
-            "[[models]]",
-            '[[tenants]]\nname = "acme"\nmodels = ["nope"]\n[[models]]',
-            ("imagegate.toml", "tenants[0].models[0]", "nope"),
-        ),
-        ("[[models]]", '[[tenants]]\nname = "a"\n[[tenants]]\nname = "a"\n[[models]]', ("imagegate.toml", "duplicate")),
-        (
-            "[[models]]",
-            '[[tenants]]\nname = "a"\n[[tenants.keys]]\nsecret = { env = "NO_TENANT_KEY" }\n[[models]]',
-            ("imagegate.toml", "tenants[0].keys[0].secret", "NO_TENANT_KEY"),
-        ),
-        (
-            "[[upstreams]]",
-            '[[admin.keys]]\nname = "alice"\nsecret = { env = "ADMIN_KEY" }\n[[upstreams]]',
-            ("imagegate.toml", "admin.keys[0].secret", "use a new key"),
-        ),
-    ],
+    ("command", "old", "new", "words"),
+    [*(("check", *case) for case in BROKEN), *(("serve", *case) for case in BROKEN[::4])],
 )
-@pytest.mark.parametrize("command", ["serve", "check"])
 def test_a_bad_configuration_is_one_line(
     config: Path, command: str, old: str, new: str, words: tuple[str, ...]
 ) -> None:
+    """Both commands load it in the same way, and to serve takes a process."""
     config.write_text(broken(config.read_text(), old, new))
     done = run(command, "--config", str(config), *(["--port", "1"] if command == "serve" else []))
     check_refused(done, *words)

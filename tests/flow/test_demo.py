@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -67,30 +69,35 @@ def test_however_it_ends_no_process_is_left_and_it_starts_again(home: Path, how:
     for _ in range(2):
         with process(demo_command("--json"), home) as started:
             ready = ready_line(started)
-            models = httpx.get(f"{ready['base_url']}/models", headers={"authorization": f"Bearer {ready['api_key']}"})
+            images = images_after_one_more(ready)
             started.send_signal(how)
             started.wait(20)
 
-        assert 200 == models.status_code
+        assert 1 == images, "it begins clean"
         wait_until(lambda: not processes_of(home), f"every process ends: {processes_of(home)}")
 
 
-def test_it_begins_clean_and_keeps_what_it_is_told_to(home: Path) -> None:
+def test_it_keeps_what_it_is_told_to(home: Path) -> None:
     images = []
-    for options in ([], [], ["--keep", str(home / "kept")], ["--keep", str(home / "kept")]):
+    for options in ([], ["--keep", str(home / "kept")], ["--keep", str(home / "kept")]):
         with process(demo_command("--json", *options), home) as started:
             ready = ready_line(started)
-            with OpenAI(base_url=ready["base_url"], api_key=ready["api_key"]) as client:
-                client.images.generate(prompt="a lighthouse")
-            headers = {"authorization": f"Bearer {ready['admin_key']}"}
-            usage = httpx.get(f"{ready['admin_url']}/admin/v1/usage", headers=headers).json()
-            images.append(usage["total"]["images"])
+            images.append(images_after_one_more(ready))
             data = Path(ready["redis_url"].removeprefix("unix://")).parent
             started.send_signal(signal.SIGINT)
             started.communicate(timeout=20)
         assert data.exists() == bool(options)
 
-    assert [1, 1, 1, 2] == images
+    assert [1, 1, 2] == images
+
+
+def images_after_one_more(ready: Mapping[str, Any]) -> int:
+    """Makes one image; returns how many the demo has billed."""
+    with OpenAI(base_url=ready["base_url"], api_key=ready["api_key"]) as client:
+        client.images.generate(prompt="a lighthouse")
+    headers = {"authorization": f"Bearer {ready['admin_key']}"}
+    images: int = httpx.get(f"{ready['admin_url']}/admin/v1/usage", headers=headers).json()["total"]["images"]
+    return images
 
 
 @pytest.mark.slow

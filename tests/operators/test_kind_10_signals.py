@@ -11,7 +11,7 @@ import pytest
 from tests.support.demo import demo_command, ready_line
 from tests.support.harness import Simulator
 from tests.support.operators import Shows
-from tests.support.processes import gateway_command, gateway_environ, write_configuration
+from tests.support.processes import START_S, gateway_command, gateway_environ, write_configuration
 
 
 @pytest.mark.parametrize("after_s", [0.15, 0.4, 0.8, 1.5, 3])
@@ -26,7 +26,7 @@ def test_sigterm_ends_a_start_in_every_phase(
             time.sleep(0.005)
         time.sleep(after_s)
         started.send_signal(signal.SIGTERM)
-        _, errors = started.communicate(timeout=60)
+        _, errors = started.communicate(timeout=START_S)
     shows(10, f"SIGTERM {after_s} s after the start", f"exit code {started.returncode}")
     assert 0 == started.returncode
     assert "Traceback" not in errors
@@ -53,7 +53,7 @@ def test_a_signal_to_the_process_group_of_a_demo_prints_no_traceback(
     ) as started:
         ready_line(started)
         os.killpg(started.pid, number)
-        _, errors = started.communicate(timeout=60)
+        _, errors = started.communicate(timeout=START_S)
     shows(10, f"{number.name} to the process group of make run", f"exit code {started.returncode}, no traceback")
     assert "Traceback" not in errors
     assert 0 == started.returncode

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import pytest
+
 from gateway.domain.accounts import AccountLimits
 from gateway.scheduler.scripts import record
 from tests.scheduler.clocked_pool import DENIED, WINDOW_S, ClockedPool
@@ -108,6 +110,7 @@ def test_a_script_does_no_more_for_2000_that_wait_and_1000_accounts_than_for_20(
     assert means[1000] < 1.5 * means[20], means
 
 
+@pytest.mark.slow
 def test_a_script_does_little_while_batches_wait_for_what_they_must_leave(clocked: ClockedPool) -> None:
     """Every release may have freed it, so each of them looks; interactive requests come now and then."""
     load = Counted(
@@ -121,6 +124,7 @@ def test_a_script_does_little_while_batches_wait_for_what_they_must_leave(clocke
     assert {act: mean for act, mean in means.items() if mean > 500} == {}
 
 
+@pytest.mark.slow
 def test_a_script_does_little_while_every_tenant_that_waits_holds_its_share_of_the_lanes(clocked: ClockedPool) -> None:
     """Room in the minutes, none for these tenants: each script meets many that it must not serve."""
     load = Counted(
