@@ -69,18 +69,19 @@ def apply(
     made: list[tuple[object, ...]] = []
     if changes and not may(api.place, "make these changes", yes=yes):
         fail("nothing was changed")
-    if changes:
-        with _keys_file(keys_out, is_shown=not api.json) as write:
+    try:
+        with _keys_file(keys_out if changes else "", is_shown=not api.json) as write:
             for number, change in enumerate(changes):
-                typer.echo(f"{number + 1}/{len(changes)} {change}", err=True)
+                typer.echo(printable(f"{number + 1}/{len(changes)} {change}"), err=True)
                 answer = _make(api, change)
                 if change.label and change.act == "create":
                     row = (change.tenant, change.label, answer.get("id"), answer.get("key"))
                     made.append(row)
                     write(row)
-    if api.json:
-        keys = [] if keys_out else [dict(zip(_KEYS_HEADER, row, strict=True)) for row in made]
-        print_json({"plan": [change.describe() for change in changes], "unchanged": unchanged, "keys": keys})
+    finally:  # keys are shown only once, also if a later change fails
+        if api.json:
+            keys = [] if keys_out else [dict(zip(_KEYS_HEADER, row, strict=True)) for row in made]
+            print_json({"plan": [change.describe() for change in changes], "unchanged": unchanged, "keys": keys})
 
 
 def _plan(api: AdminApi, file: "ApplyFile", *, is_pruning: bool) -> tuple[list[Change], int]:

@@ -74,18 +74,22 @@ class ApplyFile:
     def __init__(self, path: str) -> None:
         """Raises: FileError."""
         try:
-            content = Path(path).read_bytes()
+            with Path(path).open("rb") as file:
+                content = file.read(_BYTES_MAX + 1)
+            if len(content) > _BYTES_MAX:
+                raise FileError(f"{path} has more than {_BYTES_MAX} bytes")
             text = content.decode("utf-8-sig")
         except OSError as error:
             raise FileError(f"{path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise FileError(f"{path} is not UTF-8") from error
-        if len(content) > _BYTES_MAX:
-            raise FileError(f"{path} has more than {_BYTES_MAX} bytes")
         self._path, self._is_json = path, path.endswith(".json")
-        self._lines = TomlLines("" if self._is_json else text)
         self._mistakes: list[tuple[str, str]] = []
-        self.tenants = self._read(text)
+        try:
+            self._lines = TomlLines("" if self._is_json else text)
+            self.tenants = self._read(text)
+        except RecursionError:
+            raise FileError(f"{path}: its tables or lists are nested too deeply; remove the inner ones") from None
         self._mistakes += self._repeated()
         if mistakes := sorted(self._mistakes, key=lambda mistake: self._lines.find(mistake[0])):
             raise FileError("\n".join(self.place(*mistake) for mistake in mistakes[:_MISTAKES_MAX]))

@@ -90,14 +90,23 @@ def load() -> Contexts:
     path = home / "imagegate" / "contexts.toml"
     try:
         document = tomllib.loads(path.read_text("utf-8"))
-        found = {name: Context(name, **values) for name, values in document.get("contexts", {}).items()}
+        found = {name: _read_context(name, values) for name, values in document.get("contexts", {}).items()}
     except FileNotFoundError:
         return Contexts(path)
     except OSError as error:
         fail(f"{path} cannot be read: {error.strerror}")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         fail(f"{path} is not a file of contexts ({error}); correct or remove it")
     return Contexts(path, str(document.get("current", "")), found)
+
+
+def _read_context(name: str, values: Mapping[str, object]) -> Context:
+    """Raises: TypeError if it is no context."""
+    for key, value in values.items():
+        expected = bool if key == "production" else str
+        if not isinstance(value, expected):
+            raise TypeError(f"contexts.{name}.{key}: expected {'true or false' if expected is bool else 'a text'}")
+    return Context(name, **values)  # type: ignore[arg-type] # checked above
 
 
 def enter(context: typer.Context, name: str | None, arguments: Sequence[str]) -> None:

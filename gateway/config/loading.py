@@ -68,7 +68,12 @@ def read_file(path: str | None, environ: Mapping[str, str], problems: Problems) 
         ) from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: invalid TOML: it is not UTF-8. Save it as UTF-8.") from error
-    return _read_document(_parse_toml(text, problems), environ, problems)
+    try:
+        document = _parse_toml(text, problems)
+    except RecursionError:
+        text = f"{path}: invalid TOML: its tables or lists are nested too deeply. Remove the inner ones."
+        raise SettingsError(text) from None
+    return _read_document(document, environ, problems)
 
 
 def _parse_toml(text: str, problems: Problems) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - meant so
-"""Characters at which a spreadsheet evaluates a cell."""
+_FORMULA: Final = re.compile(r"(^|;\s*)(?=[=+\-@\t\r\n＝＋－＠])")  # noqa: RUF001 - meant so
+"""Places at which a spreadsheet evaluates a cell: in many countries it also separates cells at semicolons."""
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 _QUOTED: Final = re.compile(r'[",\r\n]')
 
@@ -18,6 +18,6 @@ def csv_line(cells: Iterable[object]) -> str:
 def _cell(text: str) -> str:
     """Escapes a formula with an apostrophe; replaces control characters, which a terminal would obey."""
     text = "".join(one if one.isprintable() or one in "\t\r\n" else "?" for one in text)
-    if text.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(text):
-        text = f"'{text}"
+    if not _NUMBER.fullmatch(text):
+        text = _FORMULA.sub(r"\1'", text)
     return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text

@@ -116,8 +116,11 @@ def render_webhook(event: Delivery) -> bytes:
 
 
 def render_slack(event: Delivery) -> bytes:
-    """Renders `{"text": ...}`, which Slack, Mattermost, Discord (with /slack) and Teams accept."""
+    """Renders `{"text": ...}`, which Slack, Mattermost, Discord (with /slack) and Teams accept.
+
+    What it names is no markup: not of Slack, and not the links and mentions of the others, by a zero-width space.
+    """
     text = texts.body(event, (), None)
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        text = text.replace(character, entity)
+    for markup, shown in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("@", "@\u200b"), ("](", "]\u200b(")):
+        text = text.replace(markup, shown)
     return msgspec.json.encode({"text": text})

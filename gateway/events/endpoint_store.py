@@ -276,8 +276,9 @@ def _record(text: str) -> _Record:
 
 
 def _entry(action: str, actor: Actor, before: Endpoint | None, after: Endpoint | None) -> tuple[str, ...]:
-    """Returns the fields of an audit entry."""
-    states = ["" if one is None else msgspec.json.encode(describe(one)).decode() for one in (before, after)]
+    """Returns the fields of an audit entry, which is stored as it is."""
+    described = (one and describe(one) | {"url": one.audited_url} for one in (before, after))
+    states = [msgspec.json.encode(state).decode() if state else "" for state in described]
     one = after or before
     fields = {"action": action, "actor": actor.name, "request_id": actor.request_id, "key_id": one.id if one else ""}
     fields |= dict(zip(("before", "after"), states, strict=True))

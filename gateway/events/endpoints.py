@@ -7,7 +7,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Final
 
-from gateway.domain.accounts import Secret
+from gateway.domain.accounts import Secret, make_secret
 from gateway.domain.events import EventType
 from gateway.events.addresses import MAIL, origin_of
 
@@ -53,6 +53,13 @@ class Endpoint:
     def shown_url(self) -> str:
         """The URL, without what is secret of a Slack webhook's."""
         return f"{origin_of(self.url)}/..." if self.channel is Channel.SLACK else self.url
+
+    @property
+    def audited_url(self) -> str:
+        """The host and a fingerprint that differs with the URL, which is a secret of many services."""
+        if self.channel is Channel.EMAIL:
+            return self.url
+        return f"{origin_of(self.url)}/... ({make_secret(self.url).fingerprint})"
 
     def secrets(self, now_s: float) -> list[str]:
         """Returns the secrets that sign, the current one first."""

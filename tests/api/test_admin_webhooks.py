@@ -86,6 +86,18 @@ def test_a_webhook_is_changed_disabled_and_deleted(gateway: Gateway, receiver: R
     assert ["webhook.delete", "webhook.enable", "webhook.disable", "webhook.update", "webhook.create"] == actions
 
 
+def test_redis_holds_no_url_of_a_webhook_in_plain_text(gateway: Gateway, receiver: Receiver, redis_url: str) -> None:
+    path = f"/webhooks/{create(gateway, receiver, url=f'{receiver.url}/canary-1')['id']}"
+    gateway.admin("PATCH", path, {"url": f"{receiver.url}/canary-2"})
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        stored = f"{client.hgetall('ig3:{events:}:endpoints')} {client.xrange('ig3:{events:}:audit')}"
+    assert "webhook.update" in stored
+    assert "sealed" in stored
+    assert "canary-" not in stored
+    update = gateway.admin("GET", "/audit").json()["data"][0]
+    assert update["before"]["url"] != update["after"]["url"]
+
+
 def test_a_webhook_of_the_configuration_can_only_be_enabled_and_disabled(gateway: Gateway) -> None:
     for method, path, body in (
         ("PATCH", "/webhooks/ops", {"name": "x"}),

@@ -352,3 +352,9 @@ def test_a_secret_prints_as_its_fingerprint() -> None:
     secret = make_secret("sk-hunter2")
     assert "hunter2" not in f"{secret} {secret!r} {[secret]}"
     assert make_secret("sk-hunter2").fingerprint == secret.fingerprint != make_secret("sk-hunter3").fingerprint
+
+
+def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (file := tmp_path / "deep.toml").write_text("x = " + "[" * 5000)
+    with pytest.raises(SettingsError, match="nested too deeply"):
+        load(str(file), {})

@@ -52,6 +52,8 @@ def test_an_event_is_one_sentence(kind: EventType, data: dict[str, object], expe
 def test_the_text_of_an_event_is_no_markup() -> None:
     text = render_slack(event(EventType.KEY_EXPIRING, key_id="K", days=1, label="<!channel> & co"))
     assert b"label: &lt;!channel&gt; &amp; co" in text
+    text = render_slack(event(EventType.KEY_EXPIRING, key_id="K", days=1, label="@all [log in](https://evil.example)"))
+    assert not any(markup in text.decode() for markup in ("@all", "]("))
 
 
 @pytest.mark.parametrize(

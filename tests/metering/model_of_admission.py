@@ -115,8 +115,9 @@ class World:
         self.reservations: dict[str, Ticket] = {}
         self.refused: list[Ticket] = []
         """Requests that were not admitted and count in their minute."""
-        self.exhausted: set[tuple[str, str]] = set()
-        """Windows and quotas that have refused a request which they would admit unused."""
+        self.exhausted: dict[tuple[str, str], int] = {}
+        """The highest limit of windows and quotas that have refused a request which they would admit unused."""
+        self.events = 0
         self.ends: dict[str, int] = {}
         self.days: set[str] = set()
         self.used_days()
@@ -175,9 +176,9 @@ class World:
                 found[name][measure] += amount
         for name, second in self.recent_seconds():
             found[name][f"{second} requests"] += 1
-        for window, limit in self.exhausted:
-            found[window][f"exhausted:{limit}"] = 1
-        found["events"]["length"] = len(self.exhausted)
+        for (window, name), limit in self.exhausted.items():
+            found[window][f"exhausted:{name}"] = limit
+        found["events"]["length"] = self.events
         return {name: {key: value for key, value in fields.items() if value} for name, fields in found.items()}
 
     def recent_seconds(self) -> Iterator[tuple[str, int]]:
@@ -217,7 +218,9 @@ class World:
                 if reply["decision"] == "quota" and not reply["is_permanent"]:
                     prefix = f"key:{key}:" if reply["scope"] == "key" else ""
                     window = f"day:{new.day}" if reply["limit"].endswith("_day") else f"month:{new.day[:6]}"
-                    self.exhausted.add((prefix + window, reply["limit"]))
+                    place, limit = (prefix + window, reply["limit"]), int(reply["allowed"])
+                    self.events += limit > self.exhausted.get(place, -1)
+                    self.exhausted[place] = max(limit, self.exhausted.get(place, -1))
             top = max(refusals, key=lambda found: found[0])[0]
             return [reply for rank, reply in refusals if rank == top]
         self.reservations[reservation_id] = new

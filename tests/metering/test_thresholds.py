@@ -105,6 +105,34 @@ def test_an_expired_reservation_reports_what_it_is_charged(server: "redis.Redis"
     assert [50, 80] == percents(server)
 
 
+def test_a_raised_quota_is_reported_anew(server: "redis.Redis", desk: Desk) -> None:
+    desk.limit(images_per_day=10)
+    buy(desk, "t1", 10)
+    assert "quota" == desk.admit("t2", 1)["decision"] == desk.admit("t3", 1)["decision"]
+    desk.limit(images_per_day=40)
+    buy(desk, "t4", 9)
+    assert [50, 80, 100] == percents(server)  # 19 of 40
+    buy(desk, "t5", 2)
+    assert [50, 80, 100, 50] == percents(server)
+    buy(desk, "t6", 19)
+    assert "quota" == desk.admit("t8", 1)["decision"] == desk.admit("t9", 1)["decision"]
+    limits = [(kind == CROSSED, data["percent"], data["limit"]) for kind, data in events(server)]
+    assert [(True, 50, 10), (True, 80, 10), (True, 100, 10), (False, 100, 10), (True, 50, 40)] == limits[:5]
+    assert [(True, 80, 40), (True, 100, 40), (False, 100, 40)] == limits[5:]
+
+
+def test_a_quota_that_is_lowered_and_raised_again_reports_nothing_twice(server: "redis.Redis", desk: Desk) -> None:
+    desk.limit(images_per_day=10)
+    buy(desk, "t1", 5)
+    desk.limit(images_per_day=8)
+    buy(desk, "t2", 1)
+    desk.limit(images_per_day=10)
+    buy(desk, "t3", 1)
+    assert [50] == percents(server)
+    buy(desk, "t4", 1)
+    assert [50, 80] == percents(server)
+
+
 def test_the_next_window_begins_anew(server: "redis.Redis", desk: Desk) -> None:
     desk.limit(images_per_day=2)
     for day in range(3):

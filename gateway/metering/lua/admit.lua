@@ -36,7 +36,7 @@
 --          included, less what was credited) and resets_at_s (Unix); not for a line. With ARGV[1] "": used, the counters of
 --          each scope, of quotas less what was credited, with requests_free_at_s and images_free_at_s (Unix, when none of
 --          its minute is used; absent if none is), and month_ends_s (Unix), when the month of the quotas ends.
---          has_events if a quota refused for the first time in its window: an event is appended, see events.lua
+--          has_events if a quota refused for the first time in its window, or since it was raised: an event is appended, see events.lua
 -- TTL      rate 2 minutes, day 3 days, month 40 days; reservation and open 40 days: how long a dead process's reservation
 --          waits for its recovery
 -- Clock    the server's. A second counts until every moment of it is 60 s ago, and not before it has begun. A future one
@@ -128,7 +128,7 @@ local function check_quota(scope, quota, asked)
   if used + asked > limit and asked <= limit then
     local data = describe_quota(base, scope.key_id, quota, window, used, limit)
     data.percent, data.asked = math.floor(used / limit * 100), quota.measure == 'images' and asked or dollars(asked)
-    table.insert(exhausted, {window = window.name, mark = 'exhausted:' .. quota.limit, data = data})
+    table.insert(exhausted, {window = window.name, mark = 'exhausted:' .. quota.limit, limit = limit, data = data})
   end
 end
 
@@ -249,7 +249,8 @@ end
 
 local has_events
 for _, one in ipairs(exhausted) do
-  if redis.call('HSETNX', one.window, one.mark, 1) == 1 then
+  if one.limit > tonumber(redis.call('HGET', one.window, one.mark) or -1) then
+    redis.call('HSET', one.window, one.mark, string.format('%.0f', one.limit))
     append_event(base .. 'events', 'quota.exhausted', now_ms, cjson.encode(one.data))
     has_events = true
   end

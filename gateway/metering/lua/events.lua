@@ -2,8 +2,9 @@
 -- tenants/lua/streams.lua; BASE is the tenant's "PREFIX:{NAME}:".
 --   BASE .. "events"  the tenant's events
 --   BASE .. "day:YYYYMMDD", "month:YYYYMM", and those of the key, have also: charged_images and charged_usd_micros, without
---          reservations; credited_images and credited_usd_micros, see credit.lua; alerted:QUOTA, the highest percentage
---          that an event reported; exhausted:QUOTA, 1 after the first refusal
+--          reservations; credited_images and credited_usd_micros, see credit.lua; alerted:QUOTA, "PERCENT LIMIT": the
+--          highest percentage that an event reported, and of what; exhausted:QUOTA, the limit of the first refusal. A
+--          quota that is raised is reported anew
 -- TTL      that of the windows
 -- Clock    of the caller
 local QUOTAS = {
@@ -30,6 +31,15 @@ local function share_of(limit, percent)
   return math.floor(limit / 100) * percent + math.ceil(limit % 100 * percent / 100)
 end
 
+-- Returns whether no event has reported a percentage: `mark` is what alerted:QUOTA holds. Of a raised quota the same
+-- percentage is a larger amount.
+local function is_unreported(mark, limit, percent)
+  local reached, of = string.match(mark or '', '^(%d+) (%d+)$')
+  if not reached then return true end
+  if limit <= tonumber(of) then return percent > tonumber(reached) end
+  return share_of(limit, percent) > share_of(tonumber(of), tonumber(reached))
+end
+
 -- Appends an event for each of `percents`, ascending, of each quota of a window that its charges have reached and that no
 -- event in this window has reported. Returns true if there was any.
 local function cross_thresholds(base, key_id, window, limits, percents, now_ms)
@@ -39,14 +49,14 @@ local function cross_thresholds(base, key_id, window, limits, percents, now_ms)
     if limit > 0 then
       local mark = 'alerted:' .. quota.limit
       local found = redis.call('HMGET', window.name, 'charged_' .. quota.measure, 'credited_' .. quota.measure, mark)
-      local used, reached = (found[1] or 0) - (found[2] or 0), tonumber(found[3] or 0)
+      local used = (found[1] or 0) - (found[2] or 0)
       for _, percent in ipairs(percents) do
-        if percent > reached and used >= share_of(limit, percent) then
+        if is_unreported(found[3], limit, percent) and used >= share_of(limit, percent) then
           local data = describe_quota(base, key_id, quota, window, used, limit)
           data.percent = percent
           local subject = quota.budget and 'budget' or 'quota'
           append_event(base .. 'events', subject .. '.threshold_crossed', now_ms, cjson.encode(data))
-          redis.call('HSET', window.name, mark, percent)
+          redis.call('HSET', window.name, mark, string.format('%d %.0f', percent, limit))
           has_crossed = true
         end
       end
