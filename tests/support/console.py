@@ -21,8 +21,7 @@ class Browser:
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
         sent = self.headers | ({"cookie": f"{COOKIE}={self.cookie}"} if self.cookie else {}) | headers
-        with httpx.Client(verify=False, timeout=30) as client:
-            response = client.request(method, self.url + path, json=body, headers=sent)
+        response = httpx.request(method, self.url + path, json=body, headers=sent, verify=False, timeout=30)
         for text in response.headers.get_list("set-cookie"):
             if text.startswith(f"{COOKIE}="):
                 self.cookie = text.partition(";")[0].partition("=")[2].strip('"')
