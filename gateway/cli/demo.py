@@ -81,6 +81,7 @@ def run_demo(
             "admin_key": environ["IMAGEGATE_ADMIN_KEY"],
             "simulator_url": simulator_url,
             "redis_url": embedded.url,
+            "console_url": "",
         }
         with running(embedded):
             asyncio.run(_run(settings, environ, [listener, *own_listeners], simulator_listener, info, log_format))
@@ -162,6 +163,9 @@ async def _use(info: dict[str, str | None], settings: Settings, log_format: LogF
             return f"cannot create the demo's key ({response.text})"
         made = response.json()
         info["api_key"] = made["key"]
+        if settings.console.enabled:
+            invited = await admin.post("/console/invitations", json={"name": "demo", "role": "admin"})
+            info["console_url"] = invited.json().get("url", "")
         print(json.dumps(info) if log_format == "json" else _render_instructions(info, settings), flush=True)
         configure_logging(log_format, "info")
         await stopped.wait()
@@ -218,14 +222,15 @@ imagegate is ready.
   tenant key  {info["api_key"]}
   admin URL   {info["admin_url"]}
   admin key   {info["admin_key"]}
+  console     {info["console_url"] or "switched off"}
   metrics     {metrics}/metrics
   upstream    {upstreams}
   data        {Path(str(info["redis_url"]).removeprefix("unix://")).parent}
 
 {"Its images are drawn locally and cost nothing." if info["simulator_url"] else "Every image is billed to your key."}
-Both keys are valid until the demo stops. It then deletes its data. With
---keep DIR it keeps the data, but the next run makes new keys, and batches that
-were created with the old ones pause.
+The console's link signs you in once. Both keys are valid until the demo stops.
+It then deletes its data. With --keep DIR it keeps the data, but the next run
+makes new keys, and batches that were created with the old ones pause.
 
 Try it in another terminal. The response contains the image's URL:
 
