@@ -214,6 +214,8 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
 
 def _render_instructions(info: Mapping[str, str | None], settings: Settings) -> str:
     metrics = url_of(settings.metrics.host, settings.metrics.port) if settings.metrics.port else info["admin_url"]
+    link, address = info["console_url"], f"{info['admin_url']}/console"
+    console = f"\nThe console is at {address}. This link signs you in once:\n\n{link}\n" if link else ""
     upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
     return f"""
 imagegate is ready.
@@ -222,16 +224,15 @@ imagegate is ready.
   tenant key  {info["api_key"]}
   admin URL   {info["admin_url"]}
   admin key   {info["admin_key"]}
-  console     {info["console_url"] or "switched off"}
   metrics     {metrics}/metrics
   upstream    {upstreams}
   data        {Path(str(info["redis_url"]).removeprefix("unix://")).parent}
 
 {"Its images are drawn locally and cost nothing." if info["simulator_url"] else "Every image is billed to your key."}
-The console's link signs you in once. Both keys are valid until the demo stops.
-It then deletes its data. With --keep DIR it keeps the data, but the next run
-makes new keys, and batches that were created with the old ones pause.
-
+Both keys are valid until the demo stops. It then deletes its data. With
+--keep DIR it keeps the data, but the next run makes new keys, and batches that
+were created with the old ones pause.
+{console}
 Try it in another terminal. The response contains the image's URL:
 
 curl {info["base_url"]}/images/generations \\

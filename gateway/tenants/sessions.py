@@ -144,7 +144,7 @@ class SessionStore:
         if now_s >= opened.idle_expires_at:
             await self._delete({session_id}, self._subject_key(session.grant.subject))
             return None
-        if now_s - opened.seen_at >= _SEEN_STEP_S:  # `xx`: a session that was ended meanwhile stays ended
+        if now_s - opened.seen_at >= _SEEN_STEP_S:  # `xx`: an ended one leaves no entry
             await execute(self._redis, self._redis.zadd(self._seen, {session_id: now_s}, xx=True), object)
             opened = self._opened(session_id, session, now_s)
         return opened
