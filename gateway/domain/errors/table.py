@@ -92,7 +92,6 @@ class ErrorCode(Enum):
         "A browser stores the session's cookie only with TLS or on localhost. Open the console by https:// or by "
         "http://localhost.",
     )
-    SIGN_IN_REFUSED = caller("sign_in_refused", 403, "Signing in was refused.")
     INVITATION_INVALID = caller(
         "invitation_invalid",
         403,
