@@ -28,7 +28,9 @@ from typing import Final, TypeVar
 from gateway.domain.errors import ErrorCode, GatewayError
 
 _MINUTE_S: Final = 60.0
-_WRONG: Final = frozenset({ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED, ErrorCode.LINK_INVALID})
+_WRONG: Final = frozenset(
+    {ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED, ErrorCode.LINK_INVALID, ErrorCode.INVITATION_INVALID}
+)
 _BUCKETS_MAX: Final = 4096
 """About 3 MB if every bucket is empty."""
 _KNOWN_MAX: Final = 10_000

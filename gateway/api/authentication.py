@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from gateway.api.auth_throttle import FailedAuthThrottle, secret_of
 from gateway.api.bodies import context_of
+from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import LEAD, Principal
 from gateway.metering.admission import Admission
@@ -142,10 +143,7 @@ class TenantAuthenticator:
         Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED, REQUESTS_THROTTLED, NOT_PERMITTED,
         REDIS_UNAVAILABLE.
         """
-        authorization = read_authorization(request.headers)
-        check = partial(self.authenticator.identify, authorization)
-        address = request.client.host if request.client else ""
-        caller = await self.throttle.check_tenant(address, authorization, check)
+        caller = await self.identify(request)
         tenant, key, context = caller.tenant.current_name, caller.key.id, context_of(request)
         context.tenant, context.key_id, context.memory.tenant = tenant, key, tenant
         context.transfer = Transfer(self.transfers, caller)
@@ -161,6 +159,17 @@ class TenantAuthenticator:
             self.count_refusal(caller)
             raise GatewayError(ErrorCode.NOT_PERMITTED, _NO_IMAGES)
         return caller
+
+    async def identify(self, request: Request) -> Principal:
+        """Returns whose request it is. Raises: GatewayError INVALID_API_KEY, AUTHENTICATION_THROTTLED."""
+        authorization = read_authorization(request.headers)
+        check = partial(self.authenticator.identify, authorization)
+        address = request.client.host if request.client else ""
+        return await self.throttle.check_tenant(address, authorization, check)
+
+    def actor(self, request: Request, caller: Principal) -> Actor:
+        """Returns who is recorded for the changes of a request."""
+        return Actor(f"key:{caller.key.id}", context_of(request).id)
 
     async def authenticate_reader(self, request: Request, *, allows_lead: bool = False) -> Principal:
         """Authenticates a request that is not admitted, and limits how many there are.

@@ -22,7 +22,7 @@ from gateway.api.admin.keys import KeySection
 from gateway.api.admin.schemas import AboutChange, AlertsChange, QueryFields, Schema, read_document
 from gateway.api.admin.usage import ReportBounds, UsageSection
 from gateway.api.authentication import TenantAuthenticator
-from gateway.api.bodies import context_of, json_response
+from gateway.api.bodies import json_response
 from gateway.api.middleware import AsgiEndpoint
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor, describe_tenant
@@ -32,7 +32,7 @@ from gateway.redis import translate_change_errors
 from gateway.tenants.store import TenantStore
 
 PREFIX: Final = "/v1/tenant"
-_WITH_QUERY: Final = frozenset({f"{PREFIX}/usage", f"{PREFIX}/audit"})
+_WITH_QUERY: Final = ("/usage", "/audit")
 _GROUPS: Final = frozenset({"day", "month", "model", "key", "batch", "tag", "user"})
 """What its reports may be grouped by: nothing that names an upstream."""
 _DAYS_MAX: Final = 366
@@ -56,6 +56,7 @@ class LeadRoutes:
     usage: UsageSection
     audit: AuditSection
     webhook_hosts: frozenset[str]
+    prefix: str = PREFIX
 
     def routes(self) -> list[Route]:
         handlers: Mapping[str, Mapping[str, Handler]] = {
@@ -67,7 +68,7 @@ class LeadRoutes:
             "/audit": {"GET": self.list_audit},
         }
         return [
-            Route(PREFIX + path, AsgiEndpoint(partial(self._serve, by_method)), methods=list(by_method))
+            Route(self.prefix + path, AsgiEndpoint(partial(self._serve, by_method)), methods=list(by_method))
             for path, by_method in handlers.items()
         ]
 
@@ -130,14 +131,14 @@ class LeadRoutes:
             self.authenticator.counting_refusals(lead),
             translate_change_errors() if method != "GET" else nullcontext(),
         ):
-            if request.url.path not in _WITH_QUERY:
+            if not request.url.path.endswith(_WITH_QUERY):
                 QueryFields(request).reject_unknown()
             if method != "GET" and await self.audit.audit.length(lead.tenant.name) >= _ENTRIES_MAX:
                 text = (
                     f"The audit log has {_ENTRIES_MAX} entries, the limit for changes by leads. Ask an administrator."
                 )
                 raise GatewayError(ErrorCode.NOT_PERMITTED, text)
-            return await handlers[method](request, lead, Actor(f"key:{lead.key.id}", context_of(request).id))
+            return await handlers[method](request, lead, self.authenticator.actor(request, lead))
 
     async def _find(self, request: Request, lead: Principal) -> ApiKey:
         """Returns a key of the lead's tenant. Raises: GatewayError NOT_FOUND, also for a key of another tenant."""

@@ -34,15 +34,16 @@ READYZ: Final = "/readyz"
 METRICS: Final = "/metrics"
 OPENAPI: Final = "/openapi.json"
 ADMIN: Final = "/admin/"
+CONSOLE: Final = "/console"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ON_EVERY_PORT: Final = frozenset({HEALTHZ, READYZ})
-_OPERATORS: Final = frozenset({HEALTHZ, READYZ, METRICS, OPENAPI, "/admin"})
+_OPERATORS: Final = frozenset({HEALTHZ, READYZ, METRICS, OPENAPI, "/admin", CONSOLE})
 _OTHER_SPELLING: Final = re.compile(rb"(?i)%(2[def]|3[0-9]|4[1-9a-f]|5[0-9acf]|6[1-9a-f]|7[0-9ae])")
 """Encoded unreserved characters (RFC 3986 section 2.3), slashes and backslashes."""
 
 
 def is_operators(path: str) -> bool:
-    return path in _OPERATORS or path.startswith(ADMIN)
+    return path in _OPERATORS or path.startswith((ADMIN, f"{CONSOLE}/"))
 
 
 class App(Starlette):
@@ -220,10 +221,10 @@ async def _respond(response: Response, scope: Scope, receive: Receive, send: Sen
 
 @dataclass(frozen=True, slots=True)
 class DedicatedPort:
-    """A port for operators: the path prefix that only it serves, and its host names."""
+    """A port for operators: the path prefixes that only it serves, and its host names."""
 
     number: int
-    prefix: str
+    prefixes: tuple[str, ...]
     hosts: frozenset[str]
 
 
@@ -246,11 +247,11 @@ class DedicatedPortMiddleware:
                 raise HTTPException(404)
             dedicated = next((candidate for candidate in self.own if candidate.number == port), None)
             if dedicated is None:
-                if any(path.startswith(candidate.prefix) for candidate in self.own):
+                if any(path.startswith(candidate.prefixes) for candidate in self.own):
                     raise HTTPException(404)
             elif not _is_allowed_host(dedicated, scope):
                 raise GatewayError(ErrorCode.HOST_NOT_ALLOWED)
-            elif not path.startswith(dedicated.prefix) and path not in _ON_EVERY_PORT:
+            elif not path.startswith(dedicated.prefixes) and path not in _ON_EVERY_PORT:
                 raise HTTPException(404)
         await self.app(scope, receive, send)
 

@@ -37,9 +37,10 @@ class OwnUsageRoutes:
 
     authenticator: TenantAuthenticator
     usage: UsageSection
+    path: str = "/v1/usage"
 
     def routes(self) -> list[Route]:
-        return [Route("/v1/usage", AsgiEndpoint(self.get), methods=["GET"])]
+        return [Route(self.path, AsgiEndpoint(self.get), methods=["GET"])]
 
     async def get(self, request: Request) -> Response:
         caller = await self.authenticator.authenticate_reader(request, allows_lead=True)

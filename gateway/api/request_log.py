@@ -21,7 +21,10 @@ _ADDRESS_MAX_CHARS: Final = 64
 """A trusted proxy may send any text."""
 _UNKNOWN_ROUTE: Final = "_unknown"
 _REFUSED_KEYS: Final = frozenset(
-    {ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED, ErrorCode.AUTHENTICATION_THROTTLED}
+    {
+        *(ErrorCode.INVALID_API_KEY, ErrorCode.ADMIN_UNAUTHORIZED, ErrorCode.INVITATION_INVALID),
+        ErrorCode.AUTHENTICATION_THROTTLED,
+    }
 )
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 

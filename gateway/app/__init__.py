@@ -34,7 +34,7 @@ from gateway.app.files import build_file_routes
 from gateway.app.process_events import ProcessEvents
 from gateway.app.reload import ReloadTargets
 from gateway.app.replays import build_replays
-from gateway.app.routes import image_routes, operators_routes, self_service_routes
+from gateway.app.routes import console_routes, image_routes, operators_routes, self_service_routes
 from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
@@ -70,8 +70,11 @@ class _Core:
         self.drain, self.budget = ShutdownState(), ByteBudget(settings.server.max_memory_bytes)
         self.body_limits = BodyLimits(settings.server.max_body_bytes, settings.server.body_timeout_s)
         self.ports = [
-            middleware.DedicatedPort(port.port, prefix, frozenset(map(str.lower, (port.host, *port.allowed_hosts))))
-            for port, prefix in ((settings.admin, middleware.ADMIN), (settings.metrics, middleware.METRICS))
+            middleware.DedicatedPort(port.port, prefixes, frozenset(map(str.lower, (port.host, *port.allowed_hosts))))
+            for port, prefixes in (
+                (settings.admin, (middleware.ADMIN, middleware.CONSOLE)),
+                (settings.metrics, (middleware.METRICS,)),
+            )
             if port.port
         ]
         self.catalog = Catalog([])
@@ -135,15 +138,19 @@ def create_app(
     tasks = (*tasks, *(batches.background_tasks if batches else ()))
     if tls := settings.server.tls:
         tasks = (*tasks, partial(told.watch_certificate, settings.server.host, Path(tls.certificate)))
+    webhook_hosts = frozenset(settings.alerts.webhook_hosts)
     tenant_routes = [
         *image_routes(images, links),
-        *self_service_routes(admin, images.authenticator, frozenset(settings.alerts.webhook_hosts)),
+        *self_service_routes(admin, images.authenticator, webhook_hosts),
         *files.routes(),
         *batch_routes(batches.routes if batches else None),
     ]
     addresses = Addresses(tenant_routes)
     app = middleware.App(
-        routes=[*tenant_routes, *operators_routes(health), *admin.routes],
+        routes=[
+            *(*tenant_routes, *operators_routes(health), *admin.routes),
+            *console_routes(admin, images, webhook_hosts),
+        ],
         middleware=[
             Middleware(
                 middleware.RequestContextMiddleware, core.metrics, time.monotonic, telemetry, core.drain, core.budget

@@ -4,8 +4,8 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -27,12 +27,12 @@ from gateway.api.attribution import ANY_KEY, Attributor
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
+from gateway.app.console import ConsoleParts, build_console
 from gateway.app.events import EventParts
 from gateway.app.storage import build_quota
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog
-from gateway.domain.errors import GatewayError
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
@@ -49,14 +49,12 @@ from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
 from gateway.metering.purge import LOCK_S, TenantPurger
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
-from gateway.metering.time_zone import find_zone_problems
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
 from gateway.redis import FORMS, KEY_CHECK_LEADER, Client, LeaderLock, connect
 from gateway.redis.client import PREFIX
 from gateway.redis.journal import Journal
-from gateway.redis.preflight import inspect
 from gateway.scheduler import Scheduler, channel_of
 from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
@@ -72,8 +70,6 @@ from gateway.tenants.transactions import TenantTransactions
 
 USER_AGENT: Final = f"imagegate/{__version__}"
 _DAY_S: Final = 86_400
-_PREFLIGHT_TIMEOUT_S: Final = 2.0
-"""Minimum deadline before the start: a first connection may take longer than a request can wait."""
 _RECOVERY_ROUND_S: Final = 5.0
 """How often a process searches for expired reservations of dead processes."""
 
@@ -85,33 +81,6 @@ def connect_redis(config: Config, timeout_s: float | None = None) -> Client:
         return connect(redis.url, timeout_s or redis.timeout_ms / 1000, config.redis_credentials, redis.key_prefix)
     except ValueError as error:
         raise SettingsError(f"redis.url: {error}. Give {FORMS}.") from error
-
-
-async def find_problems(config: Config, redis: Client, *, is_start: bool = False) -> list[str]:
-    """Lists why this Redis must not be used, each with its remedy. A start records the time zone of its data.
-
-    Raises: GatewayError REDIS_UNAVAILABLE.
-    """
-    return await inspect(redis) or await find_zone_problems(redis, config.calendar.name, is_recorded=is_start)
-
-
-async def refuse_unfit(config: Config) -> None:
-    """Raises: SettingsError if Redis responds and must not be used. An unavailable Redis may recover later."""
-    redis = connect_redis(config, max(_PREFLIGHT_TIMEOUT_S, config.settings.redis.timeout_ms / 1000))
-    try:
-        problems = await find_problems(config, redis, is_start=True)
-    except GatewayError:
-        return
-    finally:
-        await redis.aclose()
-    if problems:
-        raise unfit(problems)
-
-
-def unfit(problems: Sequence[str]) -> SettingsError:
-    """Returns the error for a Redis that must not be used. A problem names its own setting, or `redis.url` has it."""
-    place = "" if problems[0].startswith("metering.") else "redis.url: "
-    return SettingsError(f"{place}{'; '.join(problems)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +217,7 @@ class AdminParts:
     keys: KeySection
     audit: AuditSection
     usage: UsageSection
+    console: ConsoleParts | None
 
 
 def build_admin(
@@ -293,10 +263,15 @@ def build_admin(
             has_mail=config.alerts.mail is not None,
         ),
     )
+    console = build_console(config, redis, authenticator, transactions, tenants, keys, names, limits)
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
     buckets = Buckets(settings.admin.requests_per_second, monotonic)
     api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets, names)
+    if console:
+        api = replace(api, find_person=console.access.authorize_admin)
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
+    if console:
+        routes += api.routes(console.section.handlers())
     tasks = (authenticator.listen, provisioner.run, purger.run)
-    return AdminParts(authenticator, throttle, routes, provisioner, tasks, tenants, key_section, audit, usage)
+    return AdminParts(authenticator, throttle, routes, provisioner, tasks, tenants, key_section, audit, usage, console)

@@ -5,7 +5,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.app.backends import build_metering, build_scheduler, connect_redis, find_problems
+from gateway.app.backends import build_metering, build_scheduler, connect_redis
+from gateway.app.redis_fitness import find_problems
 from gateway.config.resolve import Config
 from gateway.domain.billing import AdmissionRequest, PerImage, Price
 from gateway.domain.errors import GatewayError

@@ -31,8 +31,20 @@ def image_routes(images: ImageRoutes, links: StoredFileRoutes) -> list[Route]:
 def self_service_routes(
     admin: AdminParts, authenticator: TenantAuthenticator, webhook_hosts: frozenset[str]
 ) -> list[Route]:
-    lead = LeadRoutes(authenticator, admin.tenants, admin.keys, admin.usage, admin.audit, webhook_hosts)
+    lead = lead_routes(admin, authenticator, webhook_hosts)
     return [*OwnUsageRoutes(authenticator, admin.usage).routes(), *lead.routes()]
+
+
+def lead_routes(admin: AdminParts, authenticator: TenantAuthenticator, webhook_hosts: frozenset[str]) -> LeadRoutes:
+    return LeadRoutes(authenticator, admin.tenants, admin.keys, admin.usage, admin.audit, webhook_hosts)
+
+
+def console_routes(admin: AdminParts, images: ImageRoutes, webhook_hosts: frozenset[str]) -> list[Route]:
+    """Returns the console's own routes; none if it is switched off."""
+    if admin.console is None:
+        return []
+    lead = lead_routes(admin, images.authenticator, webhook_hosts)
+    return admin.console.routes(images.authenticator, admin.throttle, lead, admin.usage, images)
 
 
 def operators_routes(ops: HealthRoutes) -> list[Route]:

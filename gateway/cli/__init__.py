@@ -14,6 +14,7 @@ from gateway.cli import (
     audit,
     batches,
     conformance,
+    console,
     contexts,
     credit,
     keys,
@@ -67,6 +68,7 @@ app.add_typer(usage.app, name="usage")
 app.add_typer(batches.app, name="batch")
 app.add_typer(contexts.app, name="context")
 app.add_typer(webhooks.app, name="webhook")
+app.add_typer(console.app, name="console")
 app.add_typer(me.app, name="me")
 
 

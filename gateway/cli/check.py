@@ -11,8 +11,9 @@ import typer
 from gateway import __version__
 from gateway.app import build_telemetry
 from gateway.app.alerts_check import check_alerts
-from gateway.app.backends import redis_id, unfit
+from gateway.app.backends import redis_id
 from gateway.app.redis_check import try_redis
+from gateway.app.redis_fitness import unfit
 from gateway.app.storage import check_storage
 from gateway.cli.key_findings import finding_of
 from gateway.cli.output import ReportProgress, print_error, print_json, print_table, print_text, printable, progressing

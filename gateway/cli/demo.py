@@ -81,6 +81,7 @@ def run_demo(
             "admin_key": environ["IMAGEGATE_ADMIN_KEY"],
             "simulator_url": simulator_url,
             "redis_url": embedded.url,
+            "console_url": "",
         }
         with running(embedded):
             asyncio.run(_run(settings, environ, [listener, *own_listeners], simulator_listener, info, log_format))
@@ -162,6 +163,9 @@ async def _use(info: dict[str, str | None], settings: Settings, log_format: LogF
             return f"cannot create the demo's key ({response.text})"
         made = response.json()
         info["api_key"] = made["key"]
+        if settings.console.enabled:
+            invited = await admin.post("/console/invitations", json={"name": "demo", "role": "admin"})
+            info["console_url"] = invited.json().get("url", "")
         print(json.dumps(info) if log_format == "json" else _render_instructions(info, settings), flush=True)
         configure_logging(log_format, "info")
         await stopped.wait()
@@ -210,6 +214,8 @@ def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, s
 
 def _render_instructions(info: Mapping[str, str | None], settings: Settings) -> str:
     metrics = url_of(settings.metrics.host, settings.metrics.port) if settings.metrics.port else info["admin_url"]
+    link, address = info["console_url"], f"{info['admin_url']}/console"
+    console = f"\nThe console is at {address}. This link signs you in once:\n\n{link}\n" if link else ""
     upstreams = "\n              ".join(f"{upstream.name}, {upstream.base_url}" for upstream in settings.upstreams)
     return f"""
 imagegate is ready.
@@ -226,7 +232,7 @@ imagegate is ready.
 Both keys are valid until the demo stops. It then deletes its data. With
 --keep DIR it keeps the data, but the next run makes new keys, and batches that
 were created with the old ones pause.
-
+{console}
 Try it in another terminal. The response contains the image's URL:
 
 curl {info["base_url"]}/images/generations \\

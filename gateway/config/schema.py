@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from gateway.config.alerts import Alerts
+from gateway.config.console import Console
 from gateway.config.upstreams import (
     ConfiguredTenant,
     HttpUrl,
@@ -265,6 +266,7 @@ class Settings(Table, frozen=True, kw_only=True):
     server: Server = Server()
     redis: Redis = Redis()
     admin: Admin = Admin()
+    console: Console = Console()
     api_keys: ApiKeys = ApiKeys()
     audit: Audit = Audit()
     logs: Logs = Logs()

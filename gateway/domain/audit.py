@@ -13,7 +13,7 @@ JsonObject = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The name of the admin key that makes a change, and the ID of its request."""
+    """The name of the admin key or the person that makes a change, and the ID of its request."""
 
     name: str
     request_id: str = ""

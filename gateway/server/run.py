@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 
 from gateway import __version__
 from gateway.app import create_app
-from gateway.app.backends import refuse_unfit
+from gateway.app.redis_fitness import refuse_unfit
 from gateway.config import Settings, SettingsError, config_path, locate, misspelled_variables
 from gateway.config.resolve import Config, read_config, resolve
 from gateway.observability.logging import configure_logging

@@ -7,6 +7,7 @@ another node, is written before the record and deleted after it. The lookup alon
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 from gateway.domain.audit import Actor, AuditEvent, describe_key
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -16,6 +17,10 @@ from gateway.tenants.authentication import Authenticator, generate_api_key
 from gateway.tenants.records import KeyRecord, lookup_record, read_key, record, use_record, write_key
 from gateway.tenants.store import no_tenant
 from gateway.tenants.transactions import ConflictError, FieldUpdate, FullError, HashKind, TenantTransactions, retrying
+
+_CONSOLE_KEY: Final = "console_key"
+"""Field of a tenant's record: ID of the key that the console buys as."""
+_CONSOLE_LABEL: Final = "console"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,13 @@ class ApiKeyStore:
     @retrying
     async def create(self, new: ApiKey, actor: Actor) -> CreatedApiKey:
         """Creates a key; it gets an ID. Raises: GatewayError NOT_FOUND, TOO_MANY_KEYS, REDIS_UNAVAILABLE."""
+        return await self._add(new, actor)
+
+    async def _add(self, new: ApiKey, actor: Actor, field: str = "", known: str | None = None) -> CreatedApiKey:
+        """Adds a key, and its ID as a field of the tenant's record in place of the `known` one.
+
+        Raises: ConflictError, and as `create`.
+        """
         secret = generate_api_key()
         key, tenant = replace(new, id=key_id(secret) or ""), new.tenant
         keyed_hash = await self._credentials.keyed_hash(digest(secret), asks_redis=True)
@@ -68,13 +80,33 @@ class ApiKeyStore:
         act = AuditEvent(actor, "key.create", tenant, key.id, after=describe_key(key))
         is_there = FieldUpdate(HashKind.TENANT, "created_at", created_at, created_at)
         added = FieldUpdate(HashKind.KEYS, key.id, None, write_key(key, keyed_hash))
+        named = [FieldUpdate(HashKind.TENANT, field, known, key.id)] if field else []
         try:
-            await self._changes.make(act, [is_there, added], keys_max=self._keys_max)
+            await self._changes.make(act, [is_there, added, *named], keys_max=self._keys_max)
         except (ConflictError, FullError):
             await self.unindex(key.id, tenant)
             await self._require_room(tenant)
             raise ConflictError from None
         return CreatedApiKey(key, secret)
+
+    @retrying
+    async def console_key(self, tenant: str, actor: Actor) -> str:
+        """Returns the ID of the key as which people of a tenant buy in the console; creates it at first use.
+
+        Nothing holds its secret. Two processes create one key, because the tenant's record names it.
+        Raises: GatewayError NOT_FOUND, TOO_MANY_KEYS, REDIS_UNAVAILABLE. Redis: one round trip once it exists.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hmget(record(self._redis, tenant, "tenant"), "created_at", _CONSOLE_KEY)
+        pipeline.hkeys(record(self._redis, tenant, "keys"))
+        replies = await execute(self._redis, pipeline.execute(), tuple[list[str | None], list[str]])
+        (created_at, key_id), key_ids = replies
+        if not created_at:
+            raise no_tenant(tenant)
+        if key_id in key_ids:
+            return str(key_id)
+        key = ApiKey("", tenant, _CONSOLE_LABEL, int(self._clock()))
+        return (await self._add(key, actor, _CONSOLE_KEY, key_id)).key.id
 
     async def _require_room(self, tenant: str) -> None:
         """Deletes the tenant's expired keys. Raises: GatewayError TOO_MANY_KEYS, NOT_FOUND, REDIS_UNAVAILABLE."""

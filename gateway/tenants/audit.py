@@ -1,6 +1,7 @@
 """Reads the audit log: one stream per tenant and per upstream, merged newest first.
 
-The *owner* of a stream is a tenant's name, or "pool:UPSTREAM" or "events:", which are no valid tenant names.
+The *owner* of a stream is a tenant's name, or "pool:UPSTREAM", "events:" or "console:", which are no valid tenant
+names.
 """
 
 import heapq
@@ -14,10 +15,15 @@ from gateway.redis import Client, execute
 from gateway.tenants.records import record
 from gateway.tenants.store import batched
 
-_CURSOR: Final = re.compile(r"(?!0+-0+@)(\d{1,19})-(\d{1,19})@((?:pool:)?[a-z0-9][a-z0-9._-]{0,62}|events:)", re.ASCII)
+_CURSOR: Final = re.compile(
+    r"(?!0+-0+@)(\d{1,19})-(\d{1,19})@((?:pool:)?[a-z0-9][a-z0-9._-]{0,62}|events:|console:)", re.ASCII
+)
 _POOL: Final = "pool:"
 ENDPOINTS: Final = "events:"
 """The owner of changes to the endpoints of events."""
+CONSOLE: Final = "console:"
+"""The owner of changes to one-time links and sessions of the console."""
+_SHOWN: Final = {ENDPOINTS: "webhooks", CONSOLE: "console"}
 
 
 def pool_owner(upstream: str) -> str:
@@ -90,7 +96,8 @@ class Audit:
 
 def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:
     """Renders an entry. Either `tenant` or `target` names what was changed; the other is None."""
-    holder = "webhooks" if at.owner == ENDPOINTS else at.owner.removeprefix(_POOL) if _POOL in at.owner else None
+    pool = at.owner.removeprefix(_POOL) if at.owner.startswith(_POOL) else None
+    holder = _SHOWN.get(at.owner, pool)
     return {
         "at": at.ms // 1000,
         "actor": fields["actor"],

@@ -111,6 +111,19 @@ class Authenticator:
         principal, record = found
         return None if record.expires_at is not None and record.expires_at <= self._clock() else principal
 
+    async def proof_of(self, authorization: str) -> str:
+        """Returns the keyed hash of a key, by which `find_proved` recognises it later."""
+        return await self.keyed_hash(digest(_bearer(authorization)), asks_redis=True)
+
+    async def find_proved(self, public_id: str, proof: str) -> Principal | None:
+        """Returns the principal of a key ID, as `find`, unless the key has another secret now."""
+        principal, found = await self.find(public_id), await self._find(public_id)
+        if principal is None or found is None:
+            return None
+        record = found[1]
+        is_old = hmac.compare_digest(record.old_mac, proof) and self._clock() < record.old_until
+        return principal if hmac.compare_digest(record.keyed_hash, proof) or is_old else None
+
     async def listen(self) -> None:
         """Drops cached keys that other processes change; runs until cancelled and reconnects after failures."""
         is_logged, pause_s = False, _LISTEN_PAUSE_S

@@ -29,6 +29,9 @@ class HashKind(Enum):
     KEYS = 2
     CLOSED = 6
     """Closed months, see metering/closing.py."""
+    SESSIONS = 7
+    LINKS = 8
+    """Of the console, whose owner is no tenant; see sessions.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class TenantTransactions:
         for edit in edits:
             args += [edit.part.value, edit.field]
             args += ["" if value is None else f"={value}" for value in (edit.before, edit.after)]
-        kinds = ("tenant", "keys", "revoked_keys", "audit", "events", "closed")
+        kinds = ("tenant", "keys", "revoked_keys", "audit", "events", "closed", "sessions", "links")
         keys = [record(self._redis, act.tenant, kind) for kind in kinds]
         if (changed := await self._change(keys, args)) != 1:
             raise FullError if changed == -1 else ConflictError

@@ -44,13 +44,16 @@ def operations() -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 
 def routes() -> set[tuple[str, str]]:
-    """The app's own table; HEAD comes with every GET and is described once in the document's head."""
+    """The app's own table; HEAD comes with every GET and is described once in the document's head.
+
+    The console's own routes are for its pages only.
+    """
     environ = environment(CONFIGURED)
     app = create_app(resolve_config(from_document(dict(CONFIGURED), environ, "test"), environ))
     return {
         (re.sub(r":\w+}", "}", route.path), method)
         for route in app.routes
-        if isinstance(route, Route)
+        if isinstance(route, Route) and not route.path.startswith("/console")
         for method in (route.methods or set()) - {"HEAD"}
     }
 

@@ -25,7 +25,7 @@ async def is_there(path: str, server: tuple[str, int] | None, number: int = 9464
     async def send(message: Message) -> None:
         pass
 
-    own = [DedicatedPort(number, METRICS, frozenset({"127.0.0.1", "prom.example"}))] if number else []
+    own = [DedicatedPort(number, (METRICS,), frozenset({"127.0.0.1", "prom.example"}))] if number else []
     scope = {
         "type": "http",
         "path": path,

@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from gateway.app.backends import refuse_unfit
+from gateway.app.redis_fitness import refuse_unfit
 from gateway.config import SettingsError, from_document
 from gateway.config.resolve import resolve
 from gateway.config.time_zone import read_calendar

@@ -1,7 +1,7 @@
 """The admin API: JSON; disabled unless an admin key is configured.
 
-Each section maps paths below `/admin/v1` and methods to handlers. `AdminApi` authenticates every request before it
-reaches a handler.
+Each section maps paths below `/admin/v1` and methods to handlers. `AdminApi` authenticates every request, by
+an admin key or a session of the console, before it reaches a handler.
 """
 
 import hmac
@@ -25,6 +25,7 @@ from gateway.api.bodies import context_of
 from gateway.domain.accounts import Secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.roles import admin_permission
 from gateway.redis import translate_change_errors
 from gateway.tenants.names import TenantNames
 
@@ -34,6 +35,7 @@ _WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|tenants|tenants/[^/]+
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]
 """By path below `/admin/v1` and by method."""
+FindPerson = Callable[[Request, str], Awaitable[Actor | None]]
 
 
 class Role(Enum):
@@ -60,22 +62,27 @@ class AdminAuthenticator:
     keys: Sequence[AdminKey]
 
     def check(self, authorization: str, method: str) -> str:
-        """Returns the name of the key that was sent. Compares against every key to keep the timing constant.
+        """Returns the name of the key that was sent.
 
         Raises: GatewayError ADMIN_API_DISABLED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
         """
         if not self.keys:
             raise GatewayError(ErrorCode.ADMIN_API_DISABLED)
-        scheme, _, credential = authorization.partition(" ")
-        sent = credential.strip().encode()
-        matching = [key for key in self.keys if hmac.compare_digest(sent, key.secret.plaintext.encode())]
-        if scheme.lower() != "bearer" or not matching:
+        key = find_admin_key(self.keys, secret_of(authorization))
+        if key is None:
             raise GatewayError(
                 ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
             )
-        if matching[0].role is Role.READ and method != "GET":
-            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"Admin key '{matching[0].name}' is read-only.")
-        return matching[0].name
+        if key.role is Role.READ and method != "GET":
+            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"Admin key '{key.name}' is read-only.")
+        return key.name
+
+
+def find_admin_key(keys: Sequence[AdminKey], secret: str) -> AdminKey | None:
+    """Returns the key with this secret. Compares against every key to keep the timing constant."""
+    sent = secret.encode()
+    matching = [key for key in keys if hmac.compare_digest(sent, key.secret.plaintext.encode())]
+    return matching[0] if matching else None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -87,24 +94,36 @@ class AdminApi:
     buckets: Buckets
     """Requests of each admin key at each address; a limit of 0 is none."""
     names: TenantNames
+    find_person: FindPerson | None = None
+    """Returns who is signed in to the console and may do what needs a permission; None without a session."""
 
     def routes(self, handlers: Handlers) -> list[Route]:
-        return [
-            Route(PREFIX + path, partial(self._serve, by_method), methods=list(by_method))
-            for path, by_method in handlers.items()
-        ]
+        routes = []
+        for path, by_method in handlers.items():
+            permissions = {method: admin_permission(path, method) for method in by_method}
+            serve = partial(self._serve, by_method, permissions)
+            routes.append(Route(PREFIX + path, serve, methods=list(by_method)))
+        return routes
 
-    async def _serve(self, handlers: Mapping[str, Handler], request: Request) -> Response:
+    async def _serve(
+        self, handlers: Mapping[str, Handler], permissions: Mapping[str, str], request: Request
+    ) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
         authorization, address = read_authorization(request.headers), request.client.host if request.client else ""
-        check = partial(self.access.check, authorization, method)
-        name = self.throttle.check_first(address, secret_of(authorization), check)
+        person = (
+            await self.find_person(request, permissions[method]) if self.find_person and not authorization else None
+        )
+        if person:
+            name = person.name
+        else:
+            check = partial(self.access.check, authorization, method)
+            name = self.throttle.check_first(address, secret_of(authorization), check)
         context, bucket = context_of(request), f"{name} {network_of(address)}"
         context.admin = name
         if wait_s := self.buckets.blocked_s(bucket):
             raise GatewayError(
                 ErrorCode.REQUESTS_THROTTLED,
-                f"Too many requests with admin key '{name}' from this address: limit {self.buckets.per_second} per "
+                f"Too many requests of '{name}' from this address: limit {self.buckets.per_second} per "
                 "second. The request was not executed. Please try again in 1 s.",
                 retry_after_s=wait_s,
             )

@@ -12,14 +12,14 @@ from gateway.api.bodies import json_response
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.tenants.audit import ENDPOINTS, Audit, Cursor, pool_owner
+from gateway.tenants.audit import CONSOLE, ENDPOINTS, Audit, Cursor, pool_owner
 from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AuditSection:
-    """Audit entries of tenants, configured upstreams and webhooks, newest first."""
+    """Audit entries of tenants, configured upstreams, webhooks and the console, newest first."""
 
     audit: Audit
     tenants: TenantStore
@@ -57,4 +57,4 @@ class AuditSection:
         if upstream is not None and upstream not in names:
             raise GatewayError(ErrorCode.NOT_FOUND, f"Upstream not found. Configured: {', '.join(names)}.")
         pools = {pool_owner(name) for name in names if upstream in (None, name)}
-        return pools if upstream else pools | {ENDPOINTS} | await self.tenants.names()
+        return pools if upstream else pools | {ENDPOINTS, CONSOLE} | await self.tenants.names()

@@ -83,6 +83,20 @@ class ErrorCode(Enum):
     )
     ADMIN_UNAUTHORIZED = caller("admin_unauthorized", 401, "A valid admin key is required.", "invalid_admin_key")
     ADMIN_READ_ONLY = caller("admin_read_only", 403, "This admin key is read-only.")
+    # The console
+    SESSION_REQUIRED = caller("session_required", 401, "Sign in to the console: there is no session, or it has ended.")
+    CROSS_SITE_REQUEST = caller("cross_site_request", 403, "The console accepts requests of its own pages only.")
+    COOKIE_NOT_POSSIBLE = caller(
+        "cookie_not_possible",
+        400,
+        "A browser stores the session's cookie only with TLS or on localhost. Open the console by https:// or by "
+        "http://localhost.",
+    )
+    INVITATION_INVALID = caller(
+        "invitation_invalid",
+        403,
+        "This link is unknown, was used, or has expired. Ask an administrator for a new one.",
+    )
     NOT_FOUND = caller("not_found", 404, "Not found.")
     CONFLICT = caller("conflict", 409, "Already exists.", "already_exists")
     TOO_MANY_KEYS = caller("too_many_keys", 409, "The tenant has as many keys as it may have.")

@@ -4,12 +4,13 @@
 -- KEYS[3], [4]   IDs of configured keys that an operator revoked: set; the tenant's audit log: stream
 -- KEYS[5]        the tenant's events: stream, see streams.lua
 -- KEYS[6]        the tenant's closed months: hash
+-- KEYS[7], [8]   sessions and one-time links of the console, whose owner is "console:": hashes
 -- ARGV[1..3]     channel, message, retention of the audit log in seconds
 -- ARGV[4..9]     action ("" is not audited), actor, request ID, key ID, before and after: JSON or ""
 -- ARGV[10], [11] ID to add to KEYS[3], ID that must not be in it; each may be ""
 -- ARGV[12]       limit on the fields of KEYS[2], if one is added; or ""
 -- ARGV[13]       JSON: events of the change, each its type and its data (JSON)
--- ARGV[14..]     quadruples: 1, 2 or 6 for the hash, field, value as read, new value; "=" and its text, or "" if absent
+-- ARGV[14..]     quadruples: 1, 2, 6, 7 or 8 for the hash, field, value as read, new value; "=" and its text, or "" if absent
 -- Returns        1, 0 if a value has changed since it was read, or -1 if KEYS[2] is full: then nothing is written
 -- TTL            none; the audit log drops entries older than ARGV[3]. Clock: the server's
 local time = redis.call('TIME')

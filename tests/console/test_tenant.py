@@ -1,0 +1,117 @@
+"""What leads and members do in the console, and the playground."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from gateway.domain.roles import PERMISSIONS, ConsoleRole, tenant_permission
+from tests.support.console import Browser, error_code, person
+from tests.support.harness import Gateway, MakeGateway, admin
+
+PROMPT = {"prompt": "a lighthouse", "response_format": "b64_json"}
+ROUTES = [
+    ("GET", ""),
+    ("PATCH", ""),
+    ("GET", "/keys"),
+    ("POST", "/keys"),
+    ("GET", "/keys/abc"),
+    ("PATCH", "/keys/abc"),
+    ("DELETE", "/keys/abc"),
+    ("POST", "/keys/abc/rotate"),
+    ("GET", "/usage"),
+    ("GET", "/usage_now"),
+    ("GET", "/audit"),
+]
+
+
+@pytest.mark.shares_gateway
+@pytest.mark.parametrize("role", ConsoleRole)
+def test_only_a_lead_manages_the_tenant_and_a_member_reads_its_usage(gateway: Gateway, role: ConsoleRole) -> None:
+    browser = person(gateway.url, role.value, "acme" if role.has_tenant else None)
+    for method, path in ROUTES:
+        answer = browser.call(method, f"/console/tenant{path}", None if method == "GET" else {})
+        may = role.has_tenant and tenant_permission(path, method) in PERMISSIONS[role]
+        assert may == (answer.status_code != 403), (method, path, answer.text)
+
+
+@pytest.mark.shares_gateway
+def test_a_lead_creates_and_revokes_a_key_under_its_own_name(gateway: Gateway) -> None:
+    lead = person(gateway.url, "lead", "acme", name="bea")
+    made = lead.call("POST", "/console/tenant/keys", {"label": "ci"}).json()
+    assert 200 == httpx.get(f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {made['key']}"}).status_code
+    assert 200 == lead.call("DELETE", f"/console/tenant/keys/{made['id']}").status_code
+    entries = [entry for entry in lead.get("/console/tenant/audit").json()["data"] if entry["key_id"] == made["id"]]
+    assert [("link:bea", "key.revoke"), ("link:bea", "key.create")] == [(e["actor"], e["action"]) for e in entries]
+    refused = lead.call("POST", "/console/tenant/keys", {"role": "lead"})
+    assert (403, "not_permitted") == (refused.status_code, error_code(refused))
+
+
+@pytest.mark.shares_gateway
+def test_a_lead_sees_no_other_tenant(gateway: Gateway) -> None:
+    admin(gateway.url, "POST", "/tenants", {"name": "globex"})
+    other = admin(gateway.url, "POST", "/tenants/globex/keys", {}).json()
+    lead = person(gateway.url, "lead", "acme")
+    assert 404 == lead.get(f"/console/tenant/keys/{other['id']}").status_code
+    assert "acme" == lead.get("/console/tenant").json()["name"]
+
+
+def test_the_playground_buys_as_the_tenants_key_of_the_console(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway()
+    member, lead = Browser(gateway.url).sign_in(gateway.api_key), person(gateway.url, "lead", "acme")
+    answers = [browser.call("POST", "/console/images/generations", PROMPT) for browser in (member, lead, member)]
+    assert [200, 200, 200] == [answer.status_code for answer in answers], answers[0].text
+    assert "0.0035" == answers[0].headers["x-imagegate-cost-usd"]
+    keys = admin(gateway.url, "GET", "/tenants/acme/keys").json()["data"]
+    [console] = [key for key in keys if key["label"] == "console"]
+    report = admin(gateway.url, "GET", "/usage?by=key").json()["data"]
+    assert [(console["id"], 3)] == [(row["key"], row["images"]) for row in report]
+    entries = admin(gateway.url, "GET", "/audit?tenant=acme").json()["data"]
+    assert [f"key:{key['id']}" for key in keys if key["label"] == ""] == [
+        entry["actor"] for entry in entries if entry["key_id"] == console["id"]
+    ]
+
+
+def test_two_people_who_begin_at_once_get_one_key(two_gateways: tuple[str, str]) -> None:
+    first, _ = two_gateways
+    admin(first, "POST", "/tenants", {"name": "acme"})
+    browsers = [person(url, "member", "acme", name=f"p{number}") for number, url in enumerate(two_gateways * 3)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda browser: browser.get("/console/models"), browsers))
+    assert {200} == {answer.status_code for answer in answers}
+    assert ["console"] == [key["label"] for key in admin(first, "GET", "/tenants/acme/keys").json()["data"]]
+
+
+def test_an_admin_names_the_tenant_and_its_limits_hold(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway()
+    admin(gateway.url, "PATCH", "/tenants/acme", {"quotas": {"images_per_day": 1}})
+    browser = Browser(gateway.url).sign_in()
+    unnamed = browser.call("POST", "/console/images/generations", PROMPT)
+    assert (400, "tenant") == (unnamed.status_code, unnamed.json()["error"]["param"])
+    path = "/console/images/generations?tenant=acme"
+    answers = [browser.call("POST", path, PROMPT) for _ in range(2)]
+    assert [200, 429] == [answer.status_code for answer in answers]
+    assert 404 == browser.call("POST", "/console/images/generations?tenant=nobody", PROMPT).status_code
+    assert 403 == person(gateway.url, "viewer").call("POST", path, PROMPT).status_code
+
+
+def test_a_member_cannot_name_another_tenant(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway()
+    admin(gateway.url, "POST", "/tenants", {"name": "globex"})
+    member = Browser(gateway.url).sign_in(gateway.api_key)
+    assert 200 == member.call("POST", "/console/images/generations?tenant=globex", PROMPT).status_code
+    report = admin(gateway.url, "GET", "/usage?by=tenant").json()["data"]
+    assert ["acme"] == [row["tenant"] for row in report]
+
+
+def test_a_revoked_key_of_the_console_is_replaced_at_the_next_use(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway()
+    member = Browser(gateway.url).sign_in(gateway.api_key)
+    ids = []
+    for _ in range(2):
+        assert 200 == member.get("/console/models").status_code
+        keys = admin(gateway.url, "GET", "/tenants/acme/keys").json()["data"]
+        [found] = [key["id"] for key in keys if key["label"] == "console"]
+        admin(gateway.url, "DELETE", f"/keys/{found}")
+        ids.append(found)
+    assert 2 == len(set(ids))
