@@ -6,6 +6,7 @@ import typer
 
 from gateway.cli.client import AdminApi, Document, rows
 from gateway.cli.output import minute, print_text, printable
+from gateway.cli.usage_options import check_day
 
 _IN_FIRST_LINE = ("id", "name", "tenant", "created_at", "upstream", "account", "key")
 
@@ -16,11 +17,23 @@ def audit(
     upstream: Annotated[
         str | None, typer.Option(help="Show only entries of this upstream's keys.", show_default=False)
     ] = None,
+    actor: Annotated[str | None, typer.Option(help="Show only changes by this admin key.", show_default=False)] = None,
+    action: Annotated[
+        str | None,
+        typer.Option(help="Show only this action, as key.revoke, or all that begin with key.", show_default=False),
+    ] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", callback=check_day, metavar="DAY", help="The first day, UTC.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", callback=check_day, metavar="DAY", help="The last day, UTC.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of entries, newest first.")] = 20,
     before: Annotated[str | None, typer.Option(metavar="CURSOR", help="Continue an earlier list.")] = None,
 ) -> None:
     """Show changes of tenants, keys and provider keys with actor and time, newest first."""
     query = {"limit": limit, "tenant": tenant, "upstream": upstream, "before": before}
+    query |= {"actor": actor, "action": action, "from": first, "to": last}
     api.show(api.ask("GET", "audit", query=query), _print_list)
 
 

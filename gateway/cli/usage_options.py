@@ -32,13 +32,13 @@ def _parse_by(text: str) -> str:
 
 
 check_month: Final = _check_form("a month, YYYY-MM, as 2026-01", "%Y-%m")
-_DAY: Final = _check_form("a day, YYYY-MM-DD, as 2026-01-31", "%Y-%m-%d")
+check_day: Final = _check_form("a day, YYYY-MM-DD, as 2026-01-31", "%Y-%m-%d")
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="One tenant. Default: all.")]
 FromOption = Annotated[
     str | None,
     typer.Option(
         "--from",
-        callback=_DAY,
+        callback=check_day,
         metavar="DAY",
         help="The first day, in [metering] time_zone. Default: the first of the month.",
     ),
@@ -47,7 +47,7 @@ ToOption = Annotated[
     str | None,
     typer.Option(
         "--to",
-        callback=_DAY,
+        callback=check_day,
         metavar="DAY",
         help="The last day, in [metering] time_zone. Default: today.",
     ),

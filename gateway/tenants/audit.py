@@ -6,6 +6,7 @@ names.
 
 import heapq
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,9 @@ _CURSOR: Final = re.compile(
     r"(?!0+-0+@)(\d{1,19})-(\d{1,19})@((?:pool:)?[a-z0-9][a-z0-9._-]{0,62}|events:|console:)", re.ASCII
 )
 _POOL: Final = "pool:"
+_ENTRIES_PER_READING: Final = 200
+_READINGS_MAX: Final = 10
+"""With a filter that entries may not match: per page, so that a rare actor does not make Redis read the whole log."""
 ENDPOINTS: Final = "events:"
 """The owner of changes to the endpoints of events."""
 CONSOLE: Final = "console:"
@@ -61,6 +65,28 @@ class Page:
     next: Cursor | None
 
 
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Selects entries. An action that ends in "." selects all that begin with it."""
+
+    actor: str | None = None
+    action: str | None = None
+    first_ms: int = 0
+    """Unix milliseconds of the oldest entry."""
+    end: Cursor | None = None
+    """Exclusive."""
+
+    def matches(self, fields: Mapping[str, str]) -> bool:
+        if self.actor not in {None, fields["actor"]}:
+            return False
+        if self.action and self.action.endswith("."):
+            return fields["action"].startswith(self.action)
+        return self.action in {None, fields["action"]}
+
+
+EVERY: Final = AuditFilter()
+
+
 class Audit:
     """The audit log."""
 
@@ -71,27 +97,47 @@ class Audit:
         """Returns the number of entries of an owner. Raises: GatewayError REDIS_UNAVAILABLE."""
         return await execute(self._redis, self._redis.xlen(record(self._redis, owner, "audit")), int)
 
-    async def page(self, owners: set[str], limit: int, before: Cursor | None) -> Page:
-        """Returns the `limit` newest entries below `before`.
+    async def page(self, owners: set[str], limit: int, before: Cursor | None, wanted: AuditFilter = EVERY) -> Page:
+        """Returns the newest entries below `before` that are wanted, at most `limit`.
 
+        A filter by actor or action reads at most 2,000 entries, so a page may have fewer, or none, and a `next`.
         Raises: GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip per hundred owners; reads only entries that can be among the newest.
+        Redis: one round trip per hundred owners, at most 10 with such a filter; reads only entries that can be among
+        the newest.
         """
+        before = min((place for place in (before, wanted.end) if place), default=None)
+        is_sparse = bool(wanted.actor or wanted.action)
+        count = _ENTRIES_PER_READING if is_sparse else limit
+        found: list[dict[str, object]] = []
+        for _ in range(_READINGS_MAX if is_sparse else 1):
+            newest = await self._newest(owners, count + 1, before, wanted.first_ms)
+            for place, fields in newest[:count]:
+                before = place
+                if wanted.matches(fields):
+                    found.append(_render(place, fields))
+                if len(found) == limit:
+                    return Page(found, place if place != newest[-1][0] else None)
+            if len(newest) <= count:
+                return Page(found, None)
+        return Page(found, before)
+
+    async def _newest(
+        self, owners: set[str], limit: int, before: Cursor | None, first_ms: int
+    ) -> list[tuple[Cursor, dict[str, str]]]:
         newest: list[tuple[Cursor, dict[str, str]]] = []
         for batch in batched(sorted(owners)):
-            oldest = newest[-1][0].ms if len(newest) > limit else 0
+            oldest = max(first_ms, newest[-1][0].ms if len(newest) >= limit else 0)
             pipeline = self._redis.pipeline(transaction=False)
             for owner in batch:
                 end = before.end_for(owner) if before else "+"
-                pipeline.xrevrange(record(self._redis, owner, "audit"), end, oldest, count=limit + 1)
+                pipeline.xrevrange(record(self._redis, owner, "audit"), end, oldest, count=limit)
             answers = await execute(self._redis, pipeline.execute(), list[list[tuple[str, dict[str, str]]]])
             for owner, entries in zip(batch, answers, strict=True):
                 for entry_id, fields in entries:
                     ms, sequence = map(int, entry_id.split("-"))
                     newest.append((Cursor(ms, sequence, owner), fields))
-            newest = heapq.nlargest(limit + 1, newest, key=lambda entry: entry[0])
-        shown = newest[:limit]
-        return Page([_render(*entry) for entry in shown], shown[-1][0] if len(newest) > limit else None)
+            newest = heapq.nlargest(limit, newest, key=lambda entry: entry[0])
+        return newest
 
 
 def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:

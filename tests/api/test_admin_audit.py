@@ -122,3 +122,21 @@ def test_no_secret_is_in_the_audit_nor_in_the_stream(gateway: Gateway, redis_url
     told = stream + gateway.admin("GET", "/audit").text
     assert 3 == len(hashes)
     assert [] == [secret for secret in hidden if secret in told]
+
+
+def test_entries_are_filtered_by_actor_action_and_day(gateway: Gateway) -> None:
+    for number in range(3):
+        gateway.admin("POST", "/tenants", {"name": f"tenant-{number}"})
+    gateway.admin("PATCH", "/tenants/tenant-1", {"weight": 2})
+    whole, today = audit(gateway), time.strftime("%Y-%m-%d", time.gmtime())
+    created = [entry for entry in whole if entry["action"] == "tenant.create" and entry["actor"] == "admin"]
+    assert ["tenant-2", "tenant-1", "tenant-0"] == [entry["tenant"] for entry in created][:3]
+    assert len(created) < len(whole)
+    assert created == audit(gateway, "?action=tenant.create&actor=admin")
+    assert whole == audit(gateway, f"?from={today}&to={today}")
+    assert [] == audit(gateway, "?to=2020-01-01") == audit(gateway, "?from=2999-01-01") == audit(gateway, "?actor=eve")
+    first = gateway.admin("GET", "/audit?action=tenant.&limit=2&actor=admin").json()
+    rest = audit(gateway, f"?action=tenant.&actor=admin&before={first['next']}")
+    assert [entry for entry in whole if entry["action"].startswith("tenant.")] == first["data"] + rest
+    refused = gateway.admin("GET", "/audit?from=2026-02-02&to=2026-02-01")
+    assert (400, "from") == (refused.status_code, refused.json()["error"]["param"])

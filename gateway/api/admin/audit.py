@@ -2,19 +2,25 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import date
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
+from gateway.api.admin.periods import parse_day
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.tenants.audit import CONSOLE, ENDPOINTS, Audit, Cursor, pool_owner
+from gateway.tenants.audit import CONSOLE, ENDPOINTS, Audit, AuditFilter, Cursor, pool_owner
 from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
+
+_EPOCH: Final = date(1970, 1, 1)
+_DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,8 +48,9 @@ class AuditSection:
         before = Cursor.parse(text) if text else None
         if text and before is None:
             raise refused_value("before", "expected the 'next' of an earlier response.")
+        wanted = _parse_filter(query)
         query.reject_unknown()
-        page = await self.audit.page(owners, limit, before)
+        page = await self.audit.page(owners, limit, before, wanted)
         data = await self.names.show(page.entries)
         return json_response({"data": data, "next": str(page.next) if page.next else None})
 
@@ -58,3 +65,16 @@ class AuditSection:
             raise GatewayError(ErrorCode.NOT_FOUND, f"Upstream not found. Configured: {', '.join(names)}.")
         pools = {pool_owner(name) for name in names if upstream in (None, name)}
         return pools if upstream else pools | {ENDPOINTS, CONSOLE} | await self.tenants.names()
+
+
+def _parse_filter(query: QueryFields) -> AuditFilter:
+    """Parses actor, action and UTC days. Raises: GatewayError INVALID_VALUE."""
+    first, last = parse_day(query, "from"), parse_day(query, "to")
+    if first and last and first > last:
+        raise refused_value("from", f"it is after 'to' ({last}).")
+    end = Cursor(_midnight_ms(last) + _DAY_MS, 0, "") if last else None
+    return AuditFilter(query.text("actor"), query.text("action"), _midnight_ms(first) if first else 0, end)
+
+
+def _midnight_ms(day: date) -> int:
+    return (day - _EPOCH).days * _DAY_MS

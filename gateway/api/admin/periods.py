@@ -18,7 +18,7 @@ def parse_period(query: QueryFields, today: date) -> tuple[date | None, date | N
 
     Raises: GatewayError INVALID_VALUE.
     """
-    first, last = _day(query, "from"), _day(query, "to")
+    first, last = parse_day(query, "from"), parse_day(query, "to")
     for name, parse in (("month", parse_month), ("last", _parse_last)):
         if (text := query.text(name)) is not None:
             if first or last:
@@ -33,7 +33,8 @@ def check_days(first: date, last: date, days_max: int) -> None:
         raise refused_value("from", f"expected at most {days_max} days, up to 'to' ({last}).")
 
 
-def _day(query: QueryFields, name: str) -> date | None:
+def parse_day(query: QueryFields, name: str) -> date | None:
+    """Returns None if absent. Raises: GatewayError INVALID_VALUE."""
     text = query.text(name)
     return None if text is None else _parse_day(name, text, "a day, YYYY-MM-DD, as 2026-01-31")
 
