@@ -21,19 +21,20 @@ const ICONS = {
   settings: "M2 4.500h7M12.500 4.500h1.500M2 11.500h1.500M7 11.500h7M9 4.500a1.700 1.700 0 1 0 3.400 0 1.700 1.700 0 0 0-3.400 0zM3.500 11.500a1.700 1.700 0 1 0 3.400 0 1.700 1.700 0 0 0-3.400 0z",
 };
 
-/** Pages: path, module, title, navigation entry and the permission that shows it. */
+/** Pages: path, module, title, navigation entry and the permissions of which one shows it. */
 const ROUTES = /** @type {[RegExp, string, string, keyof typeof ICONS, string[]][]} */ ([
-  [/^\/?$/, "overview", "Overview", "overview", []],
-  [/^\/tenants\/?$/, "tenants", "Tenants", "tenants", ["tenants.read", "tenants.write", "usage.read"]],
-  [/^\/tenants\/([^/]+)$/, "tenant", "Tenant", "tenants", ["tenants.read", "tenants.write", "usage.read"]],
-  [/^\/keys\/?$/, "keys", "Keys", "keys", ["keys.read", "keys.write", "pool.read"]],
+  [/^\/?$/, "overview", "Overview", "overview", ["overview.read"]],
+  [/^\/?$/, "tenant_overview", "Overview", "overview", ["usage.read"]],
+  [/^\/tenants\/?$/, "tenants", "Tenants", "tenants", ["tenants.read"]],
+  [/^\/tenants\/([^/]+)$/, "tenant", "Tenant", "tenants", ["tenants.read"]],
+  [/^\/keys\/?$/, "keys", "Keys", "keys", ["keys.read"]],
   [/^\/usage\/?$/, "usage", "Usage & cost", "usage", ["usage.read"]],
   [/^\/requests\/?$/, "requests", "Requests", "requests", ["records.read"]],
   [/^\/requests\/([^/]+)$/, "request", "Request", "requests", ["records.read"]],
   [/^\/pool\/?$/, "pool", "Pool", "pool", ["pool.read"]],
   [/^\/pool\/([^/]+)\/([^/]+)\/([^/]+)$/, "pool_key", "Provider key", "pool", ["pool.read"]],
   [/^\/playground\/?$/, "playground", "Playground", "playground", ["playground"]],
-  [/^\/settings\/?$/, "settings", "Settings", "settings", ["settings.read", "audit.read"]],
+  [/^\/settings\/?$/, "settings", "Settings", "settings", ["settings.read", "audit.read", "tenant.write"]],
 ]);
 const LINKS = { overview: "/", tenants: "/tenants", keys: "/keys", usage: "/usage", requests: "/requests", pool: "/pool", playground: "/playground", settings: "/settings" };
 
@@ -75,25 +76,18 @@ const icon = (name) => svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true",
 const logo = () =>
   svg("svg", { viewBox: "0 0 32 32", "aria-hidden": "true", class: "logo" }, svg("rect", { width: 32, height: 32, rx: 8 }), svg("path", { d: "M9 24V13a7 7 0 0 1 14 0v11M16 24v-9" }));
 
-/** @param {string[]} permissions */
-const permitted = (permissions) => permissions.length === 0 || permissions.some((one) => may(session, one));
-
-/** @param {string} module */
-function visible(module) {
-  const route = ROUTES.find(([, name]) => name === module);
-  const ofTenant = module !== "tenants" && module !== "pool" && module !== "settings";
-  if (module === "keys" && session.role === "finance") return false;
-  if (session.tenant) return module === "settings" ? session.role === "lead" : ofTenant && (module !== "keys" || session.role === "lead");
-  return Boolean(route && permitted(route[4]));
+/** Finds the page of a path that this role may see. The overview does not exist for finance. @param {string} inside */
+function routeOf(inside) {
+  const found = ROUTES.filter(([pattern]) => pattern.test(inside));
+  return found.find(([, module, , , permissions]) => permissions.some((one) => may(session, one)) && (module !== "tenant_overview" || session.tenant));
 }
 
 function shell() {
-  const current = ROUTES.find(([pattern]) => pattern.test(location.pathname.slice(BASE.length)))?.[3];
-  const items = Object.entries(LINKS).filter(([name]) => visible(name));
+  const items = Object.entries(LINKS).filter(([, path]) => routeOf(path));
   const menu = h("button", { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "nav", onclick: () => setOpen(menu.getAttribute("aria-expanded") !== "true") }, "Menu");
   const nav = h("nav", { id: "nav", "aria-label": "Console" },
     h("ul", null, items.map(([name, path]) => h("li", null,
-      h("a", { href: BASE + path, "aria-current": name === current && "page", onclick: () => setOpen(false) }, icon(/** @type {any} */ (name)), titleOf(name))))),
+      h("a", { href: BASE + path, onclick: () => setOpen(false) }, icon(/** @type {any} */ (name)), routeOf(path)?.[2])))),
     h("div", { class: "who" },
       h("p", null, h("strong", null, session.label), h("span", null, session.tenant ? `${session.role} of ${session.tenant}` : session.role)),
       h("label", null, "Theme", h("select", { value: storedTheme(), onchange: (/** @type {any} */ event) => setTheme(event.target.value) },
@@ -107,9 +101,6 @@ function shell() {
     h("header", { class: "side" }, h("a", { href: `${BASE}/`, class: "brand" }, logo(), h("span", null, session.organisation || "imagegate")), menu, nav),
     main, live];
 }
-
-/** @param {string} module */
-const titleOf = (module) => ROUTES.find(([, name]) => name === module)?.[2] ?? "";
 
 async function signOut() {
   try {
@@ -148,9 +139,10 @@ async function show() {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
+  if (location.pathname.replace(/\/$/, "") === BASE && !routeOf("/")) history.replaceState(null, "", `${BASE}/usage`);
   const path = location.pathname;
   const inside = path.slice(BASE.length);
-  const route = ROUTES.find(([pattern]) => pattern.test(inside));
+  const route = routeOf(inside);
   const isNew = path !== shownPath;
   /** @type {Context} */
   const context = {
@@ -162,7 +154,7 @@ async function show() {
   const busy = setTimeout(() => main.setAttribute("aria-busy", "true"), isNew ? 0 : BUSY_AFTER_MS);
   let page;
   try {
-    if (!route || !visible(route[3])) page = missing();
+    if (!route) page = missing();
     else page = await (await import(`./${route[1]}.js`)).default(context);
   } catch (error) {
     if (signal.aborted) return;
