@@ -24,6 +24,6 @@ export default async function keys(context) {
     NOTES[view] && h("p", { class: "lead" }, NOTES[view]),
     !session.tenant && h("div", { class: "filters" }, search(context, "q", "Search label or ID"), search(context, "tenant", "Tenant")),
     section(null, keyTable(context, page.data, view || query.get("q") || query.get("tenant") ? empty("No key matches.") : undefined)),
-    !session.tenant && pager(context, "after", page.next, page.total === undefined ? null : plural(page.total, "key")),
+    !session.tenant && pager(context, "after", page.next, (page.total ?? null) === null ? null : plural(page.total, "key")),
   ];
 }

@@ -39,7 +39,7 @@ async function records(context) {
       { label: "Images", num: true, cell: (row) => `${int(row.delivered)} of ${int(row.asked)}` }, { label: "Cost", num: true, cell: (row) => usd(row.usd) },
       { label: "Total", num: true, cell: (row) => [duration(row.total_ms), row.queue_ms > 0 && h("span", { class: "note" }, `${duration(row.queue_ms)} queued`)] },
     ], page.data, { none: empty("No request matches in this range.", query.size ? undefined : "imagegate demo") }),
-    pager(context, "cursor", page.next_cursor, page.total === undefined ? null : `${plural(page.total, "request")} ${day ? `on ${day}` : "in 30 days"}`),
+    pager(context, "cursor", page.next_cursor, (page.total ?? null) === null ? null : `${plural(page.total, "request")} ${day ? `on ${day}` : "in 30 days"}`),
   ];
 }
 

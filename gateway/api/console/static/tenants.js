@@ -27,7 +27,7 @@ export default async function tenants(context) {
       { label: "Limits", wide: true, cell: limitWords },
       { label: "State", cell: (row) => stateOf(row) },
     ], page.data, { context, none: empty(query.get("q") ? "No tenant matches." : "There is no tenant yet.", query.get("q") ? undefined : "imagegate tenant create NAME --usd-per-month 50") }),
-    pager(context, "after", page.next, page.total === undefined ? null : plural(page.total, "tenant")),
+    pager(context, "after", page.next, (page.total ?? null) === null ? null : plural(page.total, "tenant")),
   ];
 }
 
