@@ -7,6 +7,7 @@ import { h, replace, svg } from "./core.js";
 
 const HEIGHT = 220;
 const LABEL_PX = 64;
+const GUTTER_PX = 52;
 const TOP = 14;
 const BOTTOM = 24;
 const GRID_LINES = 4;
@@ -22,21 +23,21 @@ export function ceiling(value) {
 function draw(bars, unit, width) {
   const top = ceiling(Math.max(...bars.map((bar) => bar.value)));
   const plot = HEIGHT - TOP - BOTTOM;
-  const slot = width / bars.length;
+  const slot = (width - GUTTER_PX) / bars.length;
   const thick = Math.max(1, Math.min(40, slot * 0.66));
   const labelEvery = Math.ceil(LABEL_PX / slot);
   const lines = [...Array(GRID_LINES + 1).keys()].map((index) => {
     const y = Math.round(TOP + plot * (1 - index / GRID_LINES)) + 0.5;
-    return [svg("line", { x1: 0, x2: width, y1: y, y2: y, class: index ? "grid" : "axis" }),
-      index > 0 && svg("text", { x: 0, y: y - 4, class: "scale" }, unit((top * index) / GRID_LINES))];
+    return [svg("line", { x1: GUTTER_PX, x2: width, y1: y, y2: y, class: index ? "grid" : "axis" }),
+      svg("text", { x: GUTTER_PX - 10, y: y + 4, class: "scale", "text-anchor": "end" }, unit((top * index) / GRID_LINES))];
   });
   const drawn = bars.map((bar, index) => {
     const tall = bar.value > 0 ? Math.max(1.5, (bar.value / top) * plot) : 0;
-    const [middle, fromEnd] = [slot * (index + 0.5), bars.length - 1 - index];
+    const [middle, fromEnd] = [GUTTER_PX + slot * (index + 0.5), bars.length - 1 - index];
     return svg("g", { class: "bar" }, svg("title", null, `${bar.label}: ${bar.text}`),
-      svg("rect", { x: slot * index, y: TOP, width: slot, height: plot, class: "hit" }),
+      svg("rect", { x: GUTTER_PX + slot * index, y: TOP, width: slot, height: plot, class: "hit" }),
       svg("rect", { x: middle - thick / 2, y: TOP + plot - tall, width: thick, height: tall, rx: Math.min(2.5, thick / 3) }),
-      fromEnd % labelEvery === 0 && (middle > LABEL_PX / 2 || !index) && svg("text", { x: fromEnd ? Math.max(middle, 0) : Math.min(middle + thick / 2, width), y: HEIGHT - 6, class: "label", "text-anchor": fromEnd ? "middle" : "end" }, bar.label));
+      fromEnd % labelEvery === 0 && svg("text", { x: fromEnd ? middle : Math.min(middle + thick / 2, width), y: HEIGHT - 6, class: "label", "text-anchor": fromEnd ? "middle" : "end" }, bar.label));
   });
   return [lines, drawn];
 }

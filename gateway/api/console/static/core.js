@@ -85,7 +85,7 @@ export function duration(ms) {
 export function relative(seconds, now = Date.now() / 1000) {
   const distance = Math.abs(seconds - now);
   if (distance < 10) return "now";
-  const [size, unit] = [[DAY, "d"], [HOUR, "h"], [MINUTE, "min"], [1, "s"]].find(([each]) => distance >= each) ?? [1, "s"];
+  const [size, unit] = [[DAY, "d"], [HOUR, "h"], [MINUTE, "min"], [1, "s"]].find(([each]) => distance >= Number(each)) ?? [1, "s"];
   const amount = `${int(Math.floor(distance / Number(size)))} ${unit}`;
   return seconds > now ? `in ${amount}` : `${amount} ago`;
 }
