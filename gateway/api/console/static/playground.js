@@ -9,7 +9,7 @@ import { curl, node, pythonCode } from "./snippets.js";
 const POLL_MS = 1500;
 const TIMEOUT_S = 600;
 const FORMATS = { "": "The model's own", png: "PNG", jpeg: "JPEG", webp: "WebP" };
-const LANGUAGES = /** @type {Record<string, (base: string, body: Row, file: string | null) => string>} */ ({ curl, Python: pythonCode, Node: node });
+const LANGUAGES = /** @type {Record<string, (body: Row, file: string | null) => string>} */ ({ curl, Python: pythonCode, Node: node });
 
 /** @type {HTMLElement[]} What was made in this tab; nothing of it is stored. */
 const history = [];
@@ -65,7 +65,7 @@ function bench(context, models, tenant) {
     const values = valuesOf(element);
     const model = models.find((each) => each.id === values.model) ?? {};
     about.textContent = aboutModel(model, Number(values.n) || 1);
-    replace(code, section("Code for this request", copyable(LANGUAGES[language]?.(location.origin, bodyOf(values), picture?.name ?? null) ?? "", `Code in ${language}`),
+    replace(code, section("Code for this request", copyable(LANGUAGES[language]?.(bodyOf(values), picture?.name ?? null) ?? "", `Code in ${language}`),
       h("div", { class: "actions" }, Object.keys(LANGUAGES).map((name) => h("button", { type: "button", id: `code-${name}`, "aria-pressed": String(name === language), class: name === language ? "" : "plain", onclick() {
         language = name;
         update();

@@ -75,7 +75,7 @@ function chart({ by, data, next_cursor: next }) {
 }
 
 /** @param {Context} context @param {Row} report */
-function rows(context, { by, data, total, next_cursor: next, previous }) {
+function rows(context, { by, data, total, next_cursor: next }) {
   const sort = context.query.get("sort");
   const isWhole = !next && !context.query.get("cursor");
   const sorted = sort && isWhole ? [...data].sort((left, right) => (Number(left[sort]) - Number(right[sort])) * (context.query.get("order") === "desc" ? -1 : 1)) : data;
@@ -83,7 +83,6 @@ function rows(context, { by, data, total, next_cursor: next, previous }) {
   return table(`Usage by ${by.map(words).join(" and ")}`, [
     ...by.map((/** @type {string} */ group, /** @type {number} */ index) => ({ label: GROUPS[group] ?? words(group), cell: (/** @type {Row} */ row) => (row === total ? (index ? "" : "Total of all pages") : cell(context, row, group)) })),
     number("Requests", "requests"), number("Requested", "asked"), number("Images", "images"), number("Withheld", "withheld"), number("Cost", "usd", usd),
-    { label: "Cost before", num: true, hidden: !previous, cell: (/** @type {Row} */ row) => (row === total ? usd(previous.total.usd) : usd(row.previous?.usd ?? row.previous_usd)) },
   ], sorted, { context, total, none: empty("No request in this range.", "imagegate usage --last 30d") });
 }
 
@@ -112,9 +111,9 @@ function tools(context, filter, by) {
     check.disabled = false;
   } }, "Verify this range");
   return h("div", { class: "columns" },
-    section("Export exactly this filter", [h("div", { class: "actions" }, file("csv", "CSV", by.join(",")), file("jsonl", "Every request, JSONL", undefined), file("focus", "FOCUS 1.2", undefined)),
+    section("Export exactly this filter", filter.model || filter.key ? h("p", { class: "note" }, "Exports have no filter by model or key. Clear both to export this range.") : [h("div", { class: "actions" }, file("csv", "CSV", by.join(",")), file("jsonl", "Every request, JSONL", undefined), file("focus", "FOCUS 1.2", undefined)),
       cli(`imagegate usage export --format csv --by ${by.join(",")}${range} --output usage.csv`)]),
-    section("Verify and close", [h("p", { class: "note" }, "Verification recomputes the totals from the records and shows every difference. Closing a month stores the proof."),
+    section("Verify and close", [h("p", { class: "note" }, "Verification recomputes all totals of the range, of this tenant or of all, from the records and shows every difference. Closing a month stores the proof."),
       h("div", { class: "actions" }, check, may(context.session, "months.close") && h("button", { type: "button", onclick: () => close(context) }, "Close last month")), place, cli(`imagegate usage${range} verify`)]));
 }
 
