@@ -199,9 +199,10 @@ function follow(event) {
 
 /** @param {string} [notice] */
 async function start(notice) {
-  shownPath = "";
   try {
     session = await call("GET", "/console/session");
+    if (notice && session.signed_in) return; // the page shows the refusal; to begin anew would repeat it for ever
+    shownPath = "";
   } catch (error) {
     leaving.abort();
     return replace(document.body, h("div", { class: "alone" }, h("h1", null, "The console cannot start"), problem(error, () => void start())));
