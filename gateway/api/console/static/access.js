@@ -18,7 +18,7 @@ export default async function access(context) {
       { label: "Person", cell: (row) => [row.label, h("span", { class: "note mono" }, row.subject)] }, { label: "Role", cell: (row) => (row.tenant ? `${row.role} of ${row.tenant}` : row.role) }, { label: "Signed in by", cell: (row) => (row.method ?? "").replaceAll("_", " ") },
       { label: "Signed in", cell: (row) => when(row.created_at ?? row.signed_in_at) }, { label: "Last used", cell: (row) => when(row.last_used_at ?? row.used_at) }, { label: "Ends", cell: (row) => when(row.expires_at) },
       { label: "Actions", num: true, hidden: !canWrite, cell: (row) => end(`/admin/v1/console/sessions/${encodeURIComponent(row.id)}`, "End", `the session of ${row.label}`, "The session is ended.") }],
-    sessions.data, { none: empty("Nobody is signed in.") }), cli("imagegate console sessions")]),
+    sessions.data, { none: empty("No session is open.") }), cli("imagegate console sessions")]),
     section("One-time links", table("Links that are not used yet", [
       { label: "Name", cell: (row) => row.name }, { label: "Role", cell: (row) => (row.tenant ? `${row.role} of ${row.tenant}` : row.role) }, { label: "Created", cell: (row) => [when(row.created_at), row.created_by && h("span", { class: "note" }, `by ${row.created_by}`)] },
       { label: "Expires", cell: (row) => when(row.expires_at) }, { label: "Actions", num: true, hidden: !canWrite, cell: (row) => end(`/admin/v1/console/invitations/${encodeURIComponent(row.id ?? row.name)}`, "Withdraw", `the link of ${row.name}`, "The link is withdrawn.") }],

@@ -48,7 +48,7 @@ function attention(seen) {
     ...seen.resting.map((/** @type {Row} */ row) => [
       h("div", null, row.key ? link(`/console/pool/${[row.upstream, row.account, row.key].map(encodeURIComponent).join("/")}`, `${row.account}/${row.key}`) : link("/console/pool", row.account ?? row.upstream),
         h("span", { class: "note" }, `${words(row.error_code ?? "held by an operator")} at ${row.upstream}, since `, when(row.since))),
-      h("div", null, badge(row.state === "quarantined" ? "bad" : row.state === "disabled" ? "off" : "warn", words(row.state)), h("span", { class: "note" }, row.retry_at ? ["retry ", when(row.retry_at)] : "until you enable it"))]),
+      h("div", null, badge(row.state === "quarantined" ? "bad" : row.state === "disabled" ? "off" : "warn", row.state === "cooling" ? "cooldown" : words(row.state)), h("span", { class: "note" }, row.retry_at ? ["retry ", when(row.retry_at)] : "until you enable it"))]),
     ...seen.expiring_keys.map((/** @type {Row} */ row) => [
       h("div", null, link(href("/console/keys", { q: row.id }), row.label || row.id), h("span", { class: "note" }, `key of ${row.tenant}`)),
       h("div", null, badge(row.expires_at < now + SOON_S ? "warn" : "off", "expires"), h("span", { class: "note" }, when(row.expires_at)))]),

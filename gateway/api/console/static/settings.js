@@ -63,7 +63,7 @@ async function configuration({ signal, query, ...context }) {
 async function alerts(context) {
   const tenant = await get("/console/tenant", undefined, context.signal);
   const percent = tenant.alerts?.percent;
-  return section("Alerts of the team", facts([["At percent of a quota", percent?.join(", ") || "as configured"], ["Sent to", tenant.alerts?.to?.join(", ") || "nobody"], ["Contact", tenant.contact || "–"]]),
+  return section("Alerts of the team", facts([["At percent of a quota", percent?.join(", ") || "as configured"], ["Sent to", tenant.alerts?.to?.join(", ") || "–"], ["Contact", tenant.contact || "–"]]),
     h("button", { type: "button", onclick: () => editor(context, "Change alerts", {
       fields: [{ name: "percent", label: "Percent of a quota", value: percent?.join(", "), pattern: "[\\d, ]*", help: "As 80, 100. Empty: as the gateway is configured." },
         { name: "to", label: "Send to", value: tenant.alerts?.to?.join(", "), help: "mailto: and the contact, or an https URL of a permitted host, with commas between them." }],
