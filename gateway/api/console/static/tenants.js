@@ -1,0 +1,77 @@
+// @ts-check
+/** Tenants: search, sort, spend against quota, create. */
+import { badge, call, empty, get, h, heading, int, link, may, plural, usd } from "./core.js";
+import { choice, editor, flags, pager, search, table } from "./ui.js";
+import { limitFields, limitFlags, limitsOf, limitWords } from "./limits.js";
+
+/** @typedef {import("./core.js").Row} Row */
+/** @typedef {import("./core.js").Context} Context */
+const PAGE = 100;
+
+/** @param {Context} context */
+export default async function tenants(context) {
+  const { query, session, signal } = context;
+  const page = await get("/admin/v1/tenants", { q: query.get("q"), sort: query.get("sort"), order: query.get("order"), after: query.get("after"), used: true, limit: PAGE }, signal);
+  const canWrite = may(session, "tenants.write");
+  return [
+    heading("Tenants", canWrite && h("button", { type: "button", class: "primary", onclick: () => create(context) }, "Create tenant"),
+      "A tenant is a team or an application with its own limits, keys and bill."),
+    h("div", { class: "filters" }, search(context, "q", "Search name, owner or cost centre"),
+      choice(context, "sort", "Sort by", { "": "Name", usd: "Spend this month", images: "Images this month" })),
+    table("Tenants", [
+      { label: "Tenant", sort: "name", cell: (row) => [link(`/console/tenants/${encodeURIComponent(row.name)}`, row.name), h("span", { class: "note" }, row.owner)] },
+      { label: "Cost centre", cell: (row) => row.cost_centre || "–" },
+      { label: "Spend this month", sort: "usd", num: true, cell: (row) => usd(row.used?.usd_this_month) },
+      { label: "Of quota", cell: share },
+      { label: "Images this month", sort: "images", num: true, cell: (row) => int(row.used?.images_this_month) },
+      { label: "Limits", wide: true, cell: limitWords },
+      { label: "State", cell: (row) => stateOf(row) },
+    ], page.data, { context, none: empty(query.get("q") ? "No tenant matches." : "There is no tenant yet.", query.get("q") ? undefined : "imagegate tenant create NAME --usd-per-month 50") }),
+    pager(context, "after", page.next, (page.total ?? null) === null ? null : plural(page.total, "tenant")),
+  ];
+}
+
+/** @param {Row} tenant */
+export const stateOf = (tenant) => (tenant.erasing_since ? badge("bad", "being deleted") : tenant.disabled ? badge("off", "disabled") : badge("good", "active"));
+
+/** @param {Row} row */
+function share(row) {
+  const limit = row.quotas?.usd_per_month;
+  if (limit === undefined || limit === null) return h("span", { class: "off" }, "no quota");
+  const used = Number(limit) > 0 ? Number(row.used?.usd_this_month) / Number(limit) : 1;
+  return badge(used >= 1 ? "bad" : used >= 0.8 ? "warn" : "good", `${Math.floor(used * 100)}% of ${usd(limit)}`);
+}
+
+/** @param {string} text */
+const listOf = (text) => text.split(/[\s,]+/).filter(Boolean);
+
+/** Fields of a tenant other than its name. @param {Row} [tenant] @returns {any[]} */
+export const tenantFields = (tenant = {}) => [
+  { name: "owner", label: "Owner", value: tenant.owner }, { name: "contact", label: "Contact", value: tenant.contact, help: "An e-mail address or a channel." },
+  { name: "cost_centre", label: "Cost centre", value: tenant.cost_centre },
+  { name: "models", label: "Models", value: (tenant.models ?? []).join(", "), help: "IDs with commas between them. Empty permits every model." },
+  { name: "weight", label: "Weight", value: tenant.weight ?? 1, inputmode: "numeric", pattern: "[1-9]\\d{0,2}|1000", help: "Share of scarce capacity, 1 to 1000." },
+  ...limitFields(tenant),
+];
+
+/** Returns what differs from the tenant as it is. @param {Row} values @param {Row} [tenant] */
+export function tenantBody(values, tenant = {}) {
+  /** @type {Row} */
+  const body = limitsOf(values, tenant);
+  for (const name of ["owner", "contact", "cost_centre"]) if (values[name] !== (tenant[name] ?? "")) body[name] = values[name] || null;
+  if (listOf(values.models).join() !== (tenant.models ?? []).join()) body.models = listOf(values.models).length ? listOf(values.models) : null;
+  if (Number(values.weight || 1) !== (tenant.weight ?? 1)) body.weight = Number(values.weight || 1);
+  return body;
+}
+
+/** @param {Row} body */
+export const tenantFlags = (body) => flags({ owner: body.owner, contact: body.contact, "cost-centre": body.cost_centre, model: body.models ?? undefined, weight: body.weight, ...limitFlags(body) });
+
+/** @param {Context} context */
+const create = (context) => editor(context, "Create tenant", {
+  fields: [{ name: "name", label: "Name", required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]*", help: "Letters, digits, dots, dashes and underscores." }, ...tenantFields()],
+  action: "Create tenant", command: (/** @type {Row} */ values) => `imagegate tenant create ${values.name || "NAME"}${tenantFlags(tenantBody(values))}`,
+  submit: (/** @type {Row} */ values) => call("POST", "/admin/v1/tenants", { body: { name: values.name, ...tenantBody(values) } }),
+  done: (/** @type {Row} */ made) => context.go(`/console/tenants/${encodeURIComponent(made.name)}`),
+}, "The tenant is created.");
+

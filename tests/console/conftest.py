@@ -1,0 +1,56 @@
+"""A real Chromium, and a console to open in it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support.harness import ADMIN_KEY, Gateway
+
+CHROMIUM: Final = Path("/usr/bin/chromium")
+_ARGUMENTS: Final = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where the console is, and the admin key that signs in."""
+
+    base_url: str
+    admin_key: str = ADMIN_KEY
+
+
+@pytest.fixture
+def console(gateway: Gateway) -> Console:
+    if find_spec("gateway.api.console.static_files") is None:
+        pytest.skip("this gateway does not serve the console")
+    return Console(gateway.url.replace("127.0.0.1", "localhost") + "/console")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Skips the tests if playwright or Chromium is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=list(_ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A page in a profile of its own. Fails the test if the console logged an error or the policy was violated."""
+    context = chromium.new_context(ignore_https_errors=True)
+    opened, problems = context.new_page(), []
+    opened.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    yield opened
+    context.close()
+    assert [] == [text for text in problems if "status of 4" not in text]
