@@ -47,6 +47,23 @@ def test_what_cannot_be_undone_is_not_done_without_a_terminal_or_yes(
     assert 200 == gateway.get("/v1/models").status_code
 
 
+def test_a_second_rotation_asks_before_it_revokes_a_secret_that_is_still_valid(gateway: Gateway, shows: Shows) -> None:
+    rotation = ("key", "rotate", "acme", gateway.api_key[6:16])
+    assert 0 == ask(gateway, *rotation).returncode
+    done = ask(gateway, *rotation)
+    check_refused(done, "and revoke its former secret, valid until ")
+    shows(
+        17,
+        "imagegate key rotate acme KEY",
+        re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "TIME", done.stderr).replace(rotation[-1], "KEY"),
+    )
+    assert 200 == gateway.get("/v1/models").status_code
+    again = ask(gateway, *rotation, "--yes")
+    assert 0 == again.returncode
+    assert "The key before it, which was valid until" in again.stderr
+    assert 401 == gateway.get("/v1/models").status_code
+
+
 @pytest.mark.parametrize(
     "command", [("me", "show"), ("serve",), ("demo",), ("check",), ("context", "list")], ids=" ".join
 )
