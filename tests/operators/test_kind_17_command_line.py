@@ -305,6 +305,39 @@ def test_every_mistake_of_a_file_is_reported_with_its_line(gateway: Gateway, tmp
 
 @pytest.mark.shares_gateway
 @pytest.mark.parametrize(
+    ("content", "mistakes"),
+    [
+        (
+            '{"tenants": [\n {"name": "shop", "x": {"\\"": "]"},\n  "weight": 0,\n  "keys": [{\n  "label": ""}]}\n]}',
+            [
+                "2: tenants[0].x: unknown field; known: alerts",
+                "3: tenants[0].weight: E",
+                "5: tenants[0].keys[0].label: E",
+            ],
+        ),
+        (
+            '{"tenants": [],\n "tenants": [{"name": "a", "quotas": {},\n "quotas": {}}]}',
+            ["2: tenants: this key is there twice", "3: tenants[0].quotas: this key is there twice"],
+        ),
+        ('{"tenants": ' + 9_000 * "[" + 9_000 * "]" + "}", [" its JSON is nested too deeply"]),
+    ],
+    ids=["values", "keys", "depth"],
+)
+def test_every_mistake_of_a_json_file_is_reported_with_its_line(
+    gateway: Gateway, tmp_path: Path, content: str, mistakes: list[str]
+) -> None:
+    file = tmp_path / "teams.json"
+    file.write_text(content)
+    done = ask(gateway, "apply", "-f", str(file), "--yes")
+    assert (1, "") == (done.returncode, done.stdout)
+    lines = [line.removeprefix("imagegate: ").removeprefix(f"{file}:") for line in done.stderr.splitlines()]
+    assert len(mistakes) == len(lines)
+    for line, mistake in zip(lines, mistakes, strict=True):
+        assert line.startswith(mistake)
+
+
+@pytest.mark.shares_gateway
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("[[tenants", "this is not TOML"),
