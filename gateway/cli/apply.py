@@ -94,7 +94,7 @@ def _plan(api: AdminApi, file: "ApplyFile", *, is_pruning: bool) -> tuple[list[C
         count += 1 + len(entry.keys)
         had = existing.get(entry.name)
         if had is None and "renamed" in (problem := api.find_problem("tenants", entry.name)):
-            mistakes.append(file.place(f"tenants[{at}].name", problem))
+            mistakes.append(file.place(f"tenants[{at}].name", f"{problem} Change it in the file."))
         changes += _tenant_change(entry, had)
         keys = rows(api.ask("GET", "tenants", entry.name, "keys")) if had and entry.keys else []
         for number, key in enumerate(entry.keys):

@@ -5,7 +5,7 @@ import re
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api.admin.schemas import (
     AboutChange,
+    AlertsChange,
     KeepHours,
     LimitsChange,
     Name,
@@ -26,12 +27,14 @@ from gateway.api.admin.schemas import (
     Weight,
     describe_mistake,
 )
-from gateway.config.toml_lines import TomlLines
+from gateway.cli.json_lines import JsonLines
+from gateway.config.toml_lines import Lines, TomlLines
 
 _MISTAKES_MAX: Final = 100
 _BYTES_MAX: Final = 10_000_000
 _NO_VALUE: Final = {"none": ("keep_hours", "storage_bytes", "expires_at"), "all": ("models",)}
 """Words for null, which TOML does not have."""
+_INDEX: Final = re.compile(r"\[\d+\]\Z")
 _STEP: Final = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -64,6 +67,16 @@ class _File(Schema):
     tenants: list[TenantEntry]
 
 
+_SHAPES: Final[Mapping[str, type[Schema]]] = {
+    "": _File,
+    "tenants": TenantEntry,
+    "keys": KeyEntry,
+    "limits": LimitsChange,
+    "quotas": QuotasChange,
+    "alerts": AlertsChange,
+}
+
+
 class FileError(Exception):
     """Each mistake with line and path."""
 
@@ -84,10 +97,10 @@ class ApplyFile:
         except UnicodeDecodeError as error:
             raise FileError(f"{path} is not UTF-8") from error
         self._path, self._is_json = path, path.endswith(".json")
+        self._lines: Lines = Lines("")
         self._mistakes: list[tuple[str, str]] = []
         try:
-            self._lines = TomlLines("" if self._is_json else text)
-            self.tenants = self._read(text)
+            self.tenants = self._read(self._parse(text))
         except RecursionError:
             raise FileError(f"{path}: its tables or lists are nested too deeply; remove the inner ones") from None
         self._mistakes += self._repeated()
@@ -99,20 +112,30 @@ class ApplyFile:
         line = self._lines.find(path)
         return f"{self._path}{f':{line}' if line else ''}: {f'{path}: ' if path else ''}{problem}"
 
-    def _read(self, text: str) -> list[TenantEntry]:
-        """Takes what is wrong out of the document and reads the rest, until nothing is wrong."""
+    def _parse(self, text: str) -> object:
+        kind = "JSON" if self._is_json else "TOML"
         try:
             document = json.loads(text) if self._is_json else tomllib.loads(text, parse_float=str)
+            self._lines = lines = JsonLines(text) if self._is_json else TomlLines(text)
         except ValueError as error:
-            kind = "JSON" if self._is_json else "TOML"
             raise FileError(f"{self._path}: this is not {kind}: {error}") from error
-        document = _normalized(document)
+        except RecursionError as error:
+            raise FileError(f"{self._path}: its {kind} is nested too deeply") from error
+        if isinstance(lines, JsonLines) and lines.repeated:
+            places = [f"{self._path}:{line}: {path}: this key is there twice" for line, path in lines.repeated]
+            raise FileError("\n".join(places[:_MISTAKES_MAX]))
+        return _normalized(document)
+
+    def _read(self, document: object) -> list[TenantEntry]:
+        """Takes what is wrong out of the document and reads the rest, until nothing is wrong."""
         while len(self._mistakes) <= _MISTAKES_MAX:
             try:
                 return msgspec.convert(document, _File).tenants
             except msgspec.ValidationError as error:
                 place, problem, name = describe_mistake(str(error))
                 path = f"{place}.{name}".lstrip(".") if name else place
+                if "unknown" in problem and (shape := _SHAPES.get(_INDEX.sub("", place.rpartition(".")[2]))):
+                    problem = f"unknown field; known: {', '.join(sorted(shape.__struct_fields__))}"
                 self._mistakes.append((path, problem))
                 if not _take_out(document, path, is_missing="missing" in problem, number=len(self._mistakes)):
                     break

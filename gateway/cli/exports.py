@@ -25,10 +25,10 @@ from gateway.cli.client import (
 from gateway.cli.contexts import confirm
 from gateway.cli.output import ReportProgress, fail, minute, print_fields, print_table, printable, progressing
 from gateway.cli.usage_options import (
-    ByOption,
     FromOption,
     LastOption,
     MonthOption,
+    OptionalByOption,
     TagOption,
     TenantOption,
     ToOption,
@@ -46,7 +46,7 @@ OutputOption = Annotated[
 ]
 FileFormat = Annotated[
     Literal["jsonl", "csv", "focus"],
-    typer.Option("--format", help="jsonl: every request; csv: usage by --by; focus: FOCUS 1.2 as CSV."),
+    typer.Option("--format", help="jsonl: every request; csv: usage by --by, or by day; focus: FOCUS 1.2 as CSV."),
 ]
 
 
@@ -57,7 +57,7 @@ def export(
     month: MonthOption = None,
     days: LastOption = None,
     format_: FileFormat = "jsonl",
-    by: ByOption = "day",
+    by: OptionalByOption = None,
     tag: TagOption = None,
     bom: Annotated[bool, typer.Option("--bom", help="Begin CSV with a byte order mark, for Excel.")] = False,
     output: OutputOption = None,
@@ -66,7 +66,7 @@ def export(
 ) -> None:
     """Export usage or every request's record, oldest day first."""
     query = period_query(tenant, first, last, month, days) | {"format": format_, "bom": "true" if bom else None}
-    query |= {"by": by if format_ == "csv" else None, "tag": tag}
+    query |= {"by": by, "tag": tag}
     things = "records" if format_ == "jsonl" else "lines"
     api = AdminApi(url, admin_key, json=True)
     with (

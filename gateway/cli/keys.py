@@ -134,15 +134,17 @@ def rotate(
     """Replace the secret of a key and show it once. ID, label and limits stay unchanged."""
     grace_s = _seconds(grace)
     before = _find(api, tenant, key_id)
-    if not grace_s:
-        confirm(api.place, f"rotate the key {key_id} of '{tenant}' and revoke its present secret at once", yes=yes)
+    ended = before.get("old_secret_until")
+    if ended or not grace_s:
+        revoked = f"former secret, valid until {minute(ended)}," if grace_s else "present secret"
+        confirm(api.place, f"rotate the key {key_id} of '{tenant}' and revoke its {revoked} at once", yes=yes)
     response = api.ask("POST", "keys", key_id, "rotate", body={"grace_s": grace_s})
     api.show(response, partial(_print_secret, tenant))
     if api.json:
         return
     until = response.get("old_secret_until")
     typer.echo(f"The old key {f'is valid until {minute(until)}' if until else 'is revoked'}.", err=True)
-    if ended := before.get("old_secret_until"):
+    if ended:
         typer.echo(f"The key before it, which was valid until {minute(ended)}, is revoked.", err=True)
 
 

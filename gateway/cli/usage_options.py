@@ -24,8 +24,8 @@ def _check_form(expected: str, form: str) -> Callable[[str | None], str | None]:
     return check
 
 
-def _parse_by(text: str) -> str:
-    unknown = [name for name in text.split(",") if name not in _GROUPS]
+def _parse_by(text: str | None) -> str | None:
+    unknown = [name for name in text.split(",") if name not in _GROUPS] if text is not None else []
     if unknown:
         raise typer.BadParameter(f"'{unknown[0]}' is not one of {', '.join(_GROUPS)}")
     return text
@@ -70,15 +70,14 @@ TagOption = Annotated[
         "--tag", metavar="KEY[=VALUE]", help="The tag for --by tag; with a value, only requests that have it."
     ),
 ]
-ByOption = Annotated[
-    str,
-    typer.Option(
-        "--by",
-        callback=_parse_by,
-        metavar="GROUP",
-        help=f"Group by {', '.join(_GROUPS)}, or several: day,model.",
-    ),
-]
+_BY: Final = typer.Option(
+    "--by",
+    callback=_parse_by,
+    metavar="GROUP",
+    help=f"Group by {', '.join(_GROUPS)}, or several: day,model.",
+)
+ByOption = Annotated[str, _BY]
+OptionalByOption = Annotated[str | None, _BY]
 
 
 def period_query(

@@ -12,8 +12,8 @@ _PLAIN: Final = re.compile(r"[^,\]}#\n]+")
 _LAST_STEP: Final = re.compile(r"(^|\.)[^.\[\]]*$|\[\d+\]$")
 
 
-class TomlLines:
-    """Lines by the path of a setting, as `upstreams[0].accounts[1].name`. Stops at the first syntax error."""
+class Lines:
+    """Lines by the path of a setting, as `upstreams[0].accounts[1].name`."""
 
     def __init__(self, text: str) -> None:
         self.last = 1
@@ -21,18 +21,37 @@ class TomlLines:
         self._text, self._at = text, 0
         self._ends = [match.start() for match in re.finditer("\n", text)]
         self._lines: dict[str, int] = {}
-        self._sizes: dict[str, int] = {}
-        """Items so far of each array of tables."""
-        try:
-            self._read_document()
-        except ValueError:
-            return
 
     def find(self, path: str) -> int:
         """Returns the line of a setting, or of the closest table around it; 0 if the text has none."""
         while path and path not in self._lines:
             path = _LAST_STEP.sub("", path)
         return self._lines.get(path, 0)
+
+    def _note(self, path: str, at: int | None = None) -> None:
+        self.last = 1 + bisect(self._ends, (self._at if at is None else at) - 1)
+        self._lines.setdefault(path, self.last)
+
+    def _skip(self, pattern: re.Pattern[str]) -> str:
+        """Returns what it skips. Raises: ValueError."""
+        match = pattern.match(self._text, self._at)
+        if not match:
+            raise ValueError
+        self._at = match.end()
+        return match[0]
+
+
+class TomlLines(Lines):
+    """Lines of a TOML file. Stops at the first syntax error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[str, int] = {}
+        """Items so far of each array of tables."""
+        try:
+            self._read_document()
+        except ValueError:
+            return
 
     def _read_document(self) -> None:
         table = ""
@@ -108,16 +127,6 @@ class TomlLines:
             steps.append(match[1].strip("\"'"))
             has_more = bool(match[2])
         return steps
-
-    def _note(self, path: str, at: int | None = None) -> None:
-        self.last = 1 + bisect(self._ends, (self._at if at is None else at) - 1)
-        self._lines.setdefault(path, self.last)
-
-    def _skip(self, pattern: re.Pattern[str]) -> None:
-        match = pattern.match(self._text, self._at)
-        if not match:
-            raise ValueError
-        self._at = match.end()
 
     def _expect(self, text: str) -> None:
         if not self._text.startswith(text, self._at):

@@ -5,7 +5,7 @@ not is refused. Memory: one page of a report, or the groups of one tenant's day.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.domain.attribution import TagFilter
@@ -14,14 +14,16 @@ from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.csv_lines import csv_line
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.focus import FOCUS_COLUMNS, FocusGroup, focus_group, focus_rows, focus_total
-from gateway.domain.usage import Group, GroupBy, Holders, TenantDay, UsageFilter, UsageReport, UsageTotals
+from gateway.domain.usage import Group, GroupBy, Holders, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import Ledger
 from gateway.metering.ledger_keys import read_record
+from gateway.metering.record_places import Place
 from gateway.tenants.names import TenantNames
 
 AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 """Columns of amounts, in order."""
 _TRIES: Final = 5
+_RECORDS_PER_PAGE: Final = 1_000
 
 
 def amounts_document(amounts: UsageTotals) -> dict[str, object]:
@@ -73,6 +75,18 @@ class Exports:
             holder, name = holders[sheet.tenant].of(sheet.day), names.get(sheet.tenant, sheet.tenant)
             for row in focus_rows(sheet, groups, holder, self.account, self.calendar, name):
                 yield csv_line(row)
+
+    async def records(self, usage_filter: UsageFilter) -> AsyncIterator[LedgerEntry]:
+        """Yields every record, oldest day first. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
+        place: Place | None = None
+        names = await self.current_names()
+        while True:
+            page = await self.ledger.records(usage_filter, place, _RECORDS_PER_PAGE)
+            for entry in page.records:
+                yield replace(entry, tenant=names.get(entry.tenant, entry.tenant))
+            if page.end is None:
+                return
+            place = page.end
 
     async def current_names(self) -> Mapping[str, str]:
         """Returns the names of renamed tenants by ID. Raises: GatewayError REDIS_UNAVAILABLE."""

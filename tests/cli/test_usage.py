@@ -256,6 +256,12 @@ def test_a_month_is_closed_after_a_question_and_listed(ask: Ask, books: "redis.R
     check_refused(ask("usage", "close", "2025-11", "--yes"), "2025-11 is closed since")
 
 
+@pytest.mark.parametrize("form", ["jsonl", "focus"])
+def test_groups_of_an_export_that_has_none_are_refused(ask: Ask, form: str) -> None:
+    message = f"by: format={form} has every request's own. Use it with format=csv."
+    check_refused(ask("usage", "export", "--format", form, "--by", "tenant"), message)
+
+
 def test_an_empty_export_is_an_empty_file(ask: Ask, tmp_path: Path) -> None:
     output = tmp_path / "none.jsonl"
     assert 0 == ask("usage", "export", "--output", str(output)).returncode

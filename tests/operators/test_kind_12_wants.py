@@ -1,5 +1,8 @@
 """Kind 12: things an operator wants to do: rename and delete tenants, page lists, resolve revoked keys."""
 
+import csv
+import io
+import json
 import re
 import subprocess
 
@@ -35,6 +38,17 @@ def test_a_renamed_tenant_has_its_keys_counters_bill_and_audit(gateway: Gateway,
     assert "    name: acme -> design\n" in ask(gateway, "audit", "--tenant", "design", "--limit", "1").stdout
     assert ["design"] == [key["tenant"] for key in gateway.admin("GET", "/tenants/design/keys").json()["data"]]
     wait_until(lambda: 'tenant="design"' in gateway.get("/metrics").text, "the metrics have the new name")
+
+
+def test_every_format_of_an_export_has_the_present_name(gateway: Gateway) -> None:
+    assert 200 == gateway.generate(prompt="a").status_code
+    gateway.admin("PATCH", "/tenants/acme", {"name": "design"})
+    files = {form: gateway.admin("GET", f"/usage/export?format={form}").text for form in ("jsonl", "focus")}
+    files["csv"] = gateway.admin("GET", "/usage/export?format=csv&by=tenant").text
+    assert ["design"] == [json.loads(line)["tenant"] for line in files["jsonl"].splitlines()]
+    assert ["design"] == [row["tenant"] for row in csv.DictReader(io.StringIO(files["csv"]))]
+    [row] = csv.DictReader(io.StringIO(files["focus"]))
+    assert ("acme", "design") == (row["SubAccountId"], row["SubAccountName"])
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,23 @@ def test_what_cannot_be_undone_is_not_done_without_a_terminal_or_yes(
     assert 200 == gateway.get("/v1/models").status_code
 
 
+def test_a_second_rotation_asks_before_it_revokes_a_secret_that_is_still_valid(gateway: Gateway, shows: Shows) -> None:
+    rotation = ("key", "rotate", "acme", gateway.api_key[6:16])
+    assert 0 == ask(gateway, *rotation).returncode
+    done = ask(gateway, *rotation)
+    check_refused(done, "and revoke its former secret, valid until ")
+    shows(
+        17,
+        "imagegate key rotate acme KEY",
+        re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "TIME", done.stderr).replace(rotation[-1], "KEY"),
+    )
+    assert 200 == gateway.get("/v1/models").status_code
+    again = ask(gateway, *rotation, "--yes")
+    assert 0 == again.returncode
+    assert "The key before it, which was valid until" in again.stderr
+    assert 401 == gateway.get("/v1/models").status_code
+
+
 @pytest.mark.parametrize(
     "command", [("me", "show"), ("serve",), ("demo",), ("check",), ("context", "list")], ids=" ".join
 )
@@ -284,6 +301,39 @@ def test_every_mistake_of_a_file_is_reported_with_its_line(gateway: Gateway, tmp
     assert "shop" not in names(gateway)
     for line in lines:
         shows(17, "imagegate apply -f teams.toml", line)
+
+
+@pytest.mark.shares_gateway
+@pytest.mark.parametrize(
+    ("content", "mistakes"),
+    [
+        (
+            '{"tenants": [\n {"name": "shop", "x": {"\\"": "]"},\n  "weight": 0,\n  "keys": [{\n  "label": ""}]}\n]}',
+            [
+                "2: tenants[0].x: unknown field; known: alerts",
+                "3: tenants[0].weight: E",
+                "5: tenants[0].keys[0].label: E",
+            ],
+        ),
+        (
+            '{"tenants": [],\n "tenants": [{"name": "a", "quotas": {},\n "quotas": {}}]}',
+            ["2: tenants: this key is there twice", "3: tenants[0].quotas: this key is there twice"],
+        ),
+        ('{"tenants": ' + 9_000 * "[" + 9_000 * "]" + "}", [" its JSON is nested too deeply"]),
+    ],
+    ids=["values", "keys", "depth"],
+)
+def test_every_mistake_of_a_json_file_is_reported_with_its_line(
+    gateway: Gateway, tmp_path: Path, content: str, mistakes: list[str]
+) -> None:
+    file = tmp_path / "teams.json"
+    file.write_text(content)
+    done = ask(gateway, "apply", "-f", str(file), "--yes")
+    assert (1, "") == (done.returncode, done.stdout)
+    lines = [line.removeprefix("imagegate: ").removeprefix(f"{file}:") for line in done.stderr.splitlines()]
+    assert len(mistakes) == len(lines)
+    for line, mistake in zip(lines, mistakes, strict=True):
+        assert line.startswith(mistake)
 
 
 @pytest.mark.shares_gateway

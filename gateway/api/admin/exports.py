@@ -31,7 +31,6 @@ from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import GroupBy, UsageFilter
 from gateway.metering.closing import MonthCloser
 from gateway.metering.exports import Exports
-from gateway.metering.record_places import Place
 
 LINES_HEADER: Final = "x-imagegate-lines"
 _FORMATS: Final = ("csv", "jsonl", "focus")
@@ -41,7 +40,6 @@ _CONCURRENCY: Final = 2
 """Exports that a process renders at once; the others wait."""
 _RENDER_TIMEOUT_S: Final = 600.0
 """For waiting and rendering. The command waits longer."""
-_RECORDS_PER_PAGE: Final = 1_000
 
 
 class _CloseBody(Schema):
@@ -183,14 +181,8 @@ class ExportSection:
         return spool
 
     async def _records(self, selection: UsageFilter) -> AsyncIterator[str]:
-        place: Place | None = None
-        while True:
-            page = await self.exports.ledger.records(selection, place, _RECORDS_PER_PAGE)
-            for record in page.records:
-                yield json.dumps(describe_record(record), default=str, separators=(",", ":")) + "\n"
-            if page.end is None:
-                return
-            place = page.end
+        async for record in self.exports.records(selection):
+            yield json.dumps(describe_record(record), default=str, separators=(",", ":")) + "\n"
 
 
 def _file_name(form: str, selection: UsageFilter, by: tuple[GroupBy, ...]) -> str:
