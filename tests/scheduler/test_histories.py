@@ -9,6 +9,8 @@ from tests.scheduler.scripted_pool import ClockedPool
 from tests.support.seeds import seeds
 
 HISTORIES = 200
+PARTS = 8
+"""Of the histories: several processes run them."""
 MUTANTS: dict[str, Mutant] = {
     "another entry is crossed out": ("if log[i + 3] == number then", "if log[i + 3] >= number then"),
     "a window of 59 seconds": ("return MINUTE + setting('margin_us') end", "return MINUTE - 1000000 end"),
@@ -59,10 +61,11 @@ def live(pool: ClockedPool, server: "redis.Redis", seed: int) -> str:
 
 
 @pytest.mark.fuzz
-def test_in_every_history_all_limits_hold_and_no_request_waits_beside_room(server: "redis.Redis") -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_in_every_history_all_limits_hold_and_no_request_waits_beside_room(server: "redis.Redis", part: int) -> None:
     """Several processes that die; reloads, outages, faults, late and abandoned calls; a clock that jumps both ways."""
     pool = ClockedPool(server)
-    for seed in seeds(HISTORIES):
+    for seed in seeds(HISTORIES, part, PARTS):
         wrong = live(pool, server, seed)
         assert not wrong, f"{wrong}\nSEED={seed} shows it again"
 
