@@ -44,6 +44,15 @@ SHOWN_BY = {
     "a late call is not moved": 21,
     "what a clock ahead wrote is dropped": 20,
     "an expired lease was not sent": 11,
+    "no lease is renewed": 3,
+    "no dispatch at a release": 3,
+    "no dispatch at a heartbeat": 2,
+    "a claim counts from the grant": 1,
+    "a person's word is not heard": 1,
+    "no grace after an outage": 3,
+    "a batch takes what is kept of a minute": 1,
+    "nothing gets free": 3,
+    "the highest pass first": 1,
 }
 """Seeds of the first history that shows a mutant, when they were last looked for: they are tried first."""
 
