@@ -17,6 +17,9 @@ LONGEST: Final = (
     ),
     *("flow/test_deaths.py", "flow/test_balancer.py", "server/test_hanging_workers.py", "flow/test_hardship.py"),
     *("server/test_upgrades.py", "flow/test_smuggling.py", "api/test_secrecy.py", "flow/test_embedded.py"),
+    *("flow/test_stored_replays.py", "cli/test_usage.py", "deploy/test_audit.py", "flow/test_batch_deaths.py"),
+    *("bench/test_programs.py", "flow/test_attacks_on_memory.py", "metering/test_verification.py"),
+    "flow/test_declared_tenants.py",
 )
 """Files that take a minute or more. They begin first, or the last of them would run beside idle processes."""
 
