@@ -27,7 +27,7 @@ from tests.support.harness import (
     simulating,
     upstream,
 )
-from tests.support.order import put_longest_first
+from tests.support.order import Scheduling, put_longest_first
 from tests.support.servers import Server, cluster_servers
 
 # How fast a busy machine makes examples says nothing about the code.
@@ -44,6 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if OTHER_SERVERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     put_longest_first(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture

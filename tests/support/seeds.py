@@ -10,10 +10,11 @@ SEED = os.environ.get("SEED")
 """Runs only this history."""
 
 
-def seeds(histories: int) -> Iterator[int]:
-    """`histories` is the number at FUZZ=1."""
+def seeds(histories: int, part: int = 0, parts: int = 1) -> Iterator[int]:
+    """Yields the seeds of one part of the histories; `histories` is the number of all parts at FUZZ=1."""
     if SEED:
-        yield int(SEED)
+        if part == 0:
+            yield int(SEED)
         return
     first = random.randrange(10**9) if IS_NEW else 0
-    yield from range(first, first + round(histories * FACTOR))
+    yield from range(first + part, first + round(histories * FACTOR), parts)
