@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from gateway.domain.tenants import digest, key_id
 from gateway.tenants.authentication import generate_api_key
@@ -149,6 +150,21 @@ def test_the_audit_is_paged(ask: Ask) -> None:
     rest: dict[str, Any] = json.loads(ask("audit", "--before", found[1], "--json").stdout)
     assert ["tenant.create"] == [entry["action"] for entry in rest["data"]]
     assert "key.create" in page.stdout
+
+
+def test_an_empty_page_of_the_audit_that_continues_is_not_its_end(ask: Ask, gateway: Gateway, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        [(_, entry)] = client.xrevrange("ig3:{acme}:audit", count=1)
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(2001):
+            pipeline.xadd("ig3:{acme}:audit", {**entry, "actor": "robot"})
+        pipeline.execute()
+    newest = ask("audit", "--action", "tenant.create")
+    assert "" == newest.stdout
+    found = re.fullmatch(r"No entries among the newest\. Older ones: --before (\S+)\n", newest.stderr)
+    assert found
+    rest = ask("audit", "--action", "tenant.create", "--before", found[1])
+    assert ("tenant.create" in rest.stdout, "") == (True, rest.stderr)
 
 
 def test_a_reader_is_told_that_it_may_only_read(make_gateway: MakeGateway, tmp_path: Path) -> None:
