@@ -65,6 +65,7 @@ from gateway.scheduler.scripts import Scripts
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
+from gateway.tenants.key_list import KeyList
 from gateway.tenants.names import TenantNames
 from gateway.tenants.provisioning import TenantProvisioner
 from gateway.tenants.store import TenantStore
@@ -273,7 +274,8 @@ def build_admin(
     purger = TenantPurger(redis, transactions, LeaderLock(redis, "purge_leader", uuid.uuid4().hex, LOCK_S))
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
     keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
-    key_section, audit = KeySection(keys, limits, clock, names), AuditSection(Audit(redis), tenants, upstreams, names)
+    key_section = KeySection(keys, limits, clock, names, KeyList(redis, names, clock), Audit(redis), tenants)
+    audit = AuditSection(Audit(redis), tenants, upstreams, names)
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
     usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)

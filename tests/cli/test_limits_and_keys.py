@@ -152,6 +152,16 @@ def test_the_audit_is_paged(ask: Ask) -> None:
     assert "key.create" in page.stdout
 
 
+def test_the_keys_of_all_tenants_are_listed(ask: Ask) -> None:
+    ask("tenant", "create", "shop")
+    made = ask("key", "create", "shop", "--label", "web", "--days", "3").stdout
+    assert re.search(rf"shop +{made[6:16]} +web +\d", ask("key", "list").stdout)
+    assert [made[6:16]] == re.findall(r"\w{10}(?= +web)", ask("key", "list", "--view", "expires_14d").stdout)
+    assert "No keys." in ask("key", "list", "acme", "--view", "expires_14d").stdout
+    ask("key", "revoke", "shop", made[6:16], "--yes")
+    assert re.search(rf"shop +{made[6:16]} +web +\S+ \S+ UTC +admin", ask("key", "list", "--view", "revoked").stdout)
+
+
 def test_an_empty_page_of_the_audit_that_continues_is_not_its_end(ask: Ask, gateway: Gateway, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         [(_, entry)] = client.xrevrange("ig3:{acme}:audit", count=1)

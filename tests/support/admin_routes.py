@@ -15,6 +15,7 @@ ROUTES: Final = [
     ("GET", "/tenants/acme/batches"),
     ("GET", "/tenants/acme/batches/abc"),
     ("POST", "/tenants/acme/batches/abc/cancel"),
+    ("GET", "/keys"),
     ("GET", "/keys/abc"),
     ("PATCH", "/keys/abc"),
     ("DELETE", "/keys/abc"),
