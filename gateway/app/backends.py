@@ -18,6 +18,7 @@ from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.keys import KeySection
+from gateway.api.admin.models import ModelSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.tenants import TenantSection
@@ -282,7 +283,7 @@ def build_admin(
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
-        *(key_section, audit, usage),
+        *(key_section, audit, usage, ModelSection(catalog, clock)),
         ExportSection(
             *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
             ExportDisk(settings.server.max_spooled_bytes),

@@ -38,6 +38,7 @@ ROUTES: Final = [
     ("POST", "/webhooks/abc/test"),
     ("GET", "/webhooks/abc/deliveries"),
     ("POST", "/webhooks/abc/deliveries/dlv_1/replay"),
+    ("GET", "/models"),
     ("GET", "/audit"),
     ("GET", "/usage"),
     ("GET", "/usage/records"),
