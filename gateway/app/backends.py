@@ -18,6 +18,7 @@ from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.keys import KeySection
+from gateway.api.admin.models import ModelSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.tenants import TenantSection
@@ -63,6 +64,7 @@ from gateway.scheduler.scripts import Scripts
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
+from gateway.tenants.key_list import KeyList
 from gateway.tenants.names import TenantNames
 from gateway.tenants.provisioning import TenantProvisioner
 from gateway.tenants.store import TenantStore
@@ -243,14 +245,15 @@ def build_admin(
     purger = TenantPurger(redis, transactions, LeaderLock(redis, "purge_leader", uuid.uuid4().hex, LOCK_S))
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
     keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
-    key_section, audit = KeySection(keys, limits, clock, names), AuditSection(Audit(redis), tenants, upstreams, names)
+    key_section = KeySection(keys, limits, clock, names, KeyList(redis, names, clock), Audit(redis), tenants)
+    audit = AuditSection(Audit(redis), tenants, upstreams, names)
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
     usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
-        *(key_section, audit, usage),
+        *(key_section, audit, usage, ModelSection(catalog, clock)),
         ExportSection(
             *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
             ExportDisk(settings.server.max_spooled_bytes),

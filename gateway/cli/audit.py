@@ -40,10 +40,11 @@ def audit(
 def _print_list(response: Document) -> None:
     for entry in rows(response):
         _print(entry)
-    if not rows(response):
+    if following := response.get("next"):
+        found = "More entries" if rows(response) else "No entries among the newest. Older ones"
+        typer.echo(printable(f"{found}: --before {following}"), err=True)
+    elif not rows(response):
         print("No entries.")
-    if response.get("next"):
-        typer.echo(printable(f"More entries: --before {response['next']}"), err=True)
 
 
 def _print(entry: Document) -> None:

@@ -27,6 +27,7 @@ def _no_secret(text: str) -> str:
 TenantName = Annotated[str, typer.Argument(help="The tenant's name.", callback=_no_secret)]
 KeyId = Annotated[str, typer.Argument(help="The key's ID, as listed.", callback=_no_secret)]
 Days = Annotated[int | None, typer.Option(min=1, max=36_500, help="Days until it expires.")]
+_VIEWS: Final = ("unlimited", "never_expires", "idle_90d", "expires_14d", "revoked")
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -49,6 +50,34 @@ def create(
 @admin_command(app, "list")
 def list_(
     api: AdminApi,
+    tenant: Annotated[
+        str | None,
+        typer.Argument(help="The tenant's name. Default: all.", callback=lambda text: text and _no_secret(text)),
+    ] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(help="List only keys that need attention: " + ", ".join(_VIEWS) + ".", show_default=False),
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(help="A part of label, ID or tenant's name.", show_default=False)
+    ] = None,
+    revoked: Annotated[bool, typer.Option("--revoked", help="List the revoked keys of the audit log instead.")] = False,
+) -> None:
+    """List the valid keys of a tenant, or of all tenants, without their secrets."""
+    if view is not None and view not in _VIEWS:
+        raise typer.BadParameter(f"'{view}' is not one of {', '.join(_VIEWS)}", param_hint="--view")
+    if revoked and view:
+        raise typer.BadParameter("--revoked and --view cannot be used together")
+    if tenant and not (view or search):
+        list_own(api, tenant, revoked=revoked)
+        return
+    shown = "revoked" if revoked else view
+    query = {"tenant": tenant, "view": shown, "q": search, "limit": 1000}
+    api.show(pages(api, "keys", query=query), _print_all_revoked if shown == "revoked" else _print_all)
+
+
+def list_own(
+    api: AdminApi,
     tenant: TenantName,
     revoked: Annotated[bool, typer.Option("--revoked", help="List the revoked keys of the audit log instead.")] = False,
 ) -> None:
@@ -59,6 +88,22 @@ def list_(
         api.show({"data": found}, partial(_print_revoked, tenant))
         return
     api.show(api.ask("GET", "tenants", tenant, "keys"), partial(_print_list, tenant))
+
+
+def _print_all(response: Document) -> None:
+    listed = []
+    for key in rows(response):
+        days = (day(key.get(name)) for name in ("created_at", "last_used_at", "expires_at"))
+        listed.append((key.get("tenant"), key.get("id"), key.get("label"), *days))
+    print_table(("TENANT", "ID", "LABEL", "CREATED", "USED", "EXPIRES"), listed, empty="No keys.")
+
+
+def _print_all_revoked(response: Document) -> None:
+    listed = [
+        (key.get("tenant"), key.get("id"), key.get("label"), minute(key.get("revoked_at")), key.get("revoked_by"))
+        for key in rows(response)
+    ]
+    print_table(("TENANT", "ID", "LABEL", "REVOKED", "BY"), listed, empty="No keys.")
 
 
 def _print_revoked(tenant: str, response: Document) -> None:

@@ -16,7 +16,7 @@ key_app = typer.Typer(help="Manage your tenant's API keys, with a lead's key.", 
 app.add_typer(key_app, name="key")
 for name, command in {
     "create": keys.create,
-    "list": keys.list_,
+    "list": keys.list_own,
     "show": keys.show,
     "update": keys.update,
     "rotate": keys.rotate,

@@ -33,6 +33,7 @@ from gateway.metering.ledger_keys import (
 from gateway.metering.record_places import Place, Reading, was_returned, with_reading
 from gateway.redis import Client, execute
 from gateway.tenants.records import names_record, read_tenant, record
+from gateway.tenants.store import grouped
 
 _KEYS_PER_CALL: Final = 100
 _FIELDS_PER_CALL: Final = 5_000
@@ -156,7 +157,7 @@ class Ledger:
     async def _hashes(self, keys: list[str]) -> list[dict[str, str]]:
         sizes = await self._each(list[int], "HLEN", keys)
         found: list[dict[str, str]] = []
-        for group in _groups(keys, sizes, _FIELDS_PER_CALL):
+        for group in grouped(keys, sizes, _FIELDS_PER_CALL):
             if len(group) > 1:
                 found += await self._each(list[dict[str, str]], "HGETALL", group)
             else:
@@ -190,7 +191,7 @@ class Ledger:
         found: list[list[str]] = []
         for keys in _batches(map(self._days_record, tenants)):
             sizes = await self._each(list[int], "ZCOUNT", keys, first, last)
-            for group in _groups(keys, sizes, _FIELDS_PER_CALL):
+            for group in grouped(keys, sizes, _FIELDS_PER_CALL):
                 found += await self._each(list[list[str]], "ZRANGEBYSCORE", group, first, last)
         return {name: [*map(date.fromisoformat, days)] for name, days in zip(tenants, found, strict=True)}
 
@@ -210,7 +211,7 @@ class Ledger:
                 yield after.tenant_day, entries, newest
         for batch in _batches(day for day in tenant_days if after is None or day > after.tenant_day):
             sizes = await self._each(list[int], "XLEN", map(self._records_stream, batch))
-            for group in _groups(batch, sizes, _RECORDS_PER_CALL):
+            for group in grouped(batch, sizes, _RECORDS_PER_CALL):
                 if len(group) == 1:
                     async for entries, newest in self._pieces(group[0], None):
                         yield group[0], entries, newest
@@ -268,17 +269,3 @@ def _batches(items: Iterable[_T], size: int = _KEYS_PER_CALL) -> Iterator[list[_
     remaining = iter(items)
     while portion := list(islice(remaining, size)):
         yield portion
-
-
-def _groups(items: Sequence[_T], weights: Sequence[int], most: int) -> Iterator[list[_T]]:
-    """Groups neighbours whose total weight is within the limit; a heavier item is alone."""
-    group: list[_T] = []
-    total = 0
-    for item, weight in zip(items, weights, strict=True):
-        if group and total + weight > most:
-            yield group
-            group, total = [], 0
-        group.append(item)
-        total += weight
-    if group:
-        yield group

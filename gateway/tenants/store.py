@@ -1,7 +1,7 @@
 """Tenants: create, update, list. Every change is audited atomically."""
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
 
 from gateway.domain.audit import Actor, AuditEvent, describe_tenant
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -13,6 +13,7 @@ from gateway.tenants.transactions import ConflictError, FieldUpdate, HashKind, T
 
 _BATCH: Final = 100
 """Tenants per round trip, so that ten thousand do not share one call's deadline."""
+_T = TypeVar("_T")
 
 
 class TenantStore:
@@ -124,3 +125,17 @@ def tenant_act(actor: Actor, before: Tenant | None, after: Tenant) -> AuditEvent
 def batched(names: list[str]) -> Iterator[list[str]]:
     for start in range(0, len(names), _BATCH):
         yield names[start : start + _BATCH]
+
+
+def grouped(items: Sequence[_T], weights: Sequence[int], most: int) -> Iterator[list[_T]]:
+    """Groups neighbours whose total weight is within the limit; a heavier item is alone."""
+    group: list[_T] = []
+    total = 0
+    for item, weight in zip(items, weights, strict=True):
+        if group and total + weight > most:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += weight
+    if group:
+        yield group

@@ -139,3 +139,29 @@ def test_a_wrong_change_is_refused_and_changes_nothing(gateway: Gateway, body: d
     del made["key"]
     assert 400 == gateway.admin("PATCH", f"/keys/{made['id']}", body).status_code
     assert made == gateway.admin("GET", f"/keys/{made['id']}").json()
+
+
+def test_the_keys_of_all_tenants_are_listed_and_the_revoked_ones(gateway: Gateway) -> None:
+    gateway.admin("POST", "/tenants", {"name": "shop"})
+    made = gateway.admin("POST", "/tenants/shop/keys", {"label": "web"}).json()
+    listed = gateway.admin("GET", "/keys?q=WEB").json()
+    shown = {name: value for name, value in made.items() if name != "key"}
+    assert {"data": [shown], "next": None} == listed
+    first = gateway.admin("GET", "/keys?limit=1").json()
+    assert ["acme"] == [key["tenant"] for key in first["data"]]
+    assert [made["id"]] == [key["id"] for key in gateway.admin("GET", f"/keys?after={first['next']}").json()["data"]]
+    gateway.admin("PATCH", "/tenants/shop", {"name": "store"})
+    assert [("store", "web")] == [
+        (key["tenant"], key["label"]) for key in gateway.admin("GET", "/keys?tenant=store").json()["data"]
+    ]
+    gateway.admin("DELETE", f"/keys/{made['id']}")
+    assert [] == gateway.admin("GET", "/keys?tenant=store").json()["data"]
+    [revoked] = gateway.admin("GET", "/keys?view=revoked").json()["data"]
+    assert (made["id"], "store", "web", "admin") == tuple(
+        revoked[name] for name in ("id", "tenant", "label", "revoked_by")
+    )
+    assert [] == gateway.admin("GET", "/keys?view=revoked&tenant=acme").json()["data"]
+    for query, param in (("view=all", "view"), ("after=yesterday", "after"), ("view=revoked&after=acme/", "after")):
+        refused = gateway.admin("GET", f"/keys?{query}")
+        assert (400, param) == (refused.status_code, refused.json()["error"]["param"])
+    assert 404 == gateway.admin("GET", "/keys?tenant=nobody").status_code

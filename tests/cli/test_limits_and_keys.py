@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from gateway.domain.tenants import digest, key_id
 from gateway.tenants.authentication import generate_api_key
@@ -149,6 +150,31 @@ def test_the_audit_is_paged(ask: Ask) -> None:
     rest: dict[str, Any] = json.loads(ask("audit", "--before", found[1], "--json").stdout)
     assert ["tenant.create"] == [entry["action"] for entry in rest["data"]]
     assert "key.create" in page.stdout
+
+
+def test_the_keys_of_all_tenants_are_listed(ask: Ask) -> None:
+    ask("tenant", "create", "shop")
+    made = ask("key", "create", "shop", "--label", "web", "--days", "3").stdout
+    assert re.search(rf"shop +{made[6:16]} +web +\d", ask("key", "list").stdout)
+    assert [made[6:16]] == re.findall(r"\w{10}(?= +web)", ask("key", "list", "--view", "expires_14d").stdout)
+    assert "No keys." in ask("key", "list", "acme", "--view", "expires_14d").stdout
+    ask("key", "revoke", "shop", made[6:16], "--yes")
+    assert re.search(rf"shop +{made[6:16]} +web +\S+ \S+ UTC +admin", ask("key", "list", "--view", "revoked").stdout)
+
+
+def test_an_empty_page_of_the_audit_that_continues_is_not_its_end(ask: Ask, gateway: Gateway, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        [(_, entry)] = client.xrevrange("ig3:{acme}:audit", count=1)
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(2001):
+            pipeline.xadd("ig3:{acme}:audit", {**entry, "actor": "robot"})
+        pipeline.execute()
+    newest = ask("audit", "--action", "tenant.create")
+    assert "" == newest.stdout
+    found = re.fullmatch(r"No entries among the newest\. Older ones: --before (\S+)\n", newest.stderr)
+    assert found
+    rest = ask("audit", "--action", "tenant.create", "--before", found[1])
+    assert ("tenant.create" in rest.stdout, "") == (True, rest.stderr)
 
 
 def test_a_reader_is_told_that_it_may_only_read(make_gateway: MakeGateway, tmp_path: Path) -> None:

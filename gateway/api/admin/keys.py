@@ -1,9 +1,10 @@
 """`/admin/v1/keys` and those of a tenant: API keys, with their limits and quotas."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from gateway.api.admin import Handlers
 from gateway.api.admin.schemas import (
     LimitsChange,
+    QueryFields,
     QuotasChange,
     Schema,
     TagsChange,
@@ -21,14 +23,20 @@ from gateway.api.admin.schemas import (
     value_or,
 )
 from gateway.api.bodies import BodyLimits, json_response
+from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor, show_key
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ApiKey, Limits, Quotas
 from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
+from gateway.tenants.audit import Audit, AuditFilter, Cursor
+from gateway.tenants.key_list import KeyList, KeyPlace, KeyView
 from gateway.tenants.names import TenantNames
+from gateway.tenants.store import TenantStore
 
 GRACE_S: Final = 86_400
 GRACE_MAX_S: Final = 30 * 86_400
+_REVOKED: Final = "revoked"
+_VIEWS: Final = {view.value: view for view in KeyView}
 _Role = Literal["", "lead"]
 _Moment = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 """Unix seconds, up to the year 9999."""
@@ -70,10 +78,14 @@ class KeySection:
     limits: BodyLimits
     clock: Callable[[], float]
     names: TenantNames
+    listed: KeyList
+    audit: Audit
+    tenants: TenantStore
 
     def handlers(self) -> Handlers:
         return {
             "/tenants/{name}/keys": {"GET": self.list_keys, "POST": self.create},
+            "/keys": {"GET": self.list_all},
             "/keys/{id}": {"GET": self.get, "PATCH": self.change, "DELETE": self.revoke},
             "/keys/{id}/rotate": {"POST": self.rotate},
         }
@@ -82,6 +94,35 @@ class KeySection:
         tenant_id = request.path_params["name"]
         keys, name = await self.keys.list_keys(tenant_id), await self.names.current(tenant_id)
         return json_response({"data": [show_key(key) | {"tenant": name} for key in keys]})
+
+    async def list_all(self, request: Request, _: Actor) -> Response:
+        """Returns a page of the keys of all tenants, or of one; of a view, or those that were revoked."""
+        query = QueryFields(request)
+        tenant, search, view = query.text("tenant"), query.text("q") or "", query.text("view")
+        limit, after = query.integer("limit", 1, 1000, 100), query.text("after")
+        query.reject_unknown()
+        if view not in {None, _REVOKED, *_VIEWS}:
+            raise refused_value("view", f"expected one of {', '.join((*_VIEWS, _REVOKED))}.")
+        parse = Cursor.parse if view == _REVOKED else KeyPlace.parse
+        place = parse(after) if after else None
+        if after and place is None:
+            raise refused_value("after", "expected the 'next' of an earlier response with the same 'view'.")
+        if tenant:
+            await self.tenants.get(tenant)
+        if isinstance(place, Cursor) or view == _REVOKED:
+            return await self._list_revoked(tenant, search, limit, place if isinstance(place, Cursor) else None)
+        page = await self.listed.page(tenant, search, _VIEWS.get(view or ""), limit, place)
+        return json_response(
+            {"data": [show_key(key) for key in page.keys], "next": str(page.next) if page.next else None}
+        )
+
+    async def _list_revoked(self, tenant: str | None, search: str, limit: int, before: Cursor | None) -> Response:
+        owners = {tenant} if tenant else await self.tenants.names()
+        page = await self.audit.page(owners, limit, before, AuditFilter(action="key.revoke"))
+        rows = [describe_revoked(entry) for entry in await self.names.show(page.entries)]
+        wanted = search.casefold()
+        data = [row for row in rows if any(wanted in str(row[name]).casefold() for name in ("label", "id", "tenant"))]
+        return json_response({"data": data, "next": str(page.next) if page.next else None})
 
     async def create(self, request: Request, actor: Actor, check: CheckKey = lambda _, __: None) -> Response:
         new = await read_document(request, self.limits, _NewKey)
@@ -140,3 +181,11 @@ class KeySection:
 
     async def _describe(self, key: ApiKey) -> dict[str, object]:
         return show_key(key) | {"tenant": await self.names.current(key.tenant)}
+
+
+def describe_revoked(entry: Mapping[str, object]) -> dict[str, object]:
+    """Describes a key as it was before the audit entry of its revocation."""
+    before = entry["before"]
+    key = msgspec.json.decode(bytes(before), type=dict[str, object]) if isinstance(before, msgspec.Raw) else {}
+    shown = {"label": "", **key, "id": entry["key_id"], "tenant": entry["tenant"]}
+    return shown | {"revoked_at": entry["at"], "revoked_by": entry["actor"]}
