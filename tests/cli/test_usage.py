@@ -258,7 +258,7 @@ def test_a_month_is_closed_after_a_question_and_listed(ask: Ask, books: "redis.R
 
 @pytest.mark.parametrize("form", ["jsonl", "focus"])
 def test_groups_of_an_export_that_has_none_are_refused(ask: Ask, form: str) -> None:
-    message = f"by: format={form} has every request's own. Use it with format=csv."
+    message = f"Invalid value for 'by': format={form} has every request's own. Use it with format=csv."
     check_refused(ask("usage", "export", "--format", form, "--by", "tenant"), message)
 
 
