@@ -57,7 +57,7 @@ function totals({ total, previous, from, to }) {
     figure("Cost", usd(total.usd), before ? `${usd(before.usd)} in ${previous.from} – ${previous.to}` : `${from} – ${to}`),
     figure("Images", int(total.images), before ? `${int(before.images)} before` : "delivered"),
     figure("Requests", int(total.requests), before ? `${int(before.requests)} before` : "admitted"),
-    figure("Not delivered", int(total.asked === undefined ? undefined : total.withheld), `withheld by the safety check, ${int(total.unconfirmed)} unconfirmed, ${int(total.lost)} lost`));
+    figure("Withheld", int(total.withheld), `by the safety check; ${int(total.unconfirmed)} unconfirmed, ${int(total.lost)} lost`));
 }
 
 /** @param {Row} row @param {string} group */
