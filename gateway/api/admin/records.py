@@ -87,8 +87,10 @@ class RecordsSection:
             page = await ledger.records(selection, place, limit)
             read = len(page.records)
         if request_id and not page.records and not page.end and not cursor:
-            days = f"{selection.first} to {selection.last}"
-            text = f"There is no record of request '{excerpt(request_id)}' from {days}. For other days, set 'from' and 'to'."
+            text = (
+                f"There is no record of request '{excerpt(request_id)}' from {selection.first} to {selection.last}. "
+                "For other days, set 'from' and 'to'."
+            )
             raise GatewayError(ErrorCode.NOT_FOUND, text)
         data = await self.usage.names.show([_describe(page, index, own_tenant) for index in range(len(page.records))])
         following = _following(selection, page.end, total, order, wanted) if page.end else None
