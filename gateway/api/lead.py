@@ -5,6 +5,7 @@ makes no images, so that no program that makes them can create keys. Only an adm
 lead may rotate and revoke its own key. Every change is audited under `key:ID`.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from starlette.routing import Route
 
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.keys import KeySection
+from gateway.api.admin.records import RecordsSection
 from gateway.api.admin.schemas import AboutChange, AlertsChange, QueryFields, Schema, read_document
 from gateway.api.admin.usage import ReportBounds, UsageSection
 from gateway.api.authentication import TenantAuthenticator
@@ -32,7 +34,7 @@ from gateway.redis import translate_change_errors
 from gateway.tenants.store import TenantStore
 
 PREFIX: Final = "/v1/tenant"
-_WITH_QUERY: Final = ("/usage", "/audit")
+_WITH_QUERY: Final = re.compile(r"/(usage|audit|requests(/[^/]+)?)")
 _GROUPS: Final = frozenset({"day", "month", "model", "key", "batch", "tag", "user"})
 """What its reports may be grouped by: nothing that names an upstream."""
 _DAYS_MAX: Final = 366
@@ -55,6 +57,7 @@ class LeadRoutes:
     keys: KeySection
     usage: UsageSection
     audit: AuditSection
+    records: RecordsSection
     webhook_hosts: frozenset[str]
     prefix: str = PREFIX
 
@@ -66,6 +69,8 @@ class LeadRoutes:
             "/keys/{id}/rotate": {"POST": self.rotate_key},
             "/usage": {"GET": self.report},
             "/audit": {"GET": self.list_audit},
+            "/requests": {"GET": self.list_requests},
+            "/requests/{request_id}": {"GET": self.list_requests},
         }
         return [
             Route(self.prefix + path, AsgiEndpoint(partial(self._serve, by_method)), methods=list(by_method))
@@ -124,6 +129,12 @@ class LeadRoutes:
     async def list_audit(self, request: Request, lead: Principal, _: Actor) -> Response:
         return await self.audit.page(QueryFields(request), {lead.tenant.name})
 
+    async def list_requests(self, request: Request, lead: Principal, _: Actor) -> Response:
+        with self.authenticator.reporting(lead) as count:
+            response, records = await self.records.page_of(request, lead.tenant.name)
+            count(records)
+        return response
+
     async def _serve(self, handlers: Mapping[str, Handler], request: Request) -> Response:
         lead = await self.authenticator.authenticate_lead(request)
         method = "GET" if request.method == "HEAD" else request.method
@@ -131,7 +142,7 @@ class LeadRoutes:
             self.authenticator.counting_refusals(lead),
             translate_change_errors() if method != "GET" else nullcontext(),
         ):
-            if not request.url.path.endswith(_WITH_QUERY):
+            if not _WITH_QUERY.fullmatch(request.url.path.removeprefix(self.prefix)):
                 QueryFields(request).reject_unknown()
             if method != "GET" and await self.audit.audit.length(lead.tenant.name) >= _ENTRIES_MAX:
                 text = (

@@ -21,6 +21,7 @@ from gateway.api.admin.keys import KeySection
 from gateway.api.admin.models import ModelSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
+from gateway.api.admin.records import RecordsSection
 from gateway.api.admin.tenants import TenantSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.admin.webhooks import WebhookSection
@@ -48,6 +49,7 @@ from gateway.metering.exports import Exports
 from gateway.metering.ledger import Ledger
 from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
 from gateway.metering.purge import LOCK_S, TenantPurger
+from gateway.metering.record_search import RecordSearch
 from gateway.metering.recovery import ExpiredReservationReaper
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
 from gateway.metering.transfers import Transfers
@@ -219,6 +221,7 @@ class AdminParts:
     keys: KeySection
     audit: AuditSection
     usage: UsageSection
+    records: RecordsSection
     console: ConsoleParts | None
 
 
@@ -249,11 +252,12 @@ def build_admin(
     audit = AuditSection(Audit(redis), tenants, upstreams, names)
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
     usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
+    records = RecordsSection(usage, RecordSearch(redis, ledger))
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)
     sections = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
-        *(key_section, audit, usage, ModelSection(catalog, clock)),
+        *(key_section, audit, usage, records, ModelSection(catalog, clock)),
         ExportSection(
             *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
             ExportDisk(settings.server.max_spooled_bytes),
@@ -277,4 +281,6 @@ def build_admin(
     if console:
         routes += api.routes(console.section.handlers())
     tasks = (authenticator.listen, provisioner.run, purger.run)
-    return AdminParts(authenticator, throttle, routes, provisioner, tasks, tenants, key_section, audit, usage, console)
+    return AdminParts(
+        authenticator, throttle, routes, provisioner, tasks, tenants, key_section, audit, usage, records, console
+    )

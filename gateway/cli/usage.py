@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
+from gateway.cli import records
 from gateway.cli.client import DEFAULT_URL, AdminApi, AdminKeyOption, Document, UrlOption, admin_command, number, rows
 from gateway.cli.exports import register, save
 from gateway.cli.output import fail, print_json, print_table, printable, progressing
@@ -23,6 +24,7 @@ from gateway.cli.usage_options import (
 
 app = typer.Typer(help="Report and export usage, verify totals and close months.", invoke_without_command=True)
 register(app)
+records.register(app)
 
 _AMOUNTS: Final = ("requests", "asked", "images", "withheld", "lost", "unconfirmed", "usd")
 _RARE: Final = frozenset({"withheld", "lost", "unconfirmed"})

@@ -77,7 +77,7 @@ class Ledger:
             report.holders = await self.holders(list(days))
         tenant_days = _by_tenant(days) if report.is_by_tenant_first else _by_day(days)
         days_per_call = _SPLIT_DAYS_PER_CALL if report.split else _KEYS_PER_CALL
-        for batch in _batches(filter(report.wants, tenant_days), days_per_call):
+        for batch in batches(filter(report.wants, tenant_days), days_per_call):
             for tenant_day, sums in zip(batch, await self.sums(batch, report.split), strict=True):
                 report.add(tenant_day, sums)
 
@@ -104,7 +104,7 @@ class Ledger:
     async def count(self, usage_filter: UsageFilter) -> int:
         """Returns the number of records. Raises: GatewayError NOT_FOUND, REDIS_UNAVAILABLE."""
         counted = 0
-        for batch in _batches(map(self._records_stream, _by_day(await self._days(usage_filter)))):
+        for batch in batches(map(self._records_stream, _by_day(await self._days(usage_filter)))):
             counted += sum(await self._each(list[int], "XLEN", batch))
         return counted
 
@@ -144,7 +144,7 @@ class Ledger:
     async def holders(self, tenants: Sequence[str]) -> dict[str, Holders]:
         """Returns the holders by tenant. Raises: GatewayError REDIS_UNAVAILABLE."""
         found: dict[str, Holders] = {}
-        for names in _batches(tenants):
+        for names in batches(tenants):
             keys = [record(self._redis, name, "tenant") for name in names]
             keys += [closed_record(self._redis.prefix, name) for name in names]
             hashes = await self._each(list[dict[str, str]], "HGETALL", keys)
@@ -167,7 +167,7 @@ class Ledger:
     async def have_records(self, tenant_days: Sequence[TenantDay]) -> list[bool]:
         """Returns for each tenant day if its records exist. Raises: GatewayError REDIS_UNAVAILABLE."""
         found: list[int] = []
-        for batch in _batches(map(self._records_stream, tenant_days)):
+        for batch in batches(map(self._records_stream, tenant_days)):
             found += await self._each(list[int], "EXISTS", batch)
         return [bool(count) for count in found]
 
@@ -189,7 +189,7 @@ class Ledger:
         """Returns the days on which the tenants have sums. Raises: GatewayError REDIS_UNAVAILABLE."""
         first, last = day_number(usage_filter.first), day_number(usage_filter.last)
         found: list[list[str]] = []
-        for keys in _batches(map(self._days_record, tenants)):
+        for keys in batches(map(self._days_record, tenants)):
             sizes = await self._each(list[int], "ZCOUNT", keys, first, last)
             for group in grouped(keys, sizes, _FIELDS_PER_CALL):
                 found += await self._each(list[list[str]], "ZRANGEBYSCORE", group, first, last)
@@ -209,7 +209,7 @@ class Ledger:
         if after is not None and after.tenant_day in tenant_days:
             async for entries, newest in self._pieces(after.tenant_day, after.id):
                 yield after.tenant_day, entries, newest
-        for batch in _batches(day for day in tenant_days if after is None or day > after.tenant_day):
+        for batch in batches(day for day in tenant_days if after is None or day > after.tenant_day):
             sizes = await self._each(list[int], "XLEN", map(self._records_stream, batch))
             for group in grouped(batch, sizes, _RECORDS_PER_CALL):
                 if len(group) == 1:
@@ -265,7 +265,7 @@ def _by_day(days: Mapping[str, Sequence[date]]) -> Iterator[TenantDay]:
     return (TenantDay(day, tenant) for day in sorted(tenants) for tenant in tenants[day])
 
 
-def _batches(items: Iterable[_T], size: int = _KEYS_PER_CALL) -> Iterator[list[_T]]:
+def batches(items: Iterable[_T], size: int = _KEYS_PER_CALL) -> Iterator[list[_T]]:
     remaining = iter(items)
     while portion := list(islice(remaining, size)):
         yield portion

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 import redis
 
 from gateway.api.lead import PREFIX
+from tests.support.bookkeeping import Settled, settle
 from tests.support.harness import ADMIN_KEY, Gateway, MakeGateway, new_key
 from tests.support.openapi import DESCRIBED, conform
 
@@ -23,6 +26,8 @@ ROUTES = [
     ("POST", "/keys/KEY/rotate"),
     ("GET", "/usage"),
     ("GET", "/audit"),
+    ("GET", "/requests"),
+    ("GET", "/requests/{request_id}"),
 ]
 
 
@@ -285,3 +290,17 @@ def test_a_key_that_becomes_a_lead_makes_no_more_images(gateway: Gateway) -> Non
     assert works(gateway, key)
     gateway.admin("PATCH", f"/keys/{described['id']}", {"role": "lead"})
     assert 403 == gateway.get("/v1/models", authorization=f"Bearer {key}").status_code
+
+
+def test_a_lead_reads_the_records_of_its_own_tenant_without_upstreams(lead: Lead, redis_url: str) -> None:
+    today = datetime.fromtimestamp(time.time(), UTC).date()
+    mine = Settled(tenant="team", day=today, request_id="mine")
+    with redis.Redis.from_url(redis_url, decode_responses=True) as books:
+        settle(books, [mine, replace(mine, outcome="lost"), replace(mine, tenant="other", request_id="theirs")])
+    page = lead.done("GET", "/requests?last=2d&order=desc")
+    conform(page, {"$ref": "#/components/schemas/OwnUsageRecords"}, "OwnUsageRecords")
+    assert [("mine", "lost"), ("mine", "delivered")] == [(row["request_id"], row["outcome"]) for row in page["data"]]
+    assert not {"upstream", "account", "calls"} & set(page["data"][0])
+    assert ["lost"] == [row["outcome"] for row in lead.done("GET", "/requests/mine?outcome=lost")["data"]]
+    assert 404 == lead.ask("GET", "/requests/theirs").status_code
+    assert (400, "unknown_parameter", "tenant") == lead.refused("GET", "/requests?tenant=other")

@@ -380,3 +380,15 @@ def test_help_is_printed_within_80_columns(command: tuple[str, ...]) -> None:
     done = run(*command, "--help")
     assert (0, "") == (done.returncode, done.stderr)
     assert fits(done.stdout)
+
+
+def test_records_are_listed_newest_first_and_filtered(ask: Ask, books: "redis.Redis") -> None:
+    settle(books, [*numbered(Settled(), 3), Settled(request_id="other", outcome="lost", delivered=0)])
+    first = ask("usage", "records", *JULY, "--outcome", "delivered", "--limit", "2")
+    assert ["req_2", "req_1"] == [columns(line)[1] for line in printed(first).splitlines()[1:]]
+    cursor = first.stderr.split("--cursor ")[1].strip()
+    assert ["req_0"] == [
+        columns(line)[1] for line in printed(ask("usage", "records", "--cursor", cursor)).splitlines()[1:]
+    ]
+    [record] = json.loads(printed(ask("usage", "records", *JULY, "--request-id", "other", "--json")))["data"]
+    assert ("lost", 0) == (record["outcome"], record["delivered"])

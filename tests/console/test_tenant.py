@@ -22,6 +22,8 @@ ROUTES = [
     ("GET", "/usage"),
     ("GET", "/usage_now"),
     ("GET", "/audit"),
+    ("GET", "/requests"),
+    ("GET", "/requests/req_1"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""`/admin/v1/usage`: usage reports, records, and the comparison of both.
+"""`/admin/v1/usage`: usage reports, and their comparison with the records.
 
 Cursors are opaque and encode the filter of the first page, so that paging is stable across midnight.
 """
@@ -6,7 +6,7 @@ Cursors are opaque and encode the filter of the first page, so that paging is st
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -19,7 +19,6 @@ from gateway.api.admin.periods import check_days, parse_period
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.refusals import excerpt, listed, refused_value, wrong_value
-from gateway.api.usage_amounts import describe_record
 from gateway.domain.attribution import TagFilter
 from gateway.domain.audit import Actor
 from gateway.domain.calendar import UTC_CALENDAR, Calendar
@@ -36,19 +35,16 @@ from gateway.domain.usage import (
 )
 from gateway.metering.exports import amounts_document
 from gateway.metering.ledger import Ledger
-from gateway.metering.record_places import READINGS_MAX, Place, Reading
 from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
 from gateway.tenants.names import TenantNames
 
 _ROWS_MAX: Final = 1000
 _NO_TAGS: Final = "No tag has sums: [attribution] keys names none."
-_EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]
-"""Below 2**64, the limit of Redis."""
 _Total = Annotated[tuple[int, ...], Meta(min_length=len(MEASURES), max_length=len(MEASURES))]
 
 
-class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class PageCursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The filter that the next page continues."""
 
     first: date
@@ -56,7 +52,7 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     tenant: str | None
 
 
-class _ReportCursor(_Cursor, frozen=True, tag="report"):
+class _ReportCursor(PageCursor, frozen=True, tag="report"):
     """Continues a report after a row, with the total from its first page."""
 
     by: str
@@ -66,7 +62,7 @@ class _ReportCursor(_Cursor, frozen=True, tag="report"):
     """The tag."""
 
 
-class _VerifyCursor(_Cursor, frozen=True, tag="verify"):
+class _VerifyCursor(PageCursor, frozen=True, tag="verify"):
     """Continues a verification after one tenant's day."""
 
     day: date
@@ -74,15 +70,7 @@ class _VerifyCursor(_Cursor, frozen=True, tag="verify"):
     """The tenant."""
 
 
-class _RecordsCursor(_VerifyCursor, frozen=True, tag="records"):
-    """Continues records after one of them, with the count from the first page."""
-
-    id: _EntryId
-    total: int
-    readings: Annotated[tuple[tuple[_EntryId, _EntryId], ...], Meta(max_length=READINGS_MAX)] = ()
-
-
-_C = TypeVar("_C", bound=_Cursor)
+_C = TypeVar("_C", bound=PageCursor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +92,7 @@ class ReportBounds:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UsageSection:
-    """Routes of the ledger: reports, records and verification."""
+    """Routes of the ledger: reports and verification."""
 
     ledger: Ledger
     verifier: LedgerVerifier
@@ -117,7 +105,6 @@ class UsageSection:
     def handlers(self) -> Handlers:
         return {
             "/usage": {"GET": self.report},
-            "/usage/records": {"GET": self.list_records},
             "/usage/verify": {"GET": self.verify},
         }
 
@@ -127,7 +114,7 @@ class UsageSection:
     async def report_of(self, request: Request, bounds: ReportBounds | None = None) -> tuple[Response, int]:
         """Returns the response, and the number of sums that it took. Raises: GatewayError."""
         query = QueryFields(request)
-        cursor, selection = self._parse(query, _ReportCursor, bounds.tenant if bounds else None)
+        cursor, selection = self.parse(query, _ReportCursor, bounds.tenant if bounds else None)
         by = parse_by(query.text("by"), cursor)
         tag = self.parse_tag(query.text("tag"), cursor, by)
         if bounds:
@@ -145,30 +132,11 @@ class UsageSection:
             of = (selection.first, selection.last, selection.tenant)
             following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
         body = {"by": columns, "data": await self.names.show(data), "total": amounts_document(report.total)}
-        return self._page(selection, body, following), report.groups_read
-
-    async def list_records(self, request: Request, _: Actor) -> Response:
-        query = QueryFields(request)
-        cursor, selection = self._parse(query, _RecordsCursor)
-        limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
-        query.reject_unknown()
-        place, total = None, cursor.total if cursor else await self.ledger.count(selection)
-        if cursor:
-            readings = tuple(Reading(*ids) for ids in cursor.readings)
-            place = Place(TenantDay(cursor.day, cursor.holder), cursor.id, readings)
-        page, following = await self.ledger.records(selection, place, limit), None
-        if end := page.end:
-            ids = tuple((reading.end, reading.newest) for reading in end.readings)
-            day, holder = end.tenant_day.day, end.tenant_day.tenant
-            following = _RecordsCursor(
-                selection.first, selection.last, selection.tenant, day, holder, end.id, total, ids
-            )
-        data = await self.names.show([describe_record(record) for record in page.records])
-        return self._page(selection, {"data": data, "total": total}, following)
+        return self.page(selection, body, following), report.groups_read
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
-        cursor, selection = self._parse(query, _VerifyCursor)
+        cursor, selection = self.parse(query, _VerifyCursor)
         query.reject_unknown()
         after = TenantDay(cursor.day, cursor.holder) if cursor else None
         progress, last = await self.verifier.verify(selection, after)
@@ -191,9 +159,9 @@ class UsageSection:
             _VerifyCursor(selection.first, selection.last, selection.tenant, last.day, last.tenant) if last else None
         )
         shown = await self.names.show(differences)
-        return self._page(selection, counts | {"differences": shown}, following)
+        return self.page(selection, counts | {"differences": shown}, following)
 
-    def _page(self, selection: UsageFilter, body: dict[str, object], following: _Cursor | None) -> Response:
+    def page(self, selection: UsageFilter, body: dict[str, object], following: PageCursor | None) -> Response:
         """Renders a page with its days, which may be defaults, and the cursor of the next page."""
         cursor = base64.urlsafe_b64encode(msgspec.json.encode(following)).decode().rstrip("=") if following else None
         days = {"from": selection.first, "to": selection.last, "time_zone": self.calendar.name}
@@ -202,21 +170,23 @@ class UsageSection:
     def today(self) -> date:
         return self.calendar.day(self.clock())
 
-    def parse_days(self, query: QueryFields) -> tuple[date, date]:
+    def parse_days(self, query: QueryFields, days: int = 0) -> tuple[date, date]:
         """Parses the period. The default is this month up to today, or the month of 'to' up to that day.
+
+        With `days`, the default is as many days up to that day.
 
         Raises: GatewayError INVALID_VALUE.
         """
         today = self.today()
         first, last = parse_period(query, today)
         last = last or today
-        first = first or last.replace(day=1)
+        first = first or (last - timedelta(days=days - 1) if days else last.replace(day=1))
         if first > last:
             raise refused_value("from", f"it is after 'to' ({last}).")
         return first, last
 
-    def _parse(
-        self, query: QueryFields, kind: type[_C], own_tenant: str | None = None
+    def parse(
+        self, query: QueryFields, kind: type[_C], own_tenant: str | None = None, days: int = 0
     ) -> tuple[_C | None, UsageFilter]:
         """Parses cursor and filter, or the filter of `own_tenant`.
 
@@ -224,7 +194,7 @@ class UsageSection:
         """
         text, tenant = query.text("cursor"), own_tenant or query.text("tenant")
         if text is None:
-            return None, UsageFilter(*self.parse_days(query), tenant)
+            return None, UsageFilter(*self.parse_days(query, days), tenant)
         try:
             padded = text + "=" * (-len(text) % 4)
             cursor = msgspec.json.decode(base64.b64decode(padded, altchars=b"-_", validate=True), type=kind)
