@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from tests.support.commands import run
 from tests.support.harness import ADMIN_KEY, Gateway
@@ -55,3 +56,23 @@ def test_a_wrong_order_is_refused_by_name(gateway: Gateway, query: str) -> None:
     refused = gateway.admin("GET", f"/tenants?{query}")
     expected = query.rpartition("&")[2].partition("=")[0]
     assert (400, expected) == (refused.status_code, refused.json()["error"]["param"])
+
+
+def test_too_many_tenants_are_neither_sorted_by_usage_nor_searched(gateway: Gateway, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        pipeline = client.pipeline(transaction=False)
+        for number in range(2000):
+            pipeline.hset(f"ig3:{{t{number}}}:tenant", "created_at", 1)
+            pipeline.sadd("ig3:tenants", f"t{number}")
+        pipeline.execute()
+        refused = gateway.admin("GET", "/tenants?sort=usd")
+        assert (400, "sort") == (refused.status_code, refused.json()["error"]["param"])
+        assert "2,000" in refused.json()["error"]["message"]
+        assert ([], 0) == listed(gateway, "sort=usd&q=nothing")
+        assert 2001 == gateway.admin("GET", "/tenants?limit=1").json()["total"]
+        client.sadd("ig3:tenants", *(f"x{number}" for number in range(8000)))
+    page = gateway.admin("GET", "/tenants?limit=1").json()
+    assert (["acme"], None) == ([tenant["name"] for tenant in page["data"]], page["total"])
+    refused = gateway.admin("GET", "/tenants?q=a")
+    assert (400, "q") == (refused.status_code, refused.json()["error"]["param"])
+    assert "10,000" in refused.json()["error"]["message"]
