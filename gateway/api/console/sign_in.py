@@ -17,6 +17,7 @@ from gateway.api.admin.schemas import Schema, read_document
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.bodies import BodyLimits, context_of, json_response
 from gateway.api.console.access import COOKIE, ConsoleAccess, check_origin, delete_cookie, is_secure, set_cookie
+from gateway.api.console.features import served
 from gateway.api.console.grants import grant_of
 from gateway.api.middleware import AsgiEndpoint
 from gateway.domain.errors import ErrorCode, GatewayError
@@ -161,6 +162,7 @@ class SignInRoutes:
             "role": grant.role.value,
             "tenant": await self.names.current(grant.tenant) if grant.tenant else None,
             "may": sorted(PERMISSIONS[grant.role]),
+            "api": served("/v1/tenant" if grant.role.has_tenant else "/admin/v1"),
             "expires_at": session.expires_at,
             "idle_expires_at": session.idle_expires_at,
             "version": __version__,

@@ -4,7 +4,7 @@
 /** @typedef {Node | string | number | null | undefined | false | Array<any>} Child */
 /** @typedef {Record<string, any>} Row */
 
-/** @typedef {{signed_in: boolean, label?: string, subject?: string, role?: string, tenant?: string | null, may?: string[],
+/** @typedef {{signed_in: boolean, label?: string, subject?: string, role?: string, tenant?: string | null, may?: string[], api?: string[],
  *   expires_at?: number, idle_expires_at?: number, version?: string, organisation?: string, time_zone?: string,
  *   sign_in?: any, secure?: boolean}} Session */
 
@@ -180,6 +180,21 @@ export const scoped = (session, path) => (session.tenant ? `/console/tenant${pat
 
 /** @param {Session} session @param {string} what */
 export const may = (session, what) => Boolean(session.may?.includes(what));
+
+/** Tells if this gateway serves a route, or takes a parameter of it, as in `/usage?model`.
+ * @param {Session} session @param {string} path as for `scoped` @param {string} [method] */
+export const serves = (session, path, method = "GET") =>
+  Boolean(session.api?.includes(`${method} ${session.tenant ? "/v1/tenant" : "/admin/v1"}${path}`));
+
+/** Tells if this gateway lists requests newest first. @param {Session} session */
+export const listsRequests = (session) => may(session, "records.read") && serves(session, session.tenant ? "/requests" : "/usage/records?order");
+
+/** Shows a part of a page. If the API refuses it, the part shows why and the page stays.
+ * @param {Promise<any>} answer @param {(answer: any) => Child} show @param {AbortSignal} signal @returns {Promise<Child>} */
+export const part = (answer, show, signal) => answer.then(show, (error) => {
+  if (signal.aborted || !(error instanceof ApiError) || error.status === 401) throw error;
+  return problem(error);
+});
 
 // ------------------------------------------------------------------------------------------------------- page parts
 

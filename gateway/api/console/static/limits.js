@@ -39,9 +39,20 @@ export const limitFlags = (body) => Object.fromEntries(Object.entries({ ...body.
 export function limitWords(owner) {
   const set = Object.entries({ ...owner.limits, ...owner.quotas }).filter(([, value]) => value !== null && value !== undefined);
   if (!set.length) return h("span", { class: "off" }, "no limit");
-  const short = { requests_per_minute: "requests/min", images_per_minute: "images/min", concurrency: "concurrent", images_per_day: "images/day", images_per_month: "images/month", usd_per_month: "/month", soft_usd_per_month: "warns" };
-  return set.map(([name, value]) => `${MONEY.has(name) ? usd(value) : int(value)}${name === "usd_per_month" ? "" : " "}${/** @type {any} */ (short)[name]}`).join(", ");
+  return set.map(([name, value]) => limitText(name, value)).join(", ");
 }
+
+const SHORT = /** @type {Record<string, string>} */ ({ requests_per_minute: "requests/min", images_per_minute: "images/min", concurrency: "concurrent",
+  images_per_day: "images/day", images_per_month: "images/month", usd_per_month: "/month", soft_usd_per_month: "warns" });
+
+/** @param {string} name @param {any} value */
+const limitText = (name, value) => `${MONEY.has(name) ? usd(value) : int(value)}${name === "usd_per_month" ? "" : " "}${SHORT[name]}`;
+
+/** Returns how much of each quota a tenant has used, the largest part first. @param {Row} tenant */
+export const shares = (tenant) => Object.entries(tenant.quotas ?? {})
+  .filter(([name, limit]) => COUNTERS[name] && name !== "soft_usd_per_month" && limit !== null && limit !== undefined)
+  .map(([name, limit]) => ({ text: limitText(name, limit), used: Number(limit) > 0 ? Number(tenant.used?.[COUNTERS[name]] ?? 0) / Number(limit) : 1 }))
+  .sort((left, right) => right.used - left.used);
 
 /** Draws a meter for each limit, quota and budget that is set. @param {Row} part */
 export function metersOf(part) {

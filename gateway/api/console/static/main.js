@@ -1,6 +1,6 @@
 // @ts-check
 /** The shell: session, navigation, routes with their state in the URL, focus and title. */
-import { ApiError, call, h, may, problem, replace, svg } from "./core.js";
+import { ApiError, call, h, may, problem, replace, serves, svg } from "./core.js";
 
 /** @typedef {import("./core.js").Session} Session */
 /** @typedef {import("./core.js").Context} Context */
@@ -36,6 +36,10 @@ const ROUTES = /** @type {[RegExp, string, string, keyof typeof ICONS, string[]]
   [/^\/playground\/?$/, "playground", "Playground", "playground", ["playground"]],
   [/^\/settings\/?$/, "settings", "Settings", "settings", ["settings.read", "audit.read", "tenant.write"]],
 ]);
+/** Routes without which a page has nothing to show, for operators and for a team. */
+const NEEDS = /** @type {Record<string, [string, string]>} */ ({
+  overview: ["/overview", ""], keys: ["/keys", "/keys"], requests: ["/usage/records?order", "/requests"], request: ["/usage/records/{request_id}", "/requests/{request_id}"],
+});
 const LINKS = { overview: "/", tenants: "/tenants", keys: "/keys", usage: "/usage", requests: "/requests", pool: "/pool", playground: "/playground", settings: "/settings" };
 
 const main = h("main", { id: "main", tabindex: "-1" });
@@ -79,7 +83,8 @@ const logo = () =>
 /** Finds the page of a path that this role may see. The overview does not exist for finance. @param {string} inside */
 function routeOf(inside) {
   const found = ROUTES.filter(([pattern]) => pattern.test(inside));
-  return found.find(([, module, , , permissions]) => permissions.some((one) => may(session, one)) && (module !== "tenant_overview" || session.tenant));
+  return found.find(([, module, , , permissions]) => permissions.some((one) => may(session, one)) && (module !== "tenant_overview" || session.tenant)
+    && (!NEEDS[module] || serves(session, NEEDS[module][session.tenant ? 1 : 0])));
 }
 
 function shell() {

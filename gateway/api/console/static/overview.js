@@ -1,6 +1,6 @@
 // @ts-check
 /** What an operator looks at first: spend, trend, what needs attention, refusals, capacity. */
-import { badge, empty, get, h, heading, href, int, link, plural, section, usd, when, words } from "./core.js";
+import { badge, empty, get, h, heading, href, int, link, plural, section, serves, usd, when, words } from "./core.js";
 import { barChart, ranking } from "./chart.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -23,7 +23,7 @@ export default async function overview(context) {
       bars: seen.days.map((/** @type {Row} */ row) => ({ label: row.day.slice(5), value: Number(row.usd), text: usd(row.usd) })),
     }), link("/console/usage", "Usage & cost")),
     h("div", { class: "columns" }, section("Needs attention", attention(seen)),
-      section("Refusals in 24 hours", refusals(seen.refusals_24h), link("/console/requests?view=refusals", "All refusals"))),
+      section("Refusals in 24 hours", refusals(seen.refusals_24h), serves(context.session, "/refusals") && link("/console/requests?view=refusals", "All refusals"))),
     h("div", { class: "columns" }, section("Provider capacity", capacity(seen), link("/console/pool", "Pool")),
       section("Latest events", events(seen.alerts), link("/console/settings?tab=webhooks", "Webhooks"))),
   ];

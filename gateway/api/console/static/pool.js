@@ -50,7 +50,7 @@ function ofUpstream(context, upstream, canWrite, keep) {
       ["Calls in the last minute", int(upstream.calls_last_minute)], ["Retries in the last minute", int(upstream.retries_last_minute)]]),
     h("h3", null, "Accounts"),
     table(`Accounts of ${upstream.name}`, [
-      { label: "Account", cell: (row) => row.account }, { label: "State", cell: (row) => stateBadge(row.state) }, { label: "Why", wide: true, cell: reason },
+      { label: "Account", cell: (row) => row.account }, { label: "State", cell: (row) => [stateBadge(row.state), row.state !== "ready" && h("span", { class: "note" }, reason(row))] },
       { label: "Requests free", num: true, cell: (row) => room(row.requests_per_minute) }, { label: "Images free", num: true, cell: (row) => room(row.images_per_minute) },
       { label: "Concurrency free", num: true, cell: (row) => room(row.concurrency) }, { label: "Images today", num: true, cell: (row) => int(row.images_today) }, { label: "Spend today", num: true, cell: (row) => usd(row.spend_today_usd) },
       { label: "Actions", num: true, hidden: !canWrite, cell: (row) => holds(context, row) }], accounts, { none: empty("No account matches.") }),

@@ -1,6 +1,6 @@
 // @ts-check
 /** One provider key: state, history of states, probe, hold, new secret, removal. */
-import { call, empty, get, h, heading, link, may, section, when, words } from "./core.js";
+import { call, empty, get, h, heading, link, may, part, section, serves, when, words } from "./core.js";
 import { cli, confirmation, editor, facts, table } from "./ui.js";
 import { holds, pathOf, probe, reason, stateBadge } from "./pool.js";
 
@@ -10,18 +10,19 @@ import { holds, pathOf, probe, reason, stateBadge } from "./pool.js";
 export default async function poolKey(context) {
   const { params: [upstream, account, name], session, signal } = context;
   const path = `/admin/v1/pool/${pathOf({ upstream, account, key: name })}`;
-  const [key, history] = await Promise.all([get(path, undefined, signal), get(`${path}/history`, undefined, signal)]);
+  const route = "/pool/{upstream}/{account}/{key}";
+  const key = await get(path, undefined, signal);
   const full = `${upstream}/${account}/${name}`;
   const actions = may(session, "pool.write") && [
     h("button", { type: "button", onclick: () => probe(context, key) }, "Probe"), holds(context, key),
-    !key.declared && h("button", { type: "button", onclick: () => replaceSecret(context, path, full) }, "Replace secret"),
+    !key.declared && serves(session, `${route}/secret`, "POST") && h("button", { type: "button", onclick: () => replaceSecret(context, path, full) }, "Replace secret"),
     !key.declared && h("button", { type: "button", onclick: () => remove(context, path, full) }, "Remove")];
   return [
     heading(`${account}/${name}`, actions, [link("/console/pool", "Pool"), ` / ${upstream}`]),
     section("State", [facts([["State", stateBadge(key.state)], ["Why", reason(key)], ["Fingerprint of the secret", h("code", null, key.fingerprint)], ["From", key.declared ? "the configuration: change its secret there" : "added at run time"]]), cli(`imagegate pool probe ${full}`)]),
-    section("History", table("States, newest first", [
+    serves(session, `${route}/history`) && section("History", await part(get(`${path}/history`, undefined, signal), (history) => table("States, newest first", [
       { label: "When", cell: (row) => when(row.at) }, { label: "State", cell: (row) => stateBadge(row.state) }, { label: "Why", cell: (row) => (row.error_code ? words(row.error_code) : "–") }, { label: "By", cell: (row) => row.actor || "the gateway" }],
-    history.data, { none: empty("The state did not change yet.", `imagegate pool history ${full}`) })),
+    history.data, { none: empty("The state did not change yet.", `imagegate pool history ${full}`) }), signal)),
   ];
 }
 

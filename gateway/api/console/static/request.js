@@ -1,6 +1,6 @@
 // @ts-check
 /** One request explained: what happened, who paid, what each call came to. */
-import { ApiError, duration, empty, get, h, heading, int, link, moment, plural, scoped, section, usd } from "./core.js";
+import { ApiError, duration, empty, get, h, heading, int, link, moment, plural, scoped, section, serves, usd } from "./core.js";
 import { copyButton, facts, table } from "./ui.js";
 import { outcomeBadge } from "./requests.js";
 
@@ -12,7 +12,7 @@ export default async function requestPage(context) {
   const own = Boolean(session.tenant);
   const [found, refused] = await Promise.all([
     get(scoped(session, `${own ? "/requests" : "/usage/records"}/${encodeURIComponent(id)}`), undefined, signal).catch(missing),
-    get(scoped(session, "/refusals"), { request_id: id, limit: 20 }, signal),
+    serves(session, "/refusals") ? get(scoped(session, "/refusals"), { request_id: id, limit: 20 }, signal) : { data: [] },
   ]);
   const records = found ? (found.data ?? [found]) : [];
   const title = heading("Request", copyButton(id, "Copy ID"), [link("/console/requests", "Requests"), " / ", h("code", null, id)]);

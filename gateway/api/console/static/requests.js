@@ -1,6 +1,6 @@
 // @ts-check
 /** Requests: the records of admitted ones, and refusals, newest first. */
-import { badge, duration, empty, get, h, heading, int, link, plural, scoped, usd, utc, when, words } from "./core.js";
+import { badge, duration, empty, get, h, heading, int, link, plural, scoped, serves, usd, utc, when, words } from "./core.js";
 import { choice, pager, search, table, tabs } from "./ui.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -14,10 +14,11 @@ export const outcomeBadge = (outcome) => badge(TONES[outcome] ?? "off", words(ou
 
 /** @param {Context} context */
 export default async function requests(context) {
-  const isRefusals = context.query.get("view") === "refusals";
+  const kept = serves(context.session, "/refusals");
+  const isRefusals = kept && context.query.get("view") === "refusals";
   return [
     heading("Requests", null, isRefusals ? "Requests that the gateway refused before they cost anything. The latest are kept; prompts never are." : "One record for each admitted request. Prompts are not recorded."),
-    tabs(context, "view", { "": "Admitted", refusals: "Refusals" }, "Kinds of requests"),
+    kept && tabs(context, "view", { "": "Admitted", refusals: "Refusals" }, "Kinds of requests"),
     await (isRefusals ? refusals(context) : records(context)),
   ];
 }

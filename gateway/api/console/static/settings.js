@@ -1,6 +1,6 @@
 // @ts-check
 /** Settings: access, webhooks and alerts, changes, configuration, this gateway. */
-import { badge, call, empty, get, h, heading, may, scoped, section, utc } from "./core.js";
+import { badge, call, empty, get, h, heading, may, scoped, section, serves, utc } from "./core.js";
 import { choice, editor, facts, search, table, tabs } from "./ui.js";
 import { auditTable } from "./audit.js";
 
@@ -13,7 +13,7 @@ export default async function settings(context) {
   const { session, query } = context;
   /** @type {Record<string, string>} */
   const parts = { "": "This gateway" };
-  if (!session.tenant && may(session, "settings.read")) Object.assign(parts, { access: "Access", webhooks: "Webhooks & alerts", configuration: "Configuration" });
+  if (!session.tenant && may(session, "settings.read")) Object.assign(parts, { access: "Access", webhooks: "Webhooks & alerts", ...(serves(session, "/configuration") && { configuration: "Configuration" }) });
   if (session.tenant && may(session, "tenant.write")) parts.alerts = "Alerts";
   if (may(session, "audit.read")) parts.audit = "Changes";
   const tab = query.get("tab") ?? "";
@@ -43,7 +43,7 @@ async function audit(context) {
   const own = Boolean(session.tenant);
   const filter = own ? {} : { actor: query.get("actor"), action: query.get("action"), tenant: query.get("tenant"), from: query.get("from"), to: query.get("to") };
   const page = await get(scoped(session, "/audit"), { ...filter, limit: ENTRIES, before: query.get("before") }, signal);
-  return [!own && h("div", { class: "filters" }, search(context, "actor", "Who"), choice(context, "action", "What", { "": "Everything", "tenant.*": "Tenants", "key.*": "Keys", "pool.*": "Pool" }),
+  return [!own && h("div", { class: "filters" }, search(context, "actor", "Who"), choice(context, "action", "What", { "": "Everything", "tenant.": "Tenants", "key.": "Keys", "pool.": "Pool" }),
     search(context, "tenant", "Tenant"), search(context, "from", "From", { type: "date" }), search(context, "to", "To", { type: "date" })), auditTable(context, page)];
 }
 

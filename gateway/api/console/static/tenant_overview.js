@@ -1,6 +1,6 @@
 // @ts-check
 /** What a team looks at first: what is left of each limit and quota, spend by day, and its latest refusals. */
-import { empty, get, h, heading, link, may, plural, section, usd, when } from "./core.js";
+import { empty, get, h, heading, link, may, part, plural, section, serves, usd, when } from "./core.js";
 import { barChart } from "./chart.js";
 import { table } from "./ui.js";
 import { metersOf } from "./limits.js";
@@ -11,23 +11,29 @@ const REFRESH_S = 15;
 /** @param {import("./core.js").Context} context */
 export default async function tenantOverview(context) {
   const { session, signal } = context;
-  const [now, usage, refused] = await Promise.all([
-    get("/console/tenant/usage_now", undefined, signal),
-    get("/console/tenant/usage", { by: "day", last: "30d", limit: 31 }, signal),
-    get("/console/tenant/refusals", { limit: 5 }, signal),
+  const [limits, spend, refused] = await Promise.all([
+    part(get("/console/tenant/usage_now", undefined, signal), (now) => metersOf(now.tenant), signal),
+    part(get("/console/tenant/usage", { by: "day", last: "30d", limit: 31 }, signal), spendOf, signal),
+    serves(session, "/refusals") && part(get("/console/tenant/refusals", { limit: 5 }, signal), refusals, signal),
   ]);
   context.every(REFRESH_S);
   return [
     heading(session.tenant ?? "Overview", may(session, "playground") && link("/console/playground", "Open the playground", "button primary"),
-      `What the team may use and has used. Running requests count. Days end at midnight ${usage.time_zone}.`),
-    section("Limits and quotas", metersOf(now.tenant)),
-    section("Spend of 30 days", usage.data.length ? barChart({
-      title: "Spend by day in US dollars", sentence: `${usd(usage.total.usd)} for ${plural(usage.total.images, "image")} in ${plural(usage.total.requests, "request")}. Amounts are exact.`,
-      bars: usage.data.map((/** @type {Row} */ row) => ({ label: row.day.slice(5), value: Number(row.usd), text: usd(row.usd) })), unit: (value) => `$${value}`, columns: ["Day", "US dollars"],
-    }) : empty("No request in 30 days. The playground makes one, and shows the code for it."), link("/console/usage", "Usage & cost")),
-    section("Latest refusals", table("Latest refusals", [
-      { label: "Time", cell: (row) => when(row.at) }, { label: "Request", cell: (row) => link(`/console/requests/${encodeURIComponent(row.request_id)}`, row.request_id) },
-      { label: "Code", cell: (row) => h("code", null, row.code) }, { label: "Message", wide: true, cell: (row) => row.message }],
-    refused.data, { none: empty("No request was refused.") }), link("/console/requests?view=refusals", "All refusals")),
+      `What the team may use and has used. Running requests count. Days end at midnight ${session.time_zone ?? "UTC"}.`),
+    section("Limits and quotas", limits),
+    section("Spend of 30 days", spend, link("/console/usage", "Usage & cost")),
+    refused && section("Latest refusals", refused, link("/console/requests?view=refusals", "All refusals")),
   ];
 }
+
+/** @param {Row} usage */
+const spendOf = (usage) => (usage.data.length ? barChart({
+  title: "Spend by day in US dollars", sentence: `${usd(usage.total.usd)} for ${plural(usage.total.images, "image")} in ${plural(usage.total.requests, "request")}. Amounts are exact.`,
+  bars: usage.data.map((/** @type {Row} */ row) => ({ label: row.day.slice(5), value: Number(row.usd), text: usd(row.usd) })), unit: (value) => `$${value}`, columns: ["Day", "US dollars"],
+}) : empty("No request in 30 days. The playground makes one, and shows the code for it."));
+
+/** @param {Row} refused */
+const refusals = (refused) => table("Latest refusals", [
+  { label: "Time", cell: (row) => when(row.at) }, { label: "Request", cell: (row) => link(`/console/requests/${encodeURIComponent(row.request_id)}`, row.request_id) },
+  { label: "Code", cell: (row) => h("code", null, row.code) }, { label: "Message", wide: true, cell: (row) => row.message }],
+refused.data, { none: empty("No request was refused.") });

@@ -1,8 +1,8 @@
 // @ts-check
 /** Tenants: search, sort, spend against quota, create. */
-import { badge, call, empty, get, h, heading, int, link, may, plural, usd } from "./core.js";
+import { badge, call, empty, get, h, heading, int, link, may, plural, serves, usd } from "./core.js";
 import { choice, editor, flags, pager, search, table } from "./ui.js";
-import { limitFields, limitFlags, limitsOf, limitWords } from "./limits.js";
+import { limitFields, limitFlags, limitsOf, limitWords, shares } from "./limits.js";
 
 /** @typedef {import("./core.js").Row} Row */
 /** @typedef {import("./core.js").Context} Context */
@@ -13,17 +13,18 @@ export default async function tenants(context) {
   const { query, session, signal } = context;
   const page = await get("/admin/v1/tenants", { q: query.get("q"), sort: query.get("sort"), order: query.get("order"), after: query.get("after"), used: true, limit: PAGE }, signal);
   const canWrite = may(session, "tenants.write");
+  const canSort = serves(session, "/tenants?sort");
   return [
     heading("Tenants", canWrite && h("button", { type: "button", class: "primary", onclick: () => create(context) }, "Create tenant"),
       "A tenant is a team or an application with its own limits, keys and bill."),
-    h("div", { class: "filters" }, search(context, "q", "Search name, owner or cost centre"),
-      choice(context, "sort", "Sort by", { "": "Name", usd: "Spend this month", images: "Images this month" })),
+    serves(session, "/tenants?q") && h("div", { class: "filters" }, search(context, "q", "Search name, owner or cost centre"),
+      canSort && choice(context, "sort", "Sort by", { "": "Name", usd: "Spend this month", images: "Images this month" })),
     table("Tenants", [
-      { label: "Tenant", sort: "name", cell: (row) => [link(`/console/tenants/${encodeURIComponent(row.name)}`, row.name), h("span", { class: "note" }, row.owner)] },
+      { label: "Tenant", sort: canSort ? "name" : undefined, cell: (row) => [link(`/console/tenants/${encodeURIComponent(row.name)}`, row.name), h("span", { class: "note" }, row.owner)] },
       { label: "Cost centre", cell: (row) => row.cost_centre || "–" },
-      { label: "Spend this month", sort: "usd", num: true, cell: (row) => usd(row.used?.usd_this_month) },
-      { label: "Of quota", cell: share },
-      { label: "Images this month", sort: "images", num: true, cell: (row) => int(row.used?.images_this_month) },
+      { label: "Spend this month", sort: canSort ? "usd" : undefined, num: true, cell: (row) => usd(row.used?.usd_this_month) },
+      { label: "Most used quota", cell: share },
+      { label: "Images this month", sort: canSort ? "images" : undefined, num: true, cell: (row) => int(row.used?.images_this_month) },
       { label: "Limits", wide: true, cell: limitWords },
       { label: "State", cell: (row) => stateOf(row) },
     ], page.data, { context, none: empty(query.get("q") ? "No tenant matches." : "There is no tenant yet.", query.get("q") ? undefined : "imagegate tenant create NAME --usd-per-month 50") }),
@@ -34,12 +35,11 @@ export default async function tenants(context) {
 /** @param {Row} tenant */
 export const stateOf = (tenant) => (tenant.erasing_since ? badge("bad", "being deleted") : tenant.disabled ? badge("off", "disabled") : badge("good", "active"));
 
-/** @param {Row} row */
+/** Shows the quota of which the tenant has used the largest part. @param {Row} row */
 function share(row) {
-  const limit = row.quotas?.usd_per_month;
-  if (limit === undefined || limit === null) return h("span", { class: "off" }, "no quota");
-  const used = Number(limit) > 0 ? Number(row.used?.usd_this_month) / Number(limit) : 1;
-  return badge(used >= 1 ? "bad" : used >= 0.8 ? "warn" : "good", `${Math.floor(used * 100)}% of ${usd(limit)}`);
+  const [most] = shares(row);
+  if (!most) return h("span", { class: "off" }, "no quota");
+  return badge(most.used >= 1 ? "bad" : most.used >= 0.8 ? "warn" : "good", `${Math.floor(most.used * 100)}% of ${most.text}`);
 }
 
 /** @param {string} text */

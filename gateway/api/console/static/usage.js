@@ -1,6 +1,6 @@
 // @ts-check
 /** Usage and cost: range, two-level grouping, chart, table with the API's total, comparison, exports, verification, closing. */
-import { call, empty, get, h, heading, href, int, link, may, plural, problem, replace, scoped, section, usd, utc, words } from "./core.js";
+import { call, empty, get, h, heading, href, int, link, listsRequests, may, plural, problem, replace, scoped, section, serves, usd, utc, words } from "./core.js";
 import { barChart } from "./chart.js";
 import { choice, cli, confirmation, flags, pager, search, table } from "./ui.js";
 
@@ -24,8 +24,10 @@ export default async function usage(context) {
   const { query, session, signal } = context;
   const own = Boolean(session.tenant);
   const by = [query.get("by") || "day", query.get("then")].filter(Boolean);
-  const filter = { ...rangeOf(query), ...(own ? {} : { tenant: query.get("tenant"), model: query.get("model"), key: query.get("key") }), tag: query.get("tag") };
-  const compare = !own && query.get("compare") === "previous" ? "previous" : undefined;
+  const narrow = ["model", "key"].filter((name) => serves(session, `/usage?${name}`));
+  const filter = { ...rangeOf(query), ...(own ? {} : { tenant: query.get("tenant") }), ...Object.fromEntries(narrow.map((name) => [name, query.get(name)])), tag: query.get("tag") };
+  const canCompare = serves(session, "/usage?compare");
+  const compare = canCompare && query.get("compare") === "previous" ? "previous" : undefined;
   const asked = { ...filter, by: by.join(","), compare };
   const groups = Object.fromEntries(Object.entries(GROUPS).filter(([name]) => !(own && ADMIN_ONLY.has(name))));
   const head = [
@@ -34,8 +36,8 @@ export default async function usage(context) {
       query.get("range") === "custom" && [search(context, "from", "From", { type: "date" }), search(context, "to", "To", { type: "date" })],
       choice(context, "by", "Group by", { "": "Day", ...Object.fromEntries(Object.entries(groups).filter(([name]) => name !== "day")) }),
       choice(context, "then", "Then by", { "": "–", ...groups }),
-      !own && [search(context, "tenant", "Tenant"), search(context, "model", "Model"), search(context, "key", "Key ID")], search(context, "tag", "Tag"),
-      !own && choice(context, "compare", "Compare", { "": "–", previous: "Previous period" })),
+      !own && search(context, "tenant", "Tenant"), narrow.map((name) => search(context, name, name === "key" ? "Key ID" : "Model")), search(context, "tag", "Tag"),
+      canCompare && choice(context, "compare", "Compare", { "": "–", previous: "Previous period" })),
   ];
   let report;
   try {
@@ -55,7 +57,7 @@ function totals({ total, previous, from, to }) {
     figure("Cost", usd(total.usd), before ? `${usd(before.usd)} in ${previous.from} – ${previous.to}` : `${from} – ${to}`),
     figure("Images", int(total.images), before ? `${int(before.images)} before` : "delivered"),
     figure("Requests", int(total.requests), before ? `${int(before.requests)} before` : "admitted"),
-    figure("Not delivered", int(total.asked === undefined ? undefined : total.withheld), `withheld by the safety check, ${int(total.unconfirmed)} unconfirmed, ${int(total.lost)} lost`));
+    figure("Withheld", int(total.withheld), `by the safety check; ${int(total.unconfirmed)} unconfirmed, ${int(total.lost)} lost`));
 }
 
 /** @param {Row} row @param {string} group */
@@ -90,7 +92,7 @@ function rows(context, { by, data, total, next_cursor: next }) {
 function cell(context, row, group) {
   const name = nameOf(row, group);
   if (group === "tenant" && may(context.session, "tenants.read")) return link(`/console/tenants/${encodeURIComponent(row.tenant)}`, name);
-  if (group === "day" && may(context.session, "records.read")) return link(href("/console/requests", { day: row.day, tenant: row.tenant, model: row.model, key: row.key }), name);
+  if (group === "day" && listsRequests(context.session)) return link(href("/console/requests", { day: row.day, tenant: row.tenant, model: row.model, key: row.key }), name);
   return group === "key" && row.label ? [name, h("span", { class: "note mono" }, row.key)] : name;
 }
 
