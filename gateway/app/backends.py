@@ -22,6 +22,7 @@ from gateway.api.admin.models import ModelSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.records import RecordsSection
+from gateway.api.admin.tenant_list import TenantLister
 from gateway.api.admin.tenants import TenantSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.admin.webhooks import WebhookSection
@@ -70,6 +71,7 @@ from gateway.tenants.key_list import KeyList
 from gateway.tenants.names import TenantNames
 from gateway.tenants.provisioning import TenantProvisioner
 from gateway.tenants.store import TenantStore
+from gateway.tenants.tenant_search import TenantSearch
 from gateway.tenants.transactions import TenantTransactions
 
 USER_AGENT: Final = f"imagegate/{__version__}"
@@ -253,9 +255,10 @@ def build_admin(
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
     usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
     records = RecordsSection(usage, RecordSearch(redis, ledger))
+    lister = TenantLister(tenants, TenantSearch(redis), admission.usage)
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)
     sections = (
-        TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis)),
+        TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis), lister),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
         *(key_section, audit, usage, records, ModelSection(catalog, clock)),
         ExportSection(

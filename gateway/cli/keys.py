@@ -63,7 +63,7 @@ def list_(
     ] = None,
     revoked: Annotated[bool, typer.Option("--revoked", help="List the revoked keys of the audit log instead.")] = False,
 ) -> None:
-    """List the valid keys of a tenant, or of all tenants, without their secrets."""
+    """List the valid keys of a tenant, or of all."""
     if view is not None and view not in _VIEWS:
         raise typer.BadParameter(f"'{view}' is not one of {', '.join(_VIEWS)}", param_hint="--view")
     if revoked and view:

@@ -82,9 +82,17 @@ def create(
 
 
 @admin_command(app, "list")
-def list_(api: AdminApi) -> None:
+def list_(
+    api: AdminApi,
+    search: Annotated[
+        str | None, typer.Option(help="A part of name, owner or cost centre.", show_default=False)
+    ] = None,
+    sort: Annotated[str | None, typer.Option(help="Sort by name, or by this month's usd or images.")] = None,
+    order: Annotated[str | None, typer.Option(help="asc or desc. Default: asc by name, else desc.")] = None,
+) -> None:
     """List tenants, with their quotas and limits and what is used of them."""
-    api.show(pages(api, "tenants", query={"used": "true", "limit": _PAGE}), _print_list)
+    query = {"used": "true", "limit": _PAGE, "q": search, "sort": sort, "order": order}
+    api.show(pages(api, "tenants", query=query), _print_list)
 
 
 def _print_list(response: Document) -> None:

@@ -129,6 +129,18 @@ def test_pages_together_are_the_whole_report(gateway: Gateway, books: "redis.Red
     assert [whole["total"]] * len(pages) == [page["total"] for page in pages]
 
 
+def test_a_report_is_compared_with_as_many_days_before(gateway: Gateway, books: "redis.Redis") -> None:
+    settle(books, numbered(Settled(), 2))
+    day = TODAY + timedelta(days=1)
+    compared = get(gateway, "/usage", f"from={day}&to={day}&compare=previous")
+    before = get(gateway, "/usage", f"from={TODAY}&to={TODAY}")
+    assert compared["previous"] == {"from": str(TODAY), "to": str(TODAY), "total": before["total"]}
+    assert before["total"]["requests"] > 0 == compared["total"]["requests"]
+    assert "previous" not in before
+    assert refused(gateway, "/usage", "compare=next")["param"] == "compare"
+    assert refused(gateway, "/usage", "from=0001-01-01&to=0001-01-01&compare=previous")["param"] in {"from", "compare"}
+
+
 def test_money_is_exact(gateway: Gateway, books: "redis.Redis") -> None:
     amounts = [1, 10, 999_999, 1_000_000, 1_500_000, 123_456_789_012_345_678]
     settle(books, [Settled(key=f"k{number}", usd_micros=amount) for number, amount in enumerate(amounts)])

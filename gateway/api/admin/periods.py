@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.refusals import excerpt, refused_value
+from gateway.domain.usage import UsageFilter
 
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _LAST: Final = re.compile(r"([1-9][0-9]{0,3})d", re.ASCII)
@@ -55,3 +56,12 @@ def _parse_last(text: str, today: date) -> tuple[date, date]:
     if not (match := _LAST.fullmatch(text)):
         raise refused_value("last", f"expected a number of days, today included, as 30d, but got '{excerpt(text)}'.")
     return today - timedelta(days=int(match[1]) - 1), today
+
+
+def days_before(selection: UsageFilter) -> UsageFilter:
+    """Returns as many days directly before. Raises: GatewayError INVALID_VALUE if the calendar has not as many."""
+    days = (selection.last - selection.first).days + 1
+    if selection.first.toordinal() <= days:
+        raise refused_value("compare", f"there are not {days} days before {selection.first}.")
+    span = timedelta(days=days)
+    return UsageFilter(selection.first - span, selection.last - span, selection.tenant)

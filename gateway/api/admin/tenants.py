@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
@@ -22,6 +21,7 @@ from gateway.api.admin.schemas import (
     read_document,
     value_or,
 )
+from gateway.api.admin.tenant_list import TenantLister, TenantQuery
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value
 from gateway.api.usage_amounts import describe_usage
@@ -32,8 +32,6 @@ from gateway.domain.tenants import Limits, Quotas, Tenant
 from gateway.metering.admission import Admission
 from gateway.storage.quota import StorageQuota
 from gateway.tenants.store import TenantStore
-
-_PAGE_MAX: Final = 1000
 
 
 class _NewTenant(AboutChange, kw_only=True):
@@ -72,6 +70,7 @@ class TenantSection:
     erase: Callable[[str], Awaitable[None]] | None
     """Begins to delete what a tenant has stored, and ends its batches; None without storage."""
     storage: StorageQuota | None
+    lister: TenantLister
 
     def handlers(self) -> Handlers:
         return {
@@ -82,14 +81,15 @@ class TenantSection:
     async def list_tenants(self, request: Request, _: Actor) -> Response:
         """Returns a page of tenants, with `used=true` each with its current usage."""
         query = QueryFields(request)
-        after, limit, used = query.text("after"), query.integer("limit", 1, _PAGE_MAX, _PAGE_MAX), query.text("used")
+        wanted, used = TenantQuery.parse(query), query.text("used")
         if used not in (None, "true", "false"):
             raise refused_value("used", "expected 'true' or 'false'.")
         query.reject_unknown()
-        tenants = await self.tenants.list_tenants(after or "", limit + 1)
-        page = tenants[:limit]
-        described = [describe_tenant(one) | (await self._used(one.name) if used == "true" else {}) for one in page]
-        return json_response({"data": described, "next": page[-1].name if len(tenants) > limit else None})
+        page = await self.lister.page(wanted)
+        described = [
+            describe_tenant(one) | (await self._used(one.name) if used == "true" else {}) for one in page.tenants
+        ]
+        return json_response({"data": described, "total": page.total, "next": page.next})
 
     async def create(self, request: Request, actor: Actor) -> Response:
         new = await read_document(request, self.limits, _NewTenant)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.periods import check_days, parse_period
+from gateway.api.admin.periods import check_days, days_before, parse_period
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.refusals import excerpt, listed, refused_value, wrong_value
@@ -120,6 +120,8 @@ class UsageSection:
         if bounds:
             bounds.check(by, selection)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
+        if (compare := None if bounds else query.text("compare")) not in {None, "previous"}:
+            raise wrong_value("compare", str(compare), ["previous"])
         query.reject_unknown()
         after, total = (cursor.after, UsageTotals(*cursor.total)) if cursor else (None, None)
         report = UsageReport(by, limit, after, total, tag)
@@ -132,7 +134,15 @@ class UsageSection:
             of = (selection.first, selection.last, selection.tenant)
             following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
         body = {"by": columns, "data": await self.names.show(data), "total": amounts_document(report.total)}
+        if compare:
+            body["previous"] = await self._previous(selection, by, tag)
         return self.page(selection, body, following), report.groups_read
+
+    async def _previous(self, of: UsageFilter, by: tuple[GroupBy, ...], tag: TagFilter | None) -> dict[str, object]:
+        """Returns the total of as many days directly before. Costs as much as a first page."""
+        before, report = days_before(of), UsageReport(by, 1, tag=tag)
+        await self.ledger.fill(report, before)
+        return {"from": before.first, "to": before.last, "total": amounts_document(report.total)}
 
     async def verify(self, request: Request, _: Actor) -> Response:
         query = QueryFields(request)
