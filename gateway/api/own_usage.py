@@ -55,10 +55,14 @@ class OwnUsageRoutes:
         with self.authenticator.reporting(caller) as count:
             await self.usage.ledger.fill(report, UsageFilter(first, last, caller.tenant.name))
             count(report.groups_read)
-        tenant, key = _scope("tenant", caller.tenant, status), _scope("key", caller.key, status)
-        identity = {"id": caller.key.id, "label": caller.key.label, "role": caller.key.role}
+        tenant = {"name": caller.tenant.current_name} | _scope("tenant", caller.tenant, status)
+        own: dict[str, object] = {}
+        if caller.key.id:  # a person who signed in to the console without a key has none
+            identity = {"id": caller.key.id, "label": caller.key.label, "role": caller.key.role}
+            own = {"key": identity | _scope("key", caller.key, status)}
         return json_response(
-            {"object": "usage", "tenant": {"name": caller.tenant.current_name} | tenant, "key": identity | key}
+            {"object": "usage", "tenant": tenant}
+            | own
             | {"from": first, "to": last, "time_zone": self.usage.calendar.name}
             | _by_day_and_model(report.rows(), caller.key.id)
         )

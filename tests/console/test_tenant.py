@@ -21,6 +21,8 @@ ROUTES = [
     ("POST", "/keys/abc/rotate"),
     ("GET", "/usage"),
     ("GET", "/usage_now"),
+    ("GET", "/requests"),
+    ("GET", "/requests/req_unknown"),
     ("GET", "/audit"),
     ("GET", "/requests"),
     ("GET", "/requests/req_1"),
@@ -35,6 +37,7 @@ def test_only_a_lead_manages_the_tenant_and_a_member_reads_its_usage(gateway: Ga
         answer = browser.call(method, f"/console/tenant{path}", None if method == "GET" else {})
         may = role.has_tenant and tenant_permission(path, method) in PERMISSIONS[role]
         assert may == (answer.status_code != 403), (method, path, answer.text)
+        assert 500 > answer.status_code, (method, path, answer.text)
 
 
 @pytest.mark.shares_gateway
