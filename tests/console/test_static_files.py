@@ -25,6 +25,12 @@ def test_every_path_of_the_page_is_the_page(gateway: Gateway) -> None:
     assert "{hash}" not in pages[0].text
 
 
+def test_an_unknown_route_of_data_is_no_page(gateway: Gateway) -> None:
+    for path in ("/console/tenant/unknown", "/console/images/unknown", "/console/session/unknown"):
+        answer = get(gateway, path)
+        assert (404, "not_found") == (answer.status_code, answer.json()["error"]["code"])
+
+
 def test_the_page_allows_no_script_but_its_own_files(gateway: Gateway) -> None:
     headers = get(gateway, "/console/").headers
     [policy] = headers.get_list("content-security-policy")

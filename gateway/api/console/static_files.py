@@ -41,6 +41,8 @@ _HEADERS: Final = {
     "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
     "vary": "accept-encoding",
 }
+_DATA: Final = frozenset({"session", "tenant", "images", "models", "oidc", "static"})
+"""First parts of paths with data: an unknown one below them is no page."""
 _FOREVER: Final = "public, max-age=31536000, immutable"
 
 
@@ -68,7 +70,9 @@ class StaticFiles:
         ]
 
     async def get_page(self, request: Request) -> Response:
-        """Serves the page for every path that it may show itself."""
+        """Serves the page for every path that it may show itself. Raises: GatewayError NOT_FOUND."""
+        if request.path_params.get("page", "").partition("/")[0] in _DATA:
+            raise GatewayError(ErrorCode.NOT_FOUND)
         self._load()
         return _respond(request, self._files[_PAGE], {"cache-control": "no-store"})
 
