@@ -5,19 +5,27 @@ import { copyButton, facts, table } from "./ui.js";
 import { outcomeBadge } from "./requests.js";
 
 /** @typedef {import("./core.js").Row} Row */
+const PAGES_MAX = 100;
 
 /** @param {import("./core.js").Context} context */
 export default async function requestPage(context) {
   const { params: [id], session, signal } = context;
   const own = Boolean(session.tenant);
   const [found, refused] = await Promise.all([
-    get(scoped(session, `${own ? "/requests" : "/usage/records"}/${encodeURIComponent(id)}`), undefined, signal).catch(missing),
+    search(scoped(session, `${own ? "/requests" : "/usage/records"}/${encodeURIComponent(id)}`), signal).catch(missing),
     serves(session, "/refusals") ? get(scoped(session, "/refusals"), { request_id: id, limit: 20 }, signal) : { data: [] },
   ]);
   const records = found ? (found.data ?? [found]) : [];
   const title = heading("Request", copyButton(id, "Copy ID"), [link("/console/requests", "Requests"), " / ", h("code", null, id)]);
-  if (!records.length && !refused.data.length) return [title, empty("No record and no refusal has this ID. Records are kept as long as [metering] says; refusals of the last days only.", `imagegate usage export --format jsonl | grep ${id}`)];
+  if (!records.length && !refused.data.length) return [title, empty("No record of the last 30 days has this ID.", `imagegate usage export --format jsonl | grep ${id}`)];
   return [title, records.map((/** @type {Row} */ record) => describe(record, own)), refused.data.map(refusal)];
+}
+
+/** Reads pages until one has the request; the API reads a bounded part at a time. @param {string} path @param {AbortSignal} signal */
+async function search(path, signal) {
+  let page = await get(path, { last: "30d" }, signal);
+  for (let pages = 1; !page.data.length && page.next_cursor && pages < PAGES_MAX; pages += 1) page = await get(path, { last: "30d", cursor: page.next_cursor }, signal);
+  return page;
 }
 
 /** @param {any} error */

@@ -17,7 +17,7 @@ export default async function requests(context) {
   const kept = serves(context.session, "/refusals");
   const isRefusals = kept && context.query.get("view") === "refusals";
   return [
-    heading("Requests", null, isRefusals ? "Requests that the gateway refused before they cost anything. The latest are kept; prompts never are." : "One record for each admitted request. Prompts are not recorded."),
+    heading("Requests", null, isRefusals ? "Requests that the gateway refused before they cost anything. The latest are kept; prompts never are." : `One record for each admitted request, newest ${context.session.tenant || context.query.get("tenant") ? "" : "day "}first. Prompts are not recorded.`),
     kept && tabs(context, "view", { "": "Admitted", refusals: "Refusals" }, "Kinds of requests"),
     await (isRefusals ? refusals(context) : records(context)),
   ];
@@ -32,7 +32,7 @@ async function records(context) {
     ...(own ? {} : { tenant: query.get("tenant") }), ...(day ? { from: day, to: day } : { last: "30d" }) }, signal);
   return [
     filters(context, [search(context, "day", "Day", { type: "date" }), choice(context, "outcome", "Outcome", OUTCOMES)]),
-    table("Requests, newest first", [
+    table("Requests", [
       { label: "Time", cell: (row) => when(row.time) },
       { label: "Request", cell: (row) => link(pathOf(row.request_id), h("code", null, row.request_id)) },
       { label: "Tenant", hidden: own, cell: (row) => row.tenant }, { label: "Key", cell: (row) => row.key_label ?? row.label ?? h("code", null, row.key_id) },
