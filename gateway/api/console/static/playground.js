@@ -1,12 +1,11 @@
 // @ts-check
 /** The playground: a request with its cost before, its wait, its pictures, its cost after, and the code for it. */
-import { duration, empty, get, h, heading, href, int, link, plural, problem, replace, request, section, usd } from "./core.js";
+import { duration, empty, get, h, heading, href, link, plural, problem, replace, request, section, usd } from "./core.js";
 import { control, copyable, facts, valuesOf } from "./ui.js";
 import { curl, node, pythonCode } from "./snippets.js";
 
 /** @typedef {import("./core.js").Row} Row */
 /** @typedef {import("./core.js").Context} Context */
-const POLL_MS = 1500;
 const TIMEOUT_S = 600;
 const FORMATS = { "": "The model's own", png: "PNG", jpeg: "JPEG", webp: "WebP" };
 const LANGUAGES = /** @type {Record<string, (body: Row, file: string | null) => string>} */ ({ curl, Python: pythonCode, Node: node });
@@ -101,10 +100,9 @@ const dataUrl = (blob) => new Promise((resolve, reject) => {
 /** @param {Context} context @param {HTMLElement} place @param {Row} body @param {{url: string} | null} picture @param {string | null} tenant */
 async function run(context, place, body, picture, tenant) {
   const id = crypto.randomUUID();
-  const line = h("p", { role: "status" }, "Sent. Waiting for an account with room…");
+  const line = h("p", { role: "status" }, "Sent. The request waits for an account with room, then for the provider.");
   replace(place, h("div", { class: "stage" }, h("progress", { "aria-label": "The request runs" }), line));
   const began = performance.now();
-  const timer = setInterval(() => void follow(id, line), POLL_MS);
   try {
     const response = await request("POST", `/console/images/${picture ? "edits" : "generations"}`, {
       query: { tenant }, headers: { "x-request-id": id }, timeout_s: TIMEOUT_S, signal: context.signal,
@@ -116,20 +114,6 @@ async function run(context, place, body, picture, tenant) {
     history.length = Math.min(history.length, 20);
   } catch (error) {
     if (!context.signal.aborted) replace(place, problem(error), h("p", null, link(`/console/requests/${id}`, "What happened to this request")));
-  } finally {
-    clearInterval(timer);
-  }
-}
-
-/** Shows the place in the queue and its forecast. @param {string} id @param {HTMLElement} line */
-async function follow(id, line) {
-  if (document.hidden) return;
-  try {
-    const { state, place, forecast_s: forecast } = await get(`/console/images/progress/${id}`);
-    const text = state === "waiting" && place ? `Place ${int(place)} in the queue${forecast ? `, about ${duration(forecast * 1000)} to wait` : ""}.` : state === "running" ? "The provider makes the image." : line.textContent;
-    if (line.textContent !== text) line.textContent = text;
-  } catch {
-    // the result itself says what went wrong
   }
 }
 
