@@ -2,9 +2,8 @@
 -- KEYS[1], [2]  endpoints by when they are next due: sorted set; when the hold of an endpoint ends: hash
 -- KEYS[3..5]    of one endpoint: pending deliveries by when they are due: sorted set; deliveries: hash; the latest that
 --               ended, by when: sorted set
--- ARGV[1]       msgpack: endpoint, id, text ("" drops the delivery), from ("pending" or "ended"; "" drops
---               it wherever it is), delay_ms until it is due (-1: it ends),
---               hold_ms in which the endpoint gets nothing, ended_max, kept_s
+-- ARGV[1]       msgpack: endpoint, id, text ("" drops the delivery), from ("pending" or "ended"; "": anywhere),
+--               delay_ms until it is due (-1: it ends), hold_ms in which the endpoint gets nothing, ended_max, kept_s
 -- Returns       1; 0 if the delivery is not where it was: nothing is written
 -- TTL           kept_s; entries of KEYS[1] end with their deliveries
 -- Clock         the server's
