@@ -247,7 +247,8 @@ def build_admin(
     transactions = TenantTransactions(redis, authenticator.forget, audit_keep_s, events.outbox.notify)
     tenants, ledger, names = TenantStore(redis, transactions), Ledger(redis), TenantNames(redis)
     key_retention_s = 3600.0 * settings.replays.key_retention_hours
-    purger = TenantPurger(redis, transactions, LeaderLock(redis, "purge_leader", uuid.uuid4().hex, LOCK_S))
+    purge_lock = LeaderLock(redis, "purge_leader", uuid.uuid4().hex, LOCK_S)
+    purger = TenantPurger(redis, transactions, purge_lock, events.purge)
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
     keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
     key_section = KeySection(keys, limits, clock, names, KeyList(redis, names, clock), Audit(redis), tenants)
@@ -266,7 +267,7 @@ def build_admin(
             ExportDisk(settings.server.max_spooled_bytes),
         ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
-        PurgeSection(purger, tenants, erase),
+        PurgeSection(purger, tenants, events.endpoints, erase),
         pool,
         WebhookSection(
             *(events.endpoints, events.deliveries, events.sender, tenants, names, config.alerts.rules, limits),

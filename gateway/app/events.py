@@ -40,6 +40,11 @@ class EventParts:
     endpoints: EndpointStore
     deliveries: DeliveryStore
 
+    async def purge(self, tenant: str) -> None:
+        """Deletes the created endpoints of a tenant and its deliveries. Raises: GatewayError REDIS_UNAVAILABLE."""
+        await self.endpoints.purge(tenant)
+        await self.deliveries.purge(tenant)
+
     async def count(self) -> tuple[int, int]:
         """Returns the events that are not queued and the deliveries that are pending, for the metrics."""
         return await self.outbox.count(), await self.deliveries.count_pending()

@@ -18,12 +18,15 @@ until its result is stored, so one that a killed process was sending is sent aga
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
 import structlog
 
-from gateway.redis import Client, execute, load_script
+from gateway.events.endpoints import ADDRESS_PREFIX
+from gateway.redis import Client, execute, load_script, scan_keys
+from gateway.tenants.names import TenantNames
 
 _LOG = structlog.get_logger("imagegate.events")
 KEPT_S: Final = 30 * 86_400
@@ -72,7 +75,7 @@ class DeliveryStore:
     """The deliveries of all endpoints. Raises: GatewayError REDIS_UNAVAILABLE, as all its methods do."""
 
     def __init__(self, redis: Client) -> None:
-        self._redis = redis
+        self._redis, self._names = redis, TenantNames(redis)
         self._queue = load_script(redis, "events/queue")
         self._move, self._due = load_script(redis, "events/move"), load_script(redis, "events/due")
 
@@ -171,6 +174,29 @@ class DeliveryStore:
         pipeline.delete(*(self._key(kind, endpoint) for kind in ("pending", "ended", "deliveries", "disabled")))
         await execute(self._redis, pipeline.execute(), object)
 
+    async def purge(self, tenant: str) -> None:
+        """Deletes the deliveries of a tenant, given by its ID, and those of other events that name it.
+
+        Redis: a scan of all keys, and at most two round trips per endpoint and one per delivery of the tenant.
+        """
+        start = self._key("deliveries", "")
+        async with aclosing(scan_keys(self._redis, f"{start}*")) as parts:
+            async for keys in parts:
+                for key in keys:
+                    await self._purge(key.removeprefix(start), tenant)
+
+    async def _purge(self, endpoint: str, tenant: str) -> None:
+        reading = self._redis.hgetall(self._key("deliveries", endpoint))
+        stored = (await execute(self._redis, reading, dict[str, str])).items()
+        named = {name: one for name, text in stored if (one := _names(text))}
+        ids = await self._names.ids_of(sorted(set().union(*named.values())))
+        doomed = [name for name, names in named.items() if tenant in {ids[one] for one in names}]
+        if doomed and endpoint.startswith(ADDRESS_PREFIX):  # an address of this tenant's `alert_to`
+            await self.forget(endpoint)
+            return
+        for name in doomed:
+            await self._run_move(endpoint, name, "", "", None, 0)
+
     async def count_pending(self) -> int:
         """Returns the number of pending deliveries. Redis: two round trips."""
         endpoints = await execute(self._redis, self._redis.zrange(self._key("due"), 0, -1), list[str])
@@ -183,6 +209,15 @@ class DeliveryStore:
 def events_record(prefix: str, name: str) -> str:
     """Returns a Redis key of the endpoints. No tenant has the name of this hash tag."""
     return f"{prefix}:{{events:}}:{name}"
+
+
+def _names(text: str) -> set[str]:
+    """Returns the ID and the name of the tenant that a stored delivery is about."""
+    try:
+        delivery = msgspec.json.decode(text, type=Delivery)
+    except msgspec.DecodeError:
+        return set()
+    return {name for name in (delivery.tenant, delivery.data.get("tenant")) if name and isinstance(name, str)}
 
 
 def _json(delivery: Delivery) -> str:

@@ -6,7 +6,7 @@ Redis keys: `ig3:{events:}:endpoints` and `:audit`; see deliveries.py for the ot
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -16,7 +16,16 @@ from gateway.domain.accounts import make_secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.events.deliveries import KEPT_S, events_record
-from gateway.events.endpoints import ADDRESS_PREFIX, ADDRESSES_MAX, ALERTS, Channel, Endpoint, tenant_endpoint, wants
+from gateway.events.endpoints import (
+    ADDRESS_PREFIX,
+    ADDRESSES_MAX,
+    ALERTS,
+    Channel,
+    Disabled,
+    Endpoint,
+    tenant_endpoint,
+    wants,
+)
 from gateway.events.signing import new_secret
 from gateway.redis import Client, execute, load_script
 from gateway.scheduler.encryption import DecryptionError, SecretBox
@@ -26,14 +35,6 @@ ENDPOINTS_MAX: Final = 500
 ROTATION_S: Final = 86_400
 """How long the old secret signs too."""
 _ID_BYTES: Final = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Disabled:
-    """Since when an endpoint gets nothing, and why."""
-
-    at: int  # Unix seconds
-    reason: str
 
 
 class _Sealed(msgspec.Struct, frozen=True):
@@ -149,6 +150,20 @@ class EndpointStore:
         self._refuse_declared(name)
         text = await self._text(name)
         await self._run(name, text, "", _entry("webhook.delete", actor, self._read(name, text), None), "")
+
+    async def declared_of(self, tenant: str) -> list[str]:
+        """Returns the IDs of the declared endpoints of a tenant, given by its ID."""
+        owners = {name: one.tenant for name, one in self._declared.items() if one.tenant}
+        ids = await self._names.ids_of(sorted(set(owners.values())))
+        return [name for name, owner in owners.items() if ids[owner] == tenant]
+
+    async def purge(self, tenant: str) -> None:
+        """Deletes the created endpoints of a tenant, given by its ID. Their audit entries do not name it."""
+        for name, text in (await self._texts()).items():
+            if _record(text).tenant == tenant:
+                fields = {"action": "webhook.delete", "actor": "", "request_id": "", "key_id": name}
+                entry = [part for pair in (fields | {"before": "", "after": ""}).items() for part in pair]
+                await self._run(name, text, "", entry, "")
 
     async def disabled(self, name: str) -> Disabled | None:
         text = await execute(self._redis, self._redis.get(self._key(f"disabled:{name}")), object)

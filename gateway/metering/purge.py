@@ -5,14 +5,16 @@ A leader goes on with each purge until it is done. Every step can be repeated, s
 1. The tenant is disabled. Wait until no reservation is open or can still be corrected, and its storage is erased.
 2. Delete its record, after which nothing is admitted again, and then every key of its hash tag except the bill.
 3. Copy the bill, without what is personal, to the pseudonym, which no report knows yet.
-4. Exchange both names in the set of tenants, in one step: reports read the one or the other.
-5. Delete the rest.
+4. Delete the tenant's webhooks and its deliveries of events.
+5. Exchange both names in the set of tenants, in one step: reports read the one or the other.
+6. Delete the rest.
 
-Invariant: the name is given to no tenant before step 5 is done.
+Invariant: the name is given to no tenant before step 6 is done.
 """
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from datetime import date
 from typing import Final
@@ -54,10 +56,18 @@ _EVERY_DAY: Final = UsageFilter(date.min, date.max, None)
 class TenantPurger:
     """Begins purges, and carries out those of all processes."""
 
-    def __init__(self, redis: Client, changes: TenantTransactions, lock: LeaderLock) -> None:
+    def __init__(
+        self,
+        redis: Client,
+        changes: TenantTransactions,
+        lock: LeaderLock,
+        purge_events: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """`purge_events` deletes the webhooks of a tenant and its deliveries; it can be repeated."""
         self._redis = redis
         self._changes = changes
         self._lock = lock
+        self._purge_events = purge_events
         self._ledger = Ledger(redis)
         self._names = TenantNames(redis)
         self._unindex = load_script(redis, "tenants/delete_lookup")
@@ -92,6 +102,7 @@ class TenantPurger:
                 await self._delete(tenant, is_bill_kept=True)
                 if not await self._copy(tenant, pseudonym):
                     return  # another process leads now
+                await self._purge_events(tenant)  # no event is emitted any more, and all names still lead to the ID
                 await self._replace([self._names.ids, self._names.later], [tenant, pseudonym])
                 await self._delete(tenant, is_bill_kept=False)
                 await execute(self._redis, self._redis.hdel(self._names.later, tenant), int)

@@ -113,6 +113,27 @@ def test_a_webhook_of_the_configuration_can_only_be_enabled_and_disabled(gateway
     assert gateway.admin("PATCH", "/webhooks/ops", {"enabled": True}).json()["enabled"]
 
 
+def test_a_tenant_with_a_webhook_of_the_configuration_is_not_purged(
+    make_gateway: MakeGateway, receiver: Receiver
+) -> None:
+    declared = {"name": "ops", "url": receiver.url, "channel": "slack", "tenant": "acme"}
+    gateway = make_gateway(alerts={"endpoints": [declared]})
+    gateway.admin("PATCH", "/tenants/acme", {"name": "design"})
+    refused = gateway.admin("POST", "/tenants/design/purge")
+    expected = "'ops' gets the events of 'design'. Remove it from [[alerts.endpoints]], and reload, first."
+    assert (409, expected) == (refused.status_code, refused.json()["error"]["message"])
+    assert not gateway.admin("GET", "/tenants/design").json()["disabled"]
+
+
+@pytest.mark.slow
+def test_a_purge_deletes_the_webhooks_of_the_tenant(gateway: Gateway, receiver: Receiver) -> None:
+    gateway.admin("POST", "/tenants", {"name": "other"})
+    kept, doomed = (create(gateway, receiver, tenant=tenant)["id"] for tenant in ("acme", "other"))
+    assert 202 == gateway.admin("POST", "/tenants/other/purge").status_code
+    wait_until(lambda: 404 == gateway.admin("GET", f"/webhooks/{doomed}").status_code, "the webhook is deleted", 60)
+    assert 200 == gateway.admin("GET", f"/webhooks/{kept}").status_code
+
+
 REFUSED: list[tuple[dict[str, object], str]] = [
     ({"url": "http://hooks.example.com/"}, "'url': plain http is refused"),
     ({"url": "https://user:word@hooks.example.com/"}, "'url': expected an https:// URL"),

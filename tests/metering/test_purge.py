@@ -1,7 +1,7 @@
 """Deleting tenants for good: what is personal goes, and the bill stays to the micro-dollar."""
 
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -9,20 +9,27 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec.structs import replace as replace_struct
 
+from gateway.domain.accounts import make_secret
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import Tenant
 from gateway.domain.usage import GroupBy, UsageFilter, UsageReport
+from gateway.events.deliveries import Delivery, DeliveryStore
+from gateway.events.endpoint_store import EndpointStore
+from gateway.events.endpoints import Channel, Endpoint
 from gateway.metering.ledger import Ledger
 from gateway.metering.purge import TenantPurger
 from gateway.metering.verification import LedgerVerifier
-from gateway.redis import LeaderLock
+from gateway.redis import Client, LeaderLock
+from gateway.scheduler.encryption import SecretBox
 from tests.support.administering import OPS, Stores, storing
 from tests.support.bookkeeping import Settled, numbered, settle
 
 pytestmark = pytest.mark.anyio
 
 TODAY = date(2026, 7, 28)
+ADDRESS = "mailto:ada@example.com"
 ALWAYS = UsageFilter(date(2020, 1, 1), date(2030, 1, 1))
 PERSONAL = ("acme", "design", "Ada", "ada@example.com", "CC-7", "web shop", "req_10", "hero", "client-of-acme")
 
@@ -44,11 +51,41 @@ class Purging:
         return found.days, found.records, len(found.differences)
 
 
+def endpoints_of(store: Client, *declared: Endpoint) -> EndpointStore:
+    return EndpointStore(store, SecretBox([make_secret("0123456789abcdef" * 2)]), declared, time.time, 86_400)
+
+
+def events_purge(store: Client) -> Callable[[str], Awaitable[None]]:
+    async def purge(tenant: str) -> None:
+        await endpoints_of(store).purge(tenant)
+        await DeliveryStore(store).purge(tenant)
+
+    return purge
+
+
+async def notify(store: Client) -> None:
+    """Creates an endpoint of `acme` and one of the platform, with pending and ended deliveries, as `alert_to` has."""
+    endpoints, deliveries = endpoints_of(store), DeliveryStore(store)
+    for tenant in ("acme", ""):
+        await endpoints.create(Endpoint("", "https://hooks.example.com/", Channel.SLACK, ("*",), "x", tenant), OPS)
+    await store.delete("ig3:{events:}:audit")  # older entries keep the name
+    about = [("acme", "design", "quota.exhausted"), ("acme", "design", "key.created"), ("shop", "shop", "key.created")]
+    for number, (tenant, name, kind) in enumerate([*about, ("", "design", "webhook.disabled")]):
+        found = await endpoints.matching(kind, tenant, (ADDRESS,) if tenant == "acme" else ())
+        event = Delivery(id="", event_id=f"evt_{number}", type=kind, at_ms=number, data={"tenant": name}, tenant=tenant)
+        made = [(to, replace_struct(event, id=f"dlv_{number}", target=target)) for to, target in found]
+        await deliveries.queue(event.event_id, made)
+        for to, delivery in made if number == 0 else ():
+            assert await deliveries.move(to, replace_struct(delivery, result="failed"), None)
+            await endpoints.disable(to, "it answered 410 Gone")
+
+
 @asynccontextmanager
 async def purging(url: str) -> AsyncIterator[Purging]:
     """A tenant with an owner, two names, a key and a bill of three days, beside another tenant."""
     async with storing(url) as stores:
         about = {"owner": "Ada", "contact": "ada@example.com", "cost_centre": "CC-7", "tags": {"feature": "hero"}}
+        about |= {"alert_to": (ADDRESS,)}
         await stores.tenant("acme", **about)
         await stores.tenant("shop")
         await stores.tenants.claim("design", "acme")
@@ -62,11 +99,12 @@ async def purging(url: str) -> AsyncIterator[Purging]:
                 settle(client, [replace(one, idempotency=f"client-of-acme {one.request_id}") for one in made])
             settle(client, numbered(replace(billed, batch="batch_1"), 4, first=100))
             settle(client, [Settled(tenant="shop")])
+            await notify(stores.redis)
             for name in ("day:20260728", "outcome:t1", f"key:{key}:month:202607"):
                 client.set(f"ig3:{{acme}}:{name}", "a prompt of client-of-acme")
         lock = LeaderLock(stores.redis, "purge_leader", "one", 60)
         assert await lock.acquire()
-        yield Purging(stores, TenantPurger(stores.redis, stores.changes, lock))
+        yield Purging(stores, TenantPurger(stores.redis, stores.changes, lock, events_purge(stores.redis)))
 
 
 def disabled(tenant: Tenant) -> Tenant:
@@ -105,6 +143,11 @@ async def test_what_is_personal_goes_and_the_bill_stays(each_redis: str) -> None
         assert [] == [word for word in PERSONAL if word in text]
         assert {pseudonym, "shop"} == await stores.tenants.names()
         assert [("ops", "tenant.purge")] == await stores.actions(pseudonym)
+        [shared] = await endpoints_of(stores.redis).list_all()
+        assert ["dlv_2"] == [one.id for one in await DeliveryStore(stores.redis).list_latest(shared.id)]
+        assert [shared.id] == await stores.redis.zrange("ig3:{events:}:due", 0, -1)
+        stored = {name.removeprefix("ig3:{events:}:") async for name in stores.redis.scan_iter("ig3:{events:}:*:*")}
+        assert {f"{kind}:{shared.id}" for kind in ("pending", "deliveries", "disabled")} == stored
         await given.purger.sweep()
         assert expected == await given.totals()
         for name in ("acme", "design"):  # both are free again, and have nothing of the former
@@ -157,7 +200,9 @@ async def test_a_process_that_dies_anywhere_costs_nothing(redis_url: str, calls:
             return await run(call, **options)
 
         dying.redis.guard.run = limited  # type: ignore[method-assign, assignment]
-        first = TenantPurger(dying.redis, dying.changes, LeaderLock(dying.redis, "purge_leader", "one", 60))
+        first = TenantPurger(
+            dying.redis, dying.changes, LeaderLock(dying.redis, "purge_leader", "one", 60), events_purge(dying.redis)
+        )
         try:
             await first.sweep()
         except GatewayError:

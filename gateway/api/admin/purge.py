@@ -11,6 +11,7 @@ from gateway.api.admin import Handlers
 from gateway.api.bodies import json_response
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.events.endpoint_store import EndpointStore
 from gateway.metering.purge import TenantPurger
 from gateway.tenants.store import TenantStore
 
@@ -21,6 +22,7 @@ class PurgeSection:
 
     purger: TenantPurger
     tenants: TenantStore
+    endpoints: EndpointStore
     erase: Callable[[str], Awaitable[None]] | None
     """Begins to delete what a tenant has stored, and ends its batches; None without storage."""
 
@@ -33,6 +35,10 @@ class PurgeSection:
         tenant = await self.tenants.get(tenant_id)
         if tenant.is_declared:
             text = f"'{tenant.current_name}' is declared in the configuration. Remove it there, and reload, first."
+            raise GatewayError(ErrorCode.CONFLICT, text)
+        if declared := await self.endpoints.declared_of(tenant_id):
+            remedy = "Remove it from [[alerts.endpoints]], and reload, first."
+            text = f"'{declared[0]}' gets the events of '{tenant.current_name}'. {remedy}"
             raise GatewayError(ErrorCode.CONFLICT, text)
         disabled = partial(replace, is_disabled=True, disabled_by=actor.name)
         await self.tenants.update(tenant_id, disabled, actor)
