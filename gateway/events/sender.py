@@ -201,10 +201,13 @@ class EventSender:
         return any(one.result == "delivered" and one.attempted_ms > failed.at_ms for one in latest)
 
     async def _find(self, name: str, delivery: Delivery) -> Endpoint | None:
-        """Returns None for an endpoint that was deleted."""
-        if delivery.target:
-            return tenant_endpoint(delivery.target, delivery.tenant)
-        return await self._endpoints.find(name)
+        """Returns None for an endpoint that was deleted, or an address that its tenant no longer has."""
+        if not delivery.target:
+            return await self._endpoints.find(name)
+        fields = await read_fields(self._redis, delivery.tenant)
+        if not fields or delivery.target not in read_tenant(delivery.tenant, fields).alert_to:
+            return None
+        return tenant_endpoint(delivery.target, delivery.tenant)
 
     async def send_test(self, endpoint: Endpoint, kind: EventType) -> Attempt:
         """Sends an event of a type with the values of an example, once. Raises: GatewayError REDIS_UNAVAILABLE."""

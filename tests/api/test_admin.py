@@ -44,6 +44,14 @@ def models_status(url: str, key: str) -> int:
     return httpx.get(f"{url}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
 
 
+def test_a_refused_change_reserves_no_name(gateway: Gateway) -> None:
+    gateway.admin("POST", "/tenants", {"name": "harbour"})
+    tags = {f"tag{number}": "x" for number in range(9)}
+    refused = error(gateway.admin("PATCH", "/tenants/harbour", {"name": "pier", "tags": tags}), 400)
+    assert "tags" == refused["param"]
+    assert 201 == gateway.admin("POST", "/tenants", {"name": "pier"}).status_code
+
+
 def test_every_route_is_in_the_table_of_this_file(redis_url: str) -> None:
     configured = document(redis_url, upstream("sim", "minimax", "http://127.0.0.1:1"))
     environ = environment(configured)

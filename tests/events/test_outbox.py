@@ -15,7 +15,7 @@ from gateway.events.deliveries import PENDING_MAX, Delivery
 from gateway.events.endpoints import tenant_endpoint
 from gateway.generation.transport import AiohttpTransport
 from gateway.redis import Client, execute
-from gateway.tenants.records import names_record, write_tenant
+from gateway.tenants.records import names_record, record, write_tenant
 from tests.support.admissions import connected
 from tests.support.receiving import SECRET, declared, receiving, sending
 
@@ -161,6 +161,32 @@ async def test_a_tenants_addresses_get_its_alerts(redis: Client, transport: Aioh
     assert "webhook-signature" not in headers
     text = json.loads(body)["text"]
     assert text.startswith("acme has used 80 % of images_per_month.\n\ntenant: acme\nused: 80\nlimit: 100\n")
+
+
+@pytest.mark.parametrize("change", ["removed", "purged"])
+async def test_a_pending_alert_is_dropped_once_the_tenant_lacks_the_address(
+    redis: Client, transport: AiohttpTransport, change: str
+) -> None:
+    with receiving(500) as receiver:
+        kept = f"{receiver.url}/kept"
+        await tenant(redis, "acme", alert_to=(receiver.url, kept))
+        name, other = tenant_endpoint(receiver.url, "acme").id, tenant_endpoint(kept, "acme").id
+        one = sending(redis, transport, trusted=[receiver.url])
+        await one.decide("a")
+        await one.sender.queue_events()
+        await one.sender.deliver_due(name)
+        assert 1 == one.count("failed", "slack")
+        if change == "purged":
+            await execute(redis, redis.delete(record(redis, "acme", "tenant")), int)
+        else:
+            await tenant(redis, "acme", alert_to=(kept,))
+        await one.hurry(name)
+        await one.sender.deliver_due(name)
+        [dropped] = await one.latest(name)
+        assert (1, "dropped", 1) == (len(receiver.received), dropped.result, dropped.attempts)
+        await one.sender.deliver_due(other)
+        assert (2 if change == "removed" else 1) == len(receiver.received)
+        assert 0 == await one.deliveries.count_pending()
 
 
 async def test_a_delivery_that_cannot_be_read_blocks_no_other(redis: Client, transport: AiohttpTransport) -> None:

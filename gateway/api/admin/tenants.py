@@ -130,8 +130,6 @@ class TenantSection:
         change = await read_document(request, self.limits, _TenantChange)
         models = UNSET if isinstance(change.models, UnsetType) else self._checked_models(change.models)
         tenant_id = request.path_params["name"]
-        if not isinstance(change.name, UnsetType):
-            await self.tenants.claim(change.name, tenant_id)
 
         def changed(tenant: Tenant) -> Tenant:
             after = replace(
@@ -147,6 +145,9 @@ class TenantSection:
             after = replace(after, renamed_to="" if after.renamed_to == after.name else after.renamed_to)
             return after if isinstance(change.disabled, UnsetType) else _with_disabled(after, change.disabled, actor)
 
+        if not isinstance(change.name, UnsetType):
+            changed(await self.tenants.get(tenant_id))  # a refused change must not reserve the name
+            await self.tenants.claim(change.name, tenant_id)
         return json_response(describe_tenant(await self.tenants.update(tenant_id, changed, actor)))
 
     async def delete(self, request: Request, actor: Actor) -> Response:
