@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,12 +11,11 @@ from urllib.parse import quote, urlencode
 
 import typer
 
+from gateway.cli.connections import open_response, read_url
 from gateway.cli.limit_options import LIMIT_PARAMETERS, LIMITS, limits_document, parameter
-from gateway.cli.output import SOCKS, fail, print_json, printable
+from gateway.cli.output import fail, print_json, printable
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
 DEFAULT_URL: Final = "http://127.0.0.1:8081"
@@ -25,8 +24,6 @@ _TIMEOUT_S: Final = 30.0
 LONG_TIMEOUT_S: Final = 1_900.0
 """For exports and month closes, which read every record before they respond."""
 _PAGES_MAX: Final = 1000
-_LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Hosts called without the proxies of the environment, which would see the admin key."""
 
 UrlOption = Annotated[
     str, typer.Option("--url", envvar="IMAGEGATE_URL", help="URL of the admin API.", show_default=True)
@@ -150,23 +147,11 @@ class AdminApi:
             {name: value for name, value in (query or {}).items() if value is not None and name not in hidden}
         )
         target = "".join("/" + quote(part, safe="") for part in path) + (f"?{wanted}" if wanted else "")
+        # A URL for OpenAI clients ends in /v1.
+        url = read_url(f"{self.url.rstrip('/').removesuffix('/v1')}{surface.prefix}{target}")
         try:
-            # A URL for OpenAI clients ends in /v1.
-            url = httpx.URL(f"{self.url.rstrip('/').removesuffix('/v1')}{surface.prefix}{target}")
-            with httpx.stream(
-                method,
-                url,
-                json=body,
-                headers={"authorization": f"Bearer {sent_key}"},
-                timeout=timeout_s,
-                trust_env=url.host not in _LOCAL,
-                verify=_trusted() if url.scheme == "https" else False,  # loading authorities takes 20 ms of CPU
-            ) as response:
-                yield response
-        except ImportError:  # of the package for SOCKS
-            fail(SOCKS)
-        except (httpx.InvalidURL, ValueError):  # their messages may repeat a password
-            fail("--url or IMAGEGATE_URL is no URL; expected http:// or https:// and a host, as http://127.0.0.1:8081")
+            with ExitStack() as opened:
+                yield open_response(opened, method, url, body, sent_key, timeout_s)
         except httpx.HTTPError as error:
             not_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.ProxyError)
             was_sent = isinstance(error, httpx.TransportError) and not isinstance(error, not_sent)
@@ -199,15 +184,6 @@ class AdminApi:
             print_json(answer)
         else:
             render(answer)
-
-
-def _trusted() -> "ssl.SSLContext":
-    """Trusts httpx's and this machine's certificate authorities, including SSL_CERT_FILE."""
-    import httpx
-
-    context = httpx.create_ssl_context(trust_env=False)
-    context.load_default_certs()
-    return context
 
 
 def rows(answer: Document, name: str = "data") -> list[Document]:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.cli.client import AdminApi
 from gateway.cli.output import print_json
 from tests.support.commands import (
     CONFIG,
@@ -38,6 +39,7 @@ from tests.support.commands import (
 )
 from tests.support.harness import ADMIN_KEY, Gateway, serving, wait_until
 
+PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 UNUSED_URL: Final = "http://127.0.0.1:9"
 ADMIN_COMMANDS: Final = (
     ("tenant", "create", "b"),
@@ -514,3 +516,24 @@ def test_the_demo_prints_one_line_of_json_that_works() -> None:
             output, errors = process.communicate(timeout=20)
             assert ("", 0) == (output, process.returncode)
             assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("proxy", ["http://u:canary@p:port", "ftp://u:canary@p:1", "http://u:canary@p..invalid:1"])
+def test_a_proxy_that_cannot_be_used_is_not_blamed_on_the_url(proxy: str) -> None:
+    variables = dict.fromkeys(("http_proxy", "HTTP_PROXY"), proxy) | {"NO_PROXY": "", "no_proxy": ""}
+    done = run("tenant", "list", "--url", "http://gateway.invalid", "--admin-key", "x", **variables)
+    check_refused(done, *PROXIES)
+    assert [] == [word for word in ("--url", "IMAGEGATE_URL", "canary") if word in done.stderr]
+
+
+@pytest.mark.parametrize("url", ["http://u:canary@gateway..invalid", "http://u:canary@gateway.invalid:port"])
+def test_a_url_that_is_none_is_not_blamed_on_a_proxy(url: str) -> None:
+    done = run("tenant", "list", "--url", url, "--admin-key", "x")
+    check_refused(done, "--url or IMAGEGATE_URL is no URL")
+    assert "canary" not in done.stderr
+
+
+def test_an_error_of_the_code_that_reads_a_response_is_not_blamed_on_the_url(gateway: Gateway) -> None:
+    api = AdminApi(gateway.url, ADMIN_KEY, json=False)
+    with pytest.raises(ValueError, match="of the reader"), api.download("tenants", query={}):
+        raise ValueError("of the reader")
