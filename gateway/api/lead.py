@@ -70,7 +70,7 @@ class LeadRoutes:
             "/usage": {"GET": self.report},
             "/audit": {"GET": self.list_audit},
             "/requests": {"GET": self.list_requests},
-            "/requests/{request_id}": {"GET": self.list_requests},
+            "/requests/{id}": {"GET": self.list_requests},
         }
         return [
             Route(self.prefix + path, AsgiEndpoint(partial(self._serve, by_method)), methods=list(by_method))

@@ -59,6 +59,9 @@ CHANGES: Final[tuple[tuple[str, str, dict[str, Any] | None], ...]] = (
     ("POST", "/webhooks/{id}/rotate_secret", {}),
     ("POST", "/webhooks/{id}/test", {"event_type": "quota.exhausted"}),
     ("POST", "/webhooks/{id}/deliveries/{delivery}/replay", None),
+    ("POST", "/console/invitations", {"name": "x", "role": "admin"}),
+    ("DELETE", "/console/invitations/{id}", None),
+    ("DELETE", "/console/sessions/{id}", None),
 )
 """Every route that changes anything."""
 

@@ -27,7 +27,7 @@ ROUTES = [
     ("GET", "/usage"),
     ("GET", "/audit"),
     ("GET", "/requests"),
-    ("GET", "/requests/{request_id}"),
+    ("GET", "/requests/{id}"),
 ]
 
 

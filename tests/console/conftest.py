@@ -1,28 +1,20 @@
 """A real Chromium, and a console to open in it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.support.harness import ADMIN_KEY, Gateway
+from tests.support.console import Console
+from tests.support.harness import Gateway
 
 CHROMIUM: Final = Path("/usr/bin/chromium")
 _ARGUMENTS: Final = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-
-
-@dataclass(frozen=True)
-class Console:
-    """Where the console is, and the admin key that signs in."""
-
-    base_url: str
-    admin_key: str = ADMIN_KEY
 
 
 @pytest.fixture

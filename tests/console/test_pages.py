@@ -5,7 +5,7 @@ from typing import Any, Final
 import pytest
 
 from tests.clients.programs import Packages, install
-from tests.console.conftest import Console
+from tests.support.console import Console
 from tests.support.harness import admin
 
 pytestmark = pytest.mark.slow

@@ -47,7 +47,7 @@ ROUTES: Final = [
     ("GET", "/audit"),
     ("GET", "/usage"),
     ("GET", "/usage/records"),
-    ("GET", "/usage/records/req_1"),
+    ("GET", "/usage/records/abc"),
     ("GET", "/usage/verify"),
     ("GET", "/usage/export"),
     ("GET", "/usage/closings"),

@@ -63,3 +63,11 @@ def person(url: str, role: str, tenant: str | None = None, name: str = "ann") ->
 def error_code(response: httpx.Response) -> str:
     code: str = response.json()["error"]["code"]
     return code
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where the console is, and the admin key that signs in."""
+
+    base_url: str
+    admin_key: str = ADMIN_KEY

@@ -60,7 +60,7 @@ class RecordsSection:
     def handlers(self) -> Handlers:
         return {
             "/usage/records": {"GET": self.list_records},
-            "/usage/records/{request_id}": {"GET": self.list_records},
+            "/usage/records/{id}": {"GET": self.list_records},
         }
 
     async def list_records(self, request: Request, _: Actor) -> Response:
@@ -72,7 +72,7 @@ class RecordsSection:
         With `own_tenant` it has the records of that tenant, without the names of upstreams and accounts.
         Raises: GatewayError, NOT_FOUND if the last page of one request has no record.
         """
-        query, request_id = QueryFields(request), request.path_params.get("request_id")
+        query, request_id = QueryFields(request), request.path_params.get("id")
         cursor, selection = self.usage.parse(query, _RecordsCursor, own_tenant, _DAYS if request_id else 0)
         wanted, order = _parse_filter(query, cursor, request_id), _parse_order(query, cursor)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)

@@ -38,7 +38,7 @@ const ROUTES = /** @type {[RegExp, string, string, keyof typeof ICONS, string[]]
 ]);
 /** Routes without which a page has nothing to show, for operators and for a team. */
 const NEEDS = /** @type {Record<string, [string, string]>} */ ({
-  overview: ["/overview", ""], keys: ["/keys", "/keys"], requests: ["/usage/records?order", "/requests"], request: ["/usage/records/{request_id}", "/requests/{request_id}"],
+  overview: ["/overview", ""], keys: ["/keys", "/keys"], requests: ["/usage/records?order", "/requests"], request: ["/usage/records/{id}", "/requests/{id}"],
 });
 const LINKS = { overview: "/", tenants: "/tenants", keys: "/keys", usage: "/usage", requests: "/requests", pool: "/pool", playground: "/playground", settings: "/settings" };
 
