@@ -27,7 +27,7 @@ ROUTES = [
     ("GET", "/usage"),
     ("GET", "/audit"),
     ("GET", "/requests"),
-    ("GET", "/requests/{id}"),
+    ("GET", "/requests/KEY"),
 ]
 
 

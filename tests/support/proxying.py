@@ -145,7 +145,7 @@ def _listening(handle: Handler, context: ssl.SSLContext | None) -> Iterator[int]
 
 @asynccontextmanager
 async def _server(handle: Handler, context: ssl.SSLContext | None) -> AsyncIterator[int]:
-    open_tasks = set[asyncio.Task[None]]()
+    open_tasks, accepted = set[asyncio.Task[None]](), set[asyncio.StreamWriter]()
 
     async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
@@ -156,6 +156,7 @@ async def _server(handle: Handler, context: ssl.SSLContext | None) -> AsyncItera
                 writer.close()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.add(writer)
         task = asyncio.ensure_future(guarded(reader, writer))
         open_tasks.add(task)
         task.add_done_callback(open_tasks.discard)
@@ -169,4 +170,6 @@ async def _server(handle: Handler, context: ssl.SSLContext | None) -> AsyncItera
         for task in open_tasks:
             task.cancel()
         await asyncio.gather(*open_tasks, return_exceptions=True)
+        for writer in accepted:  # also those whose task never ran, or whose client does not read
+            writer.transport.abort()
         await asyncio.sleep(0.01)  # the closed transports release their sockets
