@@ -17,8 +17,9 @@ test: $(VENV)/.installed-dev
 
 # Runs what test omits: other Redis servers, real-time waits, soak tests, and all examples of the fuzz tests. They wait
 # more than the others, so one more runs at a time.
+test-slow: MARKS ?= slow or fuzz
 test-slow: $(VENV)/.installed-dev
-	@FUZZ=$${FUZZ:-1} $(BIN)/python -m pytest -m "slow or fuzz" --numprocesses=5 $(ARGS)
+	@FUZZ=$${FUZZ:-1} $(BIN)/python -m pytest -m "$(MARKS)" --numprocesses=5 $(ARGS)
 
 # Runs the packages of client programs, from PyPI and npm, against the gateway. They are installed into .cache/clients.
 test-clients: $(VENV)/.installed-dev
