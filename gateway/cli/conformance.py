@@ -34,9 +34,14 @@ def conformance(
     """
     if importlib.util.find_spec("openai") is None:
         _stop("the OpenAI SDK is missing: pip install openai")
+    from gateway.domain.secret_shapes import find_unsendable
+    from gateway.testing.conformance import Plan, UnusableError, conform
+
+    key = key.strip()
     if not key:
         _stop("no key; use --key or set IMAGEGATE_CONFORMANCE_KEY")
-    from gateway.testing.conformance import Plan, UnusableError, conform
+    if problem := find_unsendable(key):
+        _stop(f"--key or IMAGEGATE_CONFORMANCE_KEY: {problem}")
 
     plan = Plan(url, key, model, timeout, not no_images, not no_programs, provoke_429)
     images = f"at most {plan.images_max} images" if plan.images_max else "no images"

@@ -99,6 +99,10 @@ def test_a_program_that_breaks_is_named_and_ends_with_1() -> None:
         ((UNUSED_URL, "--key", KEY), f"imagegate: {UNUSED_URL}/v1 cannot be used: GET /models: "),
         (("127.0.0.1:9", "--key", KEY), "imagegate: URL must be as http://127.0.0.1:8080/v1"),
         ((UNUSED_URL,), "imagegate: no key; use --key or set IMAGEGATE_CONFORMANCE_KEY"),
+        (
+            (UNUSED_URL, "--key", "sk-abcdéf"),
+            "imagegate: --key or IMAGEGATE_CONFORMANCE_KEY: it holds characters that no HTTP header can carry",
+        ),
     ],
 )
 def test_a_run_that_cannot_begin_ends_with_2(arguments: tuple[str, ...], line: str) -> None:
