@@ -24,9 +24,12 @@ def console(gateway: Gateway) -> Console:
     return Console(gateway.url.replace("127.0.0.1", "localhost") + "/console")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Skips the tests if playwright or Chromium is not installed."""
+    """Skips the tests if playwright or Chromium is not installed.
+
+    Its event loop runs in this thread until the file ends: no other test could run one.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists():
         pytest.skip("Chromium is not installed: apt-get install chromium")

@@ -36,7 +36,8 @@ NEEDS: Final = {
 """Routes without which a page is absent."""
 _RULES: Final = "{runOnly: {type: 'tag', values: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa']}}"
 _VIOLATIONS: Final = f"axe.run({_RULES}).then(found => found.violations.map(each => [each.id, each.nodes[0].html]))"
-_REQUESTS_MAX: Final = 8
+_REQUESTS_MAX: Final = 9
+"""The page shown first, usage, takes one more than the 8 of an overview."""
 
 
 def sign_in(page: Any, console: Console) -> None:
@@ -144,9 +145,9 @@ def test_state_is_in_the_address_and_the_back_button_restores_it(page: Any, cons
     open_page(page, console, "/usage")
     page.get_by_label("Group by").select_option("model")
     page.wait_for_url("**/usage?by=model")
-    page.wait_for_selector("main > .scroll th:has-text('Model')")
+    page.wait_for_function("document.getElementById('filter-by')?.value === 'model'")
     page.go_back()
-    page.wait_for_selector("main > .scroll th:has-text('Day')")
+    page.wait_for_function("document.getElementById('filter-by')?.value !== 'model'")
 
 
 def test_a_session_that_is_over_asks_to_sign_in_and_returns_to_the_page(page: Any, console: Console) -> None:

@@ -67,9 +67,9 @@ def talk(url: str, *pieces: bytes, pause_s: float = 0.0) -> bytes:
 
 
 def received(client: socket.socket) -> bytes:
-    """Returns everything received until the server closes or resets the connection."""
+    """Returns everything received until the server closes or resets the connection, or another thread closes it."""
     found = b""
-    with suppress(ConnectionResetError):
+    with suppress(OSError):
         while chunk := client.recv(65536):
             found += chunk
     return found
