@@ -145,9 +145,9 @@ def test_state_is_in_the_address_and_the_back_button_restores_it(page: Any, cons
     open_page(page, console, "/usage")
     page.get_by_label("Group by").select_option("model")
     page.wait_for_url("**/usage?by=model")
-    page.wait_for_function("document.getElementById('filter-by')?.value === 'model'")
+    page.wait_for_selector("#filter-by >> css=option[value=model]:checked", state="attached")
     page.go_back()
-    page.wait_for_function("document.getElementById('filter-by')?.value !== 'model'")
+    page.wait_for_selector("#filter-by >> css=option:checked:not([value=model])", state="attached")
 
 
 def test_a_session_that_is_over_asks_to_sign_in_and_returns_to_the_page(page: Any, console: Console) -> None:
