@@ -84,4 +84,4 @@ def _print_sessions(answer: Document) -> None:
         for one in rows(answer)
     ]
     columns = ("ID", "NAME", "ROLE", "TENANT", "SIGNED IN BY", "LAST SEEN", "EXPIRES")
-    print_table(columns, listed, empty="Nobody is signed in.")
+    print_table(columns, listed, empty="No open sessions.")

@@ -198,7 +198,7 @@ Text = Annotated[str, Meta(max_length=100)]
 
 
 class TenantAlerts(Table, frozen=True, kw_only=True):
-    """At which percentages of a quota a tenant is told, and where; default: those of [alerts]."""
+    """The percentages of a quota that raise alerts, and where they go; default: those of [alerts]."""
 
     percent: Percents | None = None
     to: tuple[AlertAddress, ...] = ()

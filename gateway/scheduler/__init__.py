@@ -139,7 +139,7 @@ class Scheduler:
     async def images_per_minute(self, upstream: str, model: str, images: int) -> float:
         """Returns the images a minute that an upstream can make, in calls of `images`; `model` is the upstream's name.
 
-        It is the capacity of the usable accounts, whoever uses it.
+        It is the capacity of the usable accounts, shared by all tenants.
         Raises: GatewayError REDIS_UNAVAILABLE. Redis: as `snapshot`, for one upstream.
         """
         return (await self._snapshot(upstream)).images_per_minute(model, images)

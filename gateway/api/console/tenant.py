@@ -73,7 +73,7 @@ class MemberAuthenticator(_SessionAuthenticator):
 
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class PlaygroundAuthenticator(_SessionAuthenticator):
-    """Authenticates whoever may use the playground, as the tenant's key `console`."""
+    """Authenticates people who may use the playground, as the tenant's key `console`."""
 
     keys: ApiKeyStore
     names: TenantNames
