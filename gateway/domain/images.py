@@ -175,12 +175,24 @@ Picture = ImageUrl | Base64Image
 
 
 @dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens that a provider reports for one call or for several. The two parts of the input may be unknown: 0."""
+
+    input_tokens: int
+    output_tokens: int
+    input_text_tokens: int = 0
+    input_image_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ImageReply:
     """The images of one upstream call."""
 
     pictures: tuple[Picture, ...]
     id: str = ""
     failed: int | None = None  # number of images withheld by the safety check; None if not reported
+    usage: TokenUsage | None = None
+    stated_usd_micros: int | None = None  # the cost of the call, if the provider states it
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Protocol
 
 from gateway.domain.accounts import Secret
+from gateway.domain.billing import Rate
 from gateway.domain.catalog import Capability
 from gateway.domain.errors import ErrorCode
 from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat
@@ -41,6 +43,15 @@ class KeyCheck:
     has_plan_left: bool = False
     """The plan certainly has quota left."""
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a provider's model, as data with its source in a comment."""
+
+    capability: Capability
+    rate: Rate | None = None  # what the provider takes; None if its price is not known
+    retires_on: date | None = None  # from this day (UTC) on the provider refuses it; None if no day is known
 
 
 class Provider(Protocol):
