@@ -60,7 +60,7 @@ class Attributor:
         """
         metadata = [(_METADATA, key, value) for key, value in generation.metadata.items()]
         own, user, ignored = self.check(caller, [*sent, *metadata])
-        tags = dict(sorted({**own, **_fixed(caller)}.items()))
+        tags = dict(sorted({**own, **caller.key.tags, **caller.tenant.tags}.items()))
         if own and len(tags) > TAGS_MAX:
             raise refused_value(
                 HEADER,
@@ -83,7 +83,11 @@ class Attributor:
         Raises: GatewayError UNKNOWN_PARAMETER, INVALID_VALUE.
         """
         tags: dict[str, str] = {}
-        user, ignored, fixed = "", list[str](), _fixed(caller)
+        user, ignored, fixed = (
+            "",
+            list[str](),
+            {**caller.key.tags, **caller.tenant.tags},
+        )  # the tenant's take precedence
         allowed = self.keys | caller.tenant.required_tags | fixed.keys()
         for param, name, value in sent:
             key = name.lower()
@@ -117,14 +121,6 @@ class Attributor:
         if not name or (self.keeps_users and _PLAIN_USER.fullmatch(name)):
             return name
         return (await self.keyed_hash(f"user {name}"))[:_HASH_CHARS]
-
-
-def _fixed(caller: Principal) -> dict[str, str]:
-    """Returns the tags of the tenant, then those that its API key adds."""
-    return {
-        **caller.tenant.tags,
-        **{key: value for key, value in caller.key.tags.items() if key not in caller.tenant.tags},
-    }
 
 
 def _parse(name: str, text: str) -> list[tuple[str, str]]:

@@ -42,6 +42,8 @@ _ACCEPTS_MAX: Final = 16
 _EXHAUSTED: Final = "connections wait; allow more open files (ulimit -Hn, LimitNOFILE) or memory"
 _RETRY_S: Final = 0.1
 """Delay before accepting again when the process has no file descriptor or memory left."""
+_LOG_EVERY_S: Final = 60.0
+"""At the limit connections are accepted one by one as others end: a line for each would fill the log."""
 
 
 Bound = Literal["process", "address", "heads"]
@@ -230,8 +232,7 @@ class Listener:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
-        self._is_exhausted = False
-        """It could not accept the last connection; logged once."""
+        self._logged_s = -_LOG_EVERY_S
         self._retry: asyncio.TimerHandle | None = None
         self.port: int = listening.getsockname()[1]
 
@@ -253,13 +254,12 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # the socket stays ready, so retrying immediately would spin
-                if not self._is_exhausted:
+                if self._loop.time() >= self._logged_s + _LOG_EVERY_S:
                     _LOG.error("accept_failed", port=self.port, detail=error.strerror, hint=_EXHAUSTED)
-                self._is_exhausted = True
+                    self._logged_s = self._loop.time()
                 self._loop.remove_reader(self._socket)
                 self._retry = self._loop.call_later(_RETRY_S, self._loop.add_reader, self._socket, self._accept)
                 return
-            self._is_exhausted = False
             if connection := self._connections.admit(client, address[0]):
                 opening = self._loop.create_task(self._open(client, connection))
                 self._opening.add(opening)
