@@ -16,8 +16,8 @@ LIMITS = AccountLimits(requests_per_minute=10, images_per_minute=1000, max_concu
 SCRIPTS = ("evalsha", "eval")
 
 
-async def cost(redis: Client, process: Process, times: int) -> tuple[float, float]:
-    """Round trips of a typical lease, and the calls inside of its script on average.
+async def cost(redis: Client, process: Process, times: int) -> tuple[float, float, float]:
+    """Round trips of a typical lease, and the calls inside of its script, typically and on average.
 
     A heartbeat may come between, and a lease that begins a minute calls a little more.
     """
@@ -34,7 +34,7 @@ async def cost(redis: Client, process: Process, times: int) -> tuple[float, floa
             )
         )
         await process.pool.release(lease, CallReport(images=1))
-    return median(trips), mean(calls)
+    return median(trips), median(calls), mean(calls)
 
 
 async def test_a_lease_is_one_round_trip_and_costs_the_same_with_1000_accounts(redis_url: str) -> None:
@@ -45,9 +45,10 @@ async def test_a_lease_is_one_round_trip_and_costs_the_same_with_1000_accounts(r
             async with pooling(redis, *(account(f"a{at}", limits=LIMITS) for at in range(count))) as process:
                 await process.pool.release(await process.take(), CallReport(images=1))
                 costs.append(await cost(redis, process, 20))
-    (few_trips, few_calls), (many_trips, many_calls) = costs
-    assert (1, 1) == (few_trips, many_trips)
-    assert many_calls <= few_calls + 5
+    few, many = costs
+    assert (1, 1) == (few[0], many[0])
+    assert many[1] <= few[1] + 2
+    assert many[2] <= few[2] + 5
 
 
 async def test_a_lease_costs_little_when_1000_accounts_are_due_at_once(redis_url: str) -> None:
@@ -62,7 +63,7 @@ async def test_a_lease_costs_little_when_1000_accounts_are_due_at_once(redis_url
         for lease in leases:
             await process.pool.release(lease, CallReport(images=1))
         await pass_time(redis, MINUTE_S)
-        trips, calls = await cost(redis, process, 20)
+        trips, _, calls = await cost(redis, process, 20)
         assert 1 == trips
         assert calls < 400
         assert 980 == len([await process.take() for _ in range(980)])
