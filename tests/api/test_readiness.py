@@ -231,6 +231,7 @@ def test_a_redis_that_takes_no_writes_is_a_reason(simulator: Simulator, tmp_path
         wait_for(own, 200)
 
 
+@pytest.mark.slow
 def test_a_redis_that_became_a_replica_is_a_reason_also_while_the_breaker_is_open(
     simulator: Simulator, tmp_path: Path
 ) -> None:

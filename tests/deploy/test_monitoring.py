@@ -154,6 +154,7 @@ def test_every_alert_is_tried_on_numbers() -> None:
     assert list(ALERTS) == list(dict.fromkeys(tried))
 
 
+@pytest.mark.slow
 def test_alerts_fire_on_the_numbers_that_they_are_for() -> None:
     """By Prometheus itself."""
     promtool = shutil.which("promtool")

@@ -57,6 +57,7 @@ def _can_deny_write_execute() -> bool:
     return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(PR_GET_MDWE, 0, 0, 0, 0) >= 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _can_deny_write_execute(), reason="needs Linux 6.3")
 def test_the_gateway_serves_where_no_memory_is_both_writable_and_executable(
     tmp_path: Path, simulator: Simulator

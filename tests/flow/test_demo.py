@@ -78,6 +78,7 @@ def test_however_it_ends_no_process_is_left_and_it_starts_again(home: Path, how:
         wait_until(lambda: not processes_of(home), f"every process ends: {processes_of(home)}")
 
 
+@pytest.mark.slow
 def test_it_keeps_what_it_is_told_to(home: Path) -> None:
     images = []
     for options in ([], ["--keep", str(home / "kept")], ["--keep", str(home / "kept")]):

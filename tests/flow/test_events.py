@@ -38,6 +38,7 @@ def decide(client: redis.Redis, count: int) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_a_delivery_in_flight_of_a_killed_process_is_sent_again_with_its_id(redis_url: str, tmp_path: Path) -> None:
     with receiving(HANG) as receiver, redis.Redis.from_url(redis_url) as client:
         configuration = configure(tmp_path, redis_url, receiver)

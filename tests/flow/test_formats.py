@@ -304,6 +304,7 @@ def test_a_picture_beyond_the_budget_is_delivered(make_gateway: MakeGateway, pro
     wait_until(lambda: held(gateway) == 0, "all is given back")
 
 
+@pytest.mark.slow
 def test_many_conversions_within_a_small_budget_lose_no_image(make_gateway: MakeGateway, simulator: Simulator) -> None:
     gateway = make_gateway(upstream("sim", "minimax", simulator.url), server={"max_memory_bytes": 16 * 1024 * 1024})
 
@@ -323,6 +324,7 @@ def test_the_command_line_does_not_load_pillow() -> None:
     assert 0 == subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode
 
 
+@pytest.mark.slow
 def test_a_gateway_loads_pillow_only_to_convert() -> None:
     program = "import sys, gateway.app; sys.exit('PIL' in sys.modules)"
     assert 0 == subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode

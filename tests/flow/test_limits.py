@@ -38,6 +38,7 @@ CASES: dict[str, tuple[dict[str, dict[str, object]], list[int], int, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_of_400_at_once_over_two_processes_exactly_50_are_served(
     two_gateways: list[str], slow_simulator: Simulator, case: str

@@ -63,6 +63,7 @@ def response(client: socket.socket) -> int:
     return size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["silent", "a burst", "a large response", "everything", "a large hello"])
 def test_an_idle_connection_costs_what_is_counted_for_it(gateway: Started, files: Files, kind: str) -> None:
     process, url = gateway
@@ -95,6 +96,7 @@ def test_an_idle_connection_costs_what_is_counted_for_it(gateway: Started, files
         )
 
 
+@pytest.mark.slow
 def test_memory_comes_back_after_connections_close(gateway: Started, files: Files) -> None:
     process, url = gateway
     with wrapped(url, files.trusted) as first:
@@ -109,6 +111,7 @@ def test_memory_comes_back_after_connections_close(gateway: Started, files: File
     wait_until(lambda: private_bytes(process.pid) - before_bytes < 18 * MB, "the memory is returned", 60)
 
 
+@pytest.mark.slow
 def test_connections_fit_into_half_of_the_memory_budget(configuration: Path, files: Files) -> None:
     settings = dict[str, object](tls(files)) | {"max_memory_bytes": 20 * TLS_BYTES}
     with started(configuration, **settings) as (_, url), ExitStack() as stack:
@@ -118,6 +121,7 @@ def test_connections_fit_into_half_of_the_memory_budget(configuration: Path, fil
     assert ("info", 20, 8192) == (line["level"], line["max_connections"], line["configured"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", [b"", b"connection: close\r\n"], ids=["kept", "closed"])
 def test_responses_that_are_read_late_are_complete(gateway: Started, files: Files, field: bytes) -> None:
     _, url = gateway

@@ -65,6 +65,7 @@ def make_images(url: str, key: str, count: int) -> None:
     assert {200} == {answer.status for answer in answers}
 
 
+@pytest.mark.slow
 def test_every_worker_tells_the_invoice_also_after_one_of_them_died(
     redis_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_metrics_can_have_a_port_of_their_own(
         assert 200 == httpx.get(f"{url}/v1/models", headers=bearer, verify=False).status_code
 
 
+@pytest.mark.slow
 def test_a_scrape_is_answered_soon_while_redis_is_away(redis_url: str, simulator: Simulator, tmp_path: Path) -> None:
     """Within httpx's 5 s, and without what Redis alone knows."""
     configuration = write_configuration(tmp_path, "unix:///nowhere/redis.sock", simulator.url)

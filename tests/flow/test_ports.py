@@ -88,6 +88,7 @@ def test_old_versions_of_tls_are_not_spoken(configuration: Path) -> None:
             client.wrap_socket(connection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cipher", "is_spoken"), [("AES128-GCM-SHA256", True), ("AES128-SHA256", False)])
 def test_only_authenticated_ciphers_are_spoken(configuration: Path, cipher: str, *, is_spoken: bool) -> None:
     with started(configuration, **tls(certify(configuration.parent))) as (_, url):
@@ -105,6 +106,7 @@ def test_only_authenticated_ciphers_are_spoken(configuration: Path, cipher: str,
                     client.wrap_socket(connection)
 
 
+@pytest.mark.slow
 @EACH_OPTIONS
 def test_a_renewed_certificate_is_taken_over_without_a_restart(configuration: Path, options: tuple[str, ...]) -> None:
     """In every worker; a connection that is open goes on."""
@@ -118,6 +120,7 @@ def test_a_renewed_certificate_is_taken_over_without_a_restart(configuration: Pa
         assert 200 == kept.get(f"{url}/healthz").status_code
 
 
+@pytest.mark.slow
 def test_a_wrong_certificate_leaves_the_old_one_in_force(configuration: Path) -> None:
     files = certify(configuration.parent)
     serial = files.serial
@@ -261,6 +264,7 @@ def test_two_listeners_on_one_port_are_refused(configuration: Path) -> None:
     assert "imagegate: IMAGEGATE_ADMIN__PORT: 9464 is already metrics.port; choose another\n" == said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["admin", "metrics"])
 def test_the_gateway_s_own_port_is_refused_for_another_listener(configuration: Path, table: str) -> None:
     said = refused(configuration, SERVER__PORT="9470", **{f"{table.upper()}__PORT": "9470"})
@@ -268,6 +272,7 @@ def test_the_gateway_s_own_port_is_refused_for_another_listener(configuration: P
     assert f"imagegate: IMAGEGATE_{table.upper()}__PORT: {reason}\n" == said
 
 
+@pytest.mark.slow
 def test_metrics_are_told_until_the_last_request_is_done(
     tmp_path: Path, redis_url: str, slow_simulator: Simulator
 ) -> None:
@@ -321,6 +326,7 @@ def test_what_a_client_forges_before_a_trusted_proxy_is_not_believed(configurati
     assert HOP == client_of(configuration, given, SERVER__TRUSTED_PROXIES=trusted)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_none_is_named(configuration: Path) -> None:
     said = refused(configuration, SERVER__TRUSTED_PROXIES='["10.0.0.1/8"]')
     reason = "10.0.0.1/8 has host bits set; expected addresses or networks, as '10.0.0.0/8'"

@@ -56,6 +56,7 @@ def test_every_history_is_admitted_charged_and_recorded_as_the_model_says(server
             server.flushall()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_script_that_is_wrong_is_found_out(server: "redis.Redis", mutant: str) -> None:
     replay = Replay(server, MUTANTS[mutant])

@@ -230,6 +230,7 @@ def test_a_random_history_reports_each_percentage_once_in_order(server: "redis.R
     assert len(percents(server)) > 3
 
 
+@pytest.mark.slow
 def test_four_processes_report_each_percentage_once_in_order(redis_url: str, server: "redis.Redis") -> None:
     """300 requests at once, of which a quota of 100 images admits 100."""
     replies = buy_from_processes(redis_url, processes=4, requests=75, limits={"images_per_month": 100})
@@ -238,6 +239,7 @@ def test_four_processes_report_each_percentage_once_in_order(redis_url: str, ser
     assert Counter(admitted=100, QUOTA_EXHAUSTED=200) == replies
 
 
+@pytest.mark.slow
 def test_corrections_of_four_processes_report_nothing_twice(redis_url: str, server: "redis.Redis") -> None:
     buy_from_processes(redis_url, processes=4, requests=75, limits={"images_per_month": 300}, corrects=True)
     found = [data["percent"] for kind, data in events(server) if kind == CROSSED]

@@ -263,6 +263,7 @@ async def test_records_that_are_still_there_after_their_time_are_compared(each_r
     assert Discrepancy(TenantDay(day, "acme"), "key1", "image-01", "lost", 1, 0) == difference
 
 
+@pytest.mark.slow
 async def test_the_work_of_one_call_is_bounded(each_redis: str) -> None:
     history = [
         request

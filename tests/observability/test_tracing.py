@@ -199,6 +199,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_for_it_while_it_is_off(tmp_path: Path) -> None:
     """Although the extra is installed. redis-py looks for OpenTelemetry's metrics by itself."""
     assert "[]" == run(BUILD, tmp_path, "").stdout.strip()

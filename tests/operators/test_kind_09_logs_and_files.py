@@ -14,6 +14,7 @@ from tests.support.processes import gateway_command, gateway_environ, start_gate
 from tests.support.servers import free_port
 
 
+@pytest.mark.slow
 def test_a_log_pipe_that_nobody_reads_stops_nothing(
     redis_url: str, simulator: Simulator, tmp_path: Path, shows: Shows
 ) -> None:

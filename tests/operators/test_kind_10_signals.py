@@ -14,6 +14,7 @@ from tests.support.operators import Shows
 from tests.support.processes import START_S, gateway_command, gateway_environ, write_configuration
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_s", [0.15, 0.4, 0.8, 1.5, 3])
 def test_sigterm_ends_a_start_in_every_phase(
     redis_url: str, simulator: Simulator, tmp_path: Path, shows: Shows, after_s: float
@@ -37,6 +38,7 @@ def handles_sigterm(status: Path) -> bool:
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_process_group_of_a_demo_prints_no_traceback(
     tmp_path_factory: pytest.TempPathFactory, shows: Shows, number: signal.Signals

@@ -44,6 +44,7 @@ def rewrite(path: Path, text: str) -> None:
     os.utime(path, (later, later))
 
 
+@pytest.mark.slow
 @EACH_OPTIONS
 def test_a_refused_reload_is_told_until_one_is_accepted(
     redis_url: str, simulator: Simulator, tmp_path: Path, shows: Shows, options: tuple[str, ...]

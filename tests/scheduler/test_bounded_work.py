@@ -89,6 +89,7 @@ def commands_of(pool: ClockedPool) -> int:
     return sum(int(entry["calls"]) for name, entry in stats.items() if not name.startswith(outside))
 
 
+@pytest.mark.slow
 def test_a_script_does_no_more_for_2000_that_wait_and_1000_accounts_than_for_20(clocked: ClockedPool) -> None:
     """Also when all accounts have room again in one moment: then it gives out some of it, and leaves the rest."""
     means = {}

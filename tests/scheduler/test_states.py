@@ -209,6 +209,7 @@ def test_random_histories_lead_to_the_states_of_the_tables(clocked: ClockedPool,
         assert expected_of(history.model) == seen(clocked), history.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_script_that_is_wrong_is_found_out(clocked: ClockedPool, mutant: str) -> None:
     def is_found(seed: int) -> bool:

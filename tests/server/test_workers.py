@@ -16,6 +16,7 @@ __all__ = ["configuration"]
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced(configuration: Path) -> None:
     with running(configuration, "--workers", "2") as (process, url):
         before, key = wait_until_all_serve(process), new_key(url)
@@ -28,6 +29,7 @@ def test_a_worker_that_is_killed_is_replaced(configuration: Path) -> None:
     assert 1 == log_of(configuration).count("worker_exited")
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_by_itself_is_replaced(configuration: Path) -> None:
     with running(configuration, "--workers", "2") as (process, _url):
         before = wait_until_all_serve(process)
@@ -35,6 +37,7 @@ def test_a_worker_that_ends_by_itself_is_replaced(configuration: Path) -> None:
         wait_until_all_serve(process, min(before))
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_whole_with_its_reason(configuration: Path) -> None:
     """It is not tried again and again; what the others have begun they finish."""
     process, url = start_gateway(configuration, "--workers", "2")

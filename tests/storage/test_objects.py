@@ -291,6 +291,7 @@ asyncio.run(write())
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_has_just_written_ends_without_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITE, str(tmp_path)]
     processes = [subprocess.Popen(command) for _ in range(4)]

@@ -21,6 +21,7 @@ def rows(table: str) -> list[str]:
     return table.splitlines()[1:]
 
 
+@pytest.mark.slow
 def test_a_gateway_that_holds_ends_with_0(gateway: Gateway, simulator: Simulator) -> None:
     done = run("conformance", gateway.base_url, "--key", gateway.api_key)
 
