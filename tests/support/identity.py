@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any, Final
@@ -25,6 +26,11 @@ CALLBACK: Final = "/console/oidc/callback"
 Claims = dict[str, Any]
 
 
+@cache
+def rsa_key(kid: str = "k1") -> jwk.RSAKey:
+    return jwk.RSAKey.generate_key(2048, {"kid": kid}, auto_kid=False)
+
+
 @dataclass
 class Provider:
     """What the provider says, and what it was asked."""
@@ -38,7 +44,7 @@ class Provider:
     """Replacements of documents by path: an object, a status, bytes, or `hang`."""
     discovery: dict[str, Any] = field(default_factory=dict)
     """Added to the discovery document."""
-    key: jwk.RSAKey = field(default_factory=lambda: jwk.RSAKey.generate_key(2048, {"kid": "k1"}, auto_kid=False))
+    key: jwk.RSAKey = field(default_factory=lambda: rsa_key())
     published: list[Any] | None = None
     """The public keys; by default that of `key`."""
     asked: list[tuple[str, dict[str, str], str]] = field(default_factory=list)
