@@ -44,7 +44,7 @@ class Provider:
     """Replacements of documents by path: an object, a status, bytes, or `hang`."""
     discovery: dict[str, Any] = field(default_factory=dict)
     """Added to the discovery document."""
-    key: jwk.RSAKey = field(default_factory=lambda: rsa_key())
+    key: jwk.RSAKey = field(default_factory=rsa_key)
     published: list[Any] | None = None
     """The public keys; by default that of `key`."""
     asked: list[tuple[str, dict[str, str], str]] = field(default_factory=list)
