@@ -13,21 +13,26 @@ from gateway.generation.transport import AiohttpTransport, trusted_authorities
 
 def build_provider(terms: OidcTerms, fetch: Fetch) -> IdentityProvider:
     """Raises: SettingsError if the extra that checks tokens is not installed."""
+    require_extra()
+    return IdentityProvider(terms, fetch, time.monotonic)
+
+
+def require_extra() -> None:
+    """Raises: SettingsError. The package is imported at the first sign-in, as it takes 140 ms."""
     if find_spec("joserfc") is None:
         raise SettingsError(
             "console.oidc: needs the package joserfc, which is not installed: "
             'pip install "imagegate[console]", or remove the table'
         )
-    return IdentityProvider(terms, fetch, time.monotonic)
 
 
-async def check_provider(config: Config) -> str:
+async def check_provider(config: Config, terms: OidcTerms) -> str:
     """Reads the provider's endpoints and keys. Returns: what it found. Raises: SettingsError."""
-    assert config.oidc is not None
     async with AiohttpTransport(trusted_authorities(config.settings.requests.ca_file)) as transport:
-        provider = build_provider(config.oidc, Fetcher(transport, config.alerts.proxies).fetch)
         try:
-            found = await provider.discover()
+            found = await IdentityProvider(
+                terms, Fetcher(transport, config.alerts.proxies).fetch, time.monotonic
+            ).discover()
         except SignInError as error:
-            raise SettingsError(f"console.oidc.issuer: {config.oidc.issuer}: {error}") from error
-    return f"{config.oidc.issuer} responds; signing keys {len(found.keys)}"
+            raise SettingsError(f"console.oidc.issuer: {terms.issuer}: {error}") from error
+    return f"{terms.issuer} responds, signing keys {len(found.keys)}"

@@ -56,6 +56,16 @@ def test_anything_else_grants_nothing_and_has_its_own_reason(
     assert "ooks" not in str(caught.value)
 
 
+@pytest.mark.parametrize("verified", [True, False, "true", None])
+def test_an_address_grants_a_role_only_if_it_is_verified(verified: object) -> None:
+    rules, claims = [RoleRule("ann@example.com", ConsoleRole.VIEWER)], {"email": "ann@example.com"}
+    if verified is True:
+        assert rules == find_roles(claims | {"email_verified": True}, "email", rules)
+        return
+    with pytest.raises(SignInError, match="email_verified"):
+        find_roles(claims | {"email_verified": verified}, "email", rules)
+
+
 @pytest.mark.parametrize(
     ("claims", "label"),
     [

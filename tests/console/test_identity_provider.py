@@ -83,7 +83,12 @@ async def test_an_unknown_key_is_read_again_once_a_minute(
         ("/.well-known/openid-configuration", b"x" * 300_000, "discovery: the response has more than", 20),
         ("/keys", {"keys": "none"}, "jwks_uri: not the expected JSON", 20),
         ("/keys", "hang", "jwks_uri: no response within", 0.2),
-        ("issuer", "https://evil.example", "discovery: its issuer is 'https://evil.example'; configure exactly that", 20),
+        (
+            "issuer",
+            "https://evil.example",
+            "discovery: its issuer is 'https://evil.example'; configure exactly that",
+            20,
+        ),
         ("token_endpoint", "http://evil.example/token", "discovery: token_endpoint is not https", 20),
         ("jwks_uri", "file:///etc/passwd", "discovery: jwks_uri is not https", 20),
         ("authorization_endpoint", "javascript:alert(1)", "discovery: authorization_endpoint is not https", 20),

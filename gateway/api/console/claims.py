@@ -7,10 +7,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from gateway.domain.roles import ConsoleRole
 
-_LABEL_CHARS = 100
+_LABEL_CHARS: Final = 100
 
 
 class Problem(Enum):
@@ -87,6 +88,8 @@ def find_roles(claims: Mapping[str, object], path: str, rules: Sequence[RoleRule
     order of the rules; lead beats member. Raises: SignInError.
     """
     values = _values(claims, path)
+    if path == "email" and claims.get("email_verified") is not True:
+        raise SignInError(Problem.CLAIM, "the claim 'email' grants a role only if 'email_verified' is true")
     if values is None:
         # Entra ID leaves out more than 200 groups: https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference
         if "_claim_names" in claims or "hasgroups" in claims:
