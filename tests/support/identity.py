@@ -11,7 +11,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 from joserfc import jwk, jwt
@@ -152,7 +152,20 @@ def providing() -> Iterator[Provider]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer({})
+            parts = urlsplit(self.path)
+            if parts.path == "/authorize":
+                provider.asked.append((parts.path, {}, ""))
+                return self._authorize({name: values[0] for name, values in parse_qs(parts.query).items()})
+            return self._answer({})
+
+        def _authorize(self, query: dict[str, str]) -> None:
+            """Signs everybody in at once."""
+            provider.request = query
+            self.send_response(303)
+            back = urlencode({"code": CODE, "state": query["state"], "iss": provider.issuer})
+            self.send_header("location", f"{query['redirect_uri']}?{back}")
+            self.send_header("content-length", "0")
+            self.end_headers()
 
         def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers["content-length"])).decode()
