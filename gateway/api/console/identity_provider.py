@@ -24,6 +24,8 @@ _REREAD_S: Final = 60.0
 _FAILED_S: Final = 5.0
 _KEYS_MAX: Final = 100
 _SHOWN_CHARS: Final = 60
+_CLIENT_ERRORS: Final = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
+"""RFC 6749, section 5.2: what no code can be the reason of."""
 _BASIC: Final = "client_secret_basic"
 _HEADERS: Final = {"accept": "application/json", "accept-encoding": "identity"}
 _T = TypeVar("_T")
@@ -155,12 +157,16 @@ def _failed(place: str, reason: str) -> SignInError:
 
 
 def _code_refused(result: FetchResult) -> Exception:
-    """Returns the error of a refusal: of the code, or of this client."""
+    """Returns the error of a refusal: of this client, or of the code.
+
+    Providers call a malformed code `invalid_grant` or `invalid_request`: whoever sends it is throttled.
+    """
     try:
         error = msgspec.json.decode(result.body, type=_Refusal).error
     except (msgspec.DecodeError, UnicodeDecodeError):
         error = ""
     said = "".join(one for one in error if one.isprintable())[:_SHOWN_CHARS]
-    if error == "invalid_grant":
-        return GatewayError(ErrorCode.INVITATION_INVALID, "token_endpoint: invalid_grant")
-    return _failed("token_endpoint", f"HTTP {result.status} {said}; check client_id, client_secret and redirect_uri")
+    reason = f"HTTP {result.status} {said}; check client_id, client_secret and redirect_base"
+    if result.status == 400 and error not in _CLIENT_ERRORS:
+        return GatewayError(ErrorCode.INVITATION_INVALID, f"token_endpoint: {reason}")
+    return _failed("token_endpoint", reason)

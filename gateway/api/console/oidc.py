@@ -41,7 +41,9 @@ from gateway.tenants.sessions import Grant, TenantRole
 COOKIE: Final = "__Host-oidc"
 ATTEMPT_S: Final = 600
 _LOG: Final = structlog.get_logger("imagegate.console")
-_TO: Final = re.compile(r"/console(/(?!oidc/)[\w./~%@+-]*)?(\?[\w./~%@+&=:,;!$*-]*)?", re.ASCII)
+_TO: Final = re.compile(
+    r"(?![^?]*(//|\.\.|%2[eE]))/console(/(?!oidc/)[\w./~%@+-]*)?(\?[\w./~%@+&=:,;!$*-]*)?", re.ASCII
+)
 """Pages of the console. Anything else would let a link lead elsewhere."""
 _TO_MAX_CHARS: Final = 1000
 _CODE_MAX_CHARS: Final = 8192
