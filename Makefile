@@ -74,9 +74,9 @@ lock: $(VENV)/.installed-dev
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade \
 		pyproject.toml --group build -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade \
-		pyproject.toml --extra otel --extra conformance --group build --group dev -o requirements-dev.lock
+		pyproject.toml --extra otel --extra console --extra conformance --group build --group dev -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes --upgrade \
-		--constraint requirements-dev.lock pyproject.toml --extra otel --group build -o deploy/requirements.lock
+		--constraint requirements-dev.lock pyproject.toml --extra otel --extra console --group build -o deploy/requirements.lock
 
 clean:
 	rm -rf $(VENV) .cache

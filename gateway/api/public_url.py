@@ -5,7 +5,9 @@ in X-Forwarded-Host and X-Forwarded-Prefix. A client that forges its Host header
 """
 
 import re
+from ipaddress import ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
@@ -26,3 +28,23 @@ def base_url(request: Request, public_url: str = "") -> str:
         prefix = headers.get("x-forwarded-prefix", "").partition(",")[0].strip().rstrip("/")
     host = next(filter(_HOST.fullmatch, candidates), "")
     return f"{request.scope['scheme']}://{host}{prefix if _PREFIX.fullmatch(prefix) else ''}" if host else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether a host name or address is always this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_protected(url: str) -> bool:
+    """Returns whether nobody on the network reads what is sent to a URL: https, or this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))

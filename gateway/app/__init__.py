@@ -42,6 +42,7 @@ from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.domain.images import Format
 from gateway.events.outbox import Outbox
 from gateway.generation.conversion import ImageConverter
+from gateway.generation.fetches import Fetcher
 from gateway.generation.key_checks import KeyChecker, Suspects
 from gateway.generation.memory_budget import ByteBudget, return_freed_memory
 from gateway.generation.result_links import ResultLinks
@@ -88,6 +89,7 @@ class _Core:
         direct = AiohttpTransport(authorities, idle_s=idle_s)
         public = AiohttpTransport(authorities, idle_s=idle_s, public_only=True)
         self.transports = (direct, public)
+        self.fetch = Fetcher(direct, config.alerts.proxies).fetch
         self.events = build_events(config, redis, self.outbox, direct, public, metrics, authorities)
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
@@ -121,7 +123,7 @@ def create_app(
     admission, upstreams = core.metering.admission, lambda: members.upstreams
     erase = storage.erase if storage else None
     admin = backends.build_admin(
-        config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
+        config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events, core.fetch
     )
     health, samplers = _build_operations(core, config.calendar.name)
     told = ProcessEvents(core.outbox, core.metrics, core.gauges)

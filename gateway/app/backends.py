@@ -30,6 +30,7 @@ from gateway.api.attribution import ANY_KEY, Attributor
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import Buckets
 from gateway.api.bodies import BodyLimits
+from gateway.api.console.identity_provider import Fetch
 from gateway.app.console import ConsoleParts, build_console
 from gateway.app.events import EventParts
 from gateway.app.storage import build_quota
@@ -237,8 +238,12 @@ def build_admin(
     pool: PoolSection,
     erase: Callable[[str], Awaitable[None]] | None,
     events: EventParts,
+    fetch: Fetch,
 ) -> AdminParts:
-    """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored."""
+    """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored.
+
+    `fetch` asks the identity provider.
+    """
     settings, clock, monotonic = config.settings, time.time, time.monotonic
     authenticator = Authenticator(
         redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
@@ -274,7 +279,7 @@ def build_admin(
             has_mail=config.alerts.mail is not None,
         ),
     )
-    console = build_console(config, redis, authenticator, transactions, tenants, keys, names, limits)
+    console = build_console(config, redis, authenticator, transactions, tenants, keys, names, limits, fetch)
     throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
     buckets = Buckets(settings.admin.requests_per_second, monotonic)
     api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets, names)

@@ -14,11 +14,14 @@ from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import BodyLimits
 from gateway.api.console.access import ConsoleAccess
 from gateway.api.console.grants import Grants
+from gateway.api.console.identity_provider import Fetch, IdentityProvider
+from gateway.api.console.oidc import OidcRoutes
 from gateway.api.console.sign_in import SignInRoutes, SignInTerms
 from gateway.api.console.static_files import StaticFiles
 from gateway.api.console.tenant import MemberAuthenticator, PersonRoutes, PlaygroundAuthenticator
 from gateway.api.images import ImageRoutes
 from gateway.api.lead import LeadRoutes
+from gateway.app.oidc import build_provider
 from gateway.config.resolve import Config
 from gateway.redis import Client
 from gateway.tenants.api_keys import ApiKeyStore
@@ -41,6 +44,7 @@ class ConsoleParts:
     names: TenantNames
     limits: BodyLimits
     terms: SignInTerms
+    provider: IdentityProvider | None
 
     def routes(
         self,
@@ -56,8 +60,9 @@ class ConsoleParts:
         playground = PlaygroundAuthenticator(**shared, access=self.access, keys=self.keys, names=self.names)
         by_key = authenticator.authenticator
         sign_in = SignInRoutes(self.access, self.links, by_key, throttle, self.names, self.limits, self.terms)
+        oidc = OidcRoutes(self.provider, sign_in, self.grants, time.time).routes() if self.provider else []
         persons = PersonRoutes.build(members, playground, lead, usage, images)
-        return [*sign_in.routes(), *persons.routes(), *StaticFiles().routes()]
+        return [*sign_in.routes(), *oidc, *persons.routes(), *StaticFiles().routes()]
 
 
 def build_console(
@@ -69,8 +74,9 @@ def build_console(
     keys: ApiKeyStore,
     names: TenantNames,
     limits: BodyLimits,
+    fetch: Fetch,
 ) -> ConsoleParts | None:
-    """Returns None if the console is switched off."""
+    """Returns None if the console is switched off. `fetch` asks the identity provider."""
     terms = config.settings.console
     if not terms.enabled:
         return None
@@ -78,7 +84,9 @@ def build_console(
     idle_s, lifetime_s = 60 * terms.session_idle_minutes, 3600 * terms.session_hours
     sessions = SessionStore(redis, transactions, time.time, idle_s, lifetime_s)
     links = LinkStore(redis, transactions, time.time)
-    grants = Grants(admin_keys, authenticator, tenants, has_oidc=False)
+    oidc = config.oidc
+    grants = Grants(admin_keys, authenticator, tenants, oidc.proof if oidc else "")
+    button = {"label": oidc.label, "url": f"{oidc.base}/console/oidc/start"} if oidc else None
     return ConsoleParts(
         ConsoleAccess(sessions, grants.is_in_force),
         grants,
@@ -87,5 +95,6 @@ def build_console(
         keys,
         names,
         limits,
-        SignInTerms(terms.organisation, config.calendar.name, admin_keys),
+        SignInTerms(terms.organisation, config.calendar.name, admin_keys, button),
+        build_provider(oidc, fetch) if oidc else None,
     )

@@ -12,6 +12,7 @@ from gateway import __version__
 from gateway.app import build_telemetry
 from gateway.app.alerts_check import check_alerts
 from gateway.app.backends import redis_id
+from gateway.app.oidc import check_provider, require_extra
 from gateway.app.redis_check import try_redis
 from gateway.app.redis_fitness import unfit
 from gateway.app.storage import check_storage
@@ -90,7 +91,16 @@ def run_check(config: str | None, *, asks_upstreams: bool, prints_json: bool) ->
         report.end()
         return
     _describe(report, resolved, path)
-    for check in (_check_tracing, _check_redis, _check_storage, _check_journal, _check_certificate, _check_alerts):
+    local = (
+        _check_tracing,
+        _check_redis,
+        _check_storage,
+        _check_journal,
+        _check_certificate,
+        _check_alerts,
+        _check_oidc,
+    )
+    for check in (*local, _check_provider) if asks_upstreams else local:
         try:
             check(report, resolved)
         except SettingsError as error:
@@ -200,6 +210,19 @@ def _check_storage(report: Report, config: Config) -> None:
 def _check_alerts(report: Report, config: Config) -> None:
     for finding in asyncio.run(check_alerts(config)):
         report.add(*finding)
+
+
+def _check_oidc(report: Report, config: Config) -> None:
+    """Raises: SettingsError without the extra that checks tokens."""
+    if config.oidc:
+        require_extra()
+        report.add("oidc", "ok", f"register {config.oidc.redirect_uri} at the identity provider")
+
+
+def _check_provider(report: Report, config: Config) -> None:
+    """Raises: SettingsError."""
+    if config.oidc:
+        report.add("identity provider", "ok", asyncio.run(check_provider(config, config.oidc)))
 
 
 def _check_upstreams(report: Report, settings: Settings, supply: UpstreamSet) -> None:

@@ -35,14 +35,19 @@ def serve(
 def check(
     config: ConfigOption = None,
     upstreams: Annotated[
-        bool, typer.Option("--upstreams/--no-upstreams", help="Check every provider key at its upstream, for free.")
+        bool,
+        typer.Option(
+            "--upstreams/--no-upstreams",
+            help="Check every provider key at its upstream, for free, and the identity provider.",
+        ),
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Validate the configuration, and try all that the gateway needs, without buying an image.
 
     Reports every mistake of the file at once. Then writes to Redis and the storage, reads the certificate, connects to
-    the endpoints of alerts, and asks the upstreams about the keys. The exit code is 1 if something fails.
+    the endpoints of alerts, and asks the upstreams about the keys and the identity provider for its own. The exit code
+    is 1 if something fails.
     """
     _refuse_windows()
     from gateway.cli.check import run_check

@@ -12,9 +12,11 @@ from typing import Final
 from msgspec.structs import asdict
 
 from gateway.api.admin import AdminKey, Role
+from gateway.api.console.claims import OidcTerms
 from gateway.config import places
 from gateway.config import upstreams as tables
 from gateway.config.alerts import AlertConfig, resolve_alerts
+from gateway.config.console import resolve_oidc
 from gateway.config.declared import declared_tenants
 from gateway.config.egress import check_authorities, read_base_url, read_proxies
 from gateway.config.loading import config_path, read_file
@@ -63,6 +65,7 @@ class Config:
     calendar: Calendar = UTC_CALENDAR
     signing_keys: tuple[str, ...] = ()  # of links, the current one first; empty: those that Redis holds
     alerts: AlertConfig = field(default_factory=AlertConfig)
+    oidc: OidcTerms | None = None  # None: nobody signs in by an identity provider
 
 
 def read_config(path: str | None, environ: Mapping[str, str]) -> Config:
@@ -91,6 +94,7 @@ def _resolve(settings: Settings, environ: Mapping[str, str], problems: Problems,
     )
     admin_keys = _admin_keys(settings, environ, problems)
     alerts = resolve_alerts(settings.alerts, environ, problems)
+    oidc = resolve_oidc(settings.console.oidc, settings.server.public_url, environ, problems)
     hash_pepper = storage = None
     calendar = UTC_CALENDAR
     credentials = Credentials()
@@ -122,6 +126,7 @@ def _resolve(settings: Settings, environ: Mapping[str, str], problems: Problems,
         calendar,
         tuple(key.plaintext for key in signing_keys),
         alerts,
+        oidc,
     )
 
 

@@ -65,6 +65,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:events_announced | sorted set | 7 days idle | events: tenants whose stream is to be read, by time |
 | ig3:events_leader | string | 15 s | events: process that delivers them |
 | ig3:{console:}:NAME | hashes, sorted sets | a session's longest time, a link's day | sessions: sessions and links |
+| ig3:{console:}:used:HASH | string | 11 minutes | sessions: a state of a sign-in by OIDC that was used |
 | ig3:{events:}:NAME |  | 30 days idle, most | events: endpoints and deliveries; see events/deliveries.py |
 | ig3:jobs:PROCESS | channel |  | jobs: IDs of orders whose outcome the process is to store |
 | ig3:notice_leader | string | 1 hour | notices: process that checks budgets and keys that expire |

@@ -34,6 +34,14 @@ _SEEN_STEP_S: Final = 20
 _ID_CHARS: Final = 32
 
 
+class TenantRole(msgspec.Struct, frozen=True):
+    """A role that a person may take."""
+
+    tenant: str
+    """ID of the tenant."""
+    role: ConsoleRole
+
+
 class Grant(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Who signed in, as what, and by which credential."""
 
@@ -49,7 +57,9 @@ class Grant(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     credential: str = ""
     """Name of the admin key, or ID of the tenant's key."""
     proof: str = ""
-    """Keyed hash of the key: a key that was replaced since ends its sessions."""
+    """Keyed hash of the key, or digest of the provider's terms: what was replaced since ends its sessions."""
+    choices: tuple[TenantRole, ...] = ()
+    """All tenants of a person that has several."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,13 +114,14 @@ class SessionStore:
         self._seen = record(redis, CONSOLE, "sessions_seen")
         self._ends = record(redis, CONSOLE, "sessions_end")
 
-    async def open(self, grant: Grant) -> tuple[str, OpenSession]:
+    async def open(self, grant: Grant, expires_at: int | None = None) -> tuple[str, OpenSession]:
         """Opens a session. Returns: its token, which nothing else holds, and the session.
 
+        `expires_at` is that of the session that it continues.
         Raises: GatewayError REDIS_UNAVAILABLE. Redis: three round trips.
         """
         token, now_s, by_subject = secrets.token_urlsafe(32), int(self._clock()), self._subject_key(grant.subject)
-        session = Session(grant=grant, created_at=now_s, expires_at=now_s + self.lifetime_s)
+        session = Session(grant=grant, created_at=now_s, expires_at=expires_at or now_s + self.lifetime_s)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.zrangebyscore(self._ends, "-inf", now_s, 0, _SESSIONS_MAX)
         pipeline.zrange(self._ends, 0, -_SESSIONS_MAX)
@@ -155,6 +166,11 @@ class SessionStore:
         if text:
             subject = msgspec.json.decode(text, type=Session).grant.subject
             await self._delete({token_id(token)}, self._subject_key(subject))
+
+    async def use_once(self, name: str, keep_s: int) -> bool:
+        """Returns whether a name was not used in the last `keep_s`. Raises: GatewayError REDIS_UNAVAILABLE."""
+        key = record(self._redis, CONSOLE, f"used:{token_id(name)}")
+        return bool(await execute(self._redis, self._redis.set(key, 1, nx=True, ex=keep_s), object))
 
     async def list_open(self) -> list[OpenSession]:
         """Returns all valid sessions, the most recently used first. Raises: GatewayError REDIS_UNAVAILABLE."""

@@ -10,6 +10,7 @@ import pytest
 from tests.support.certificates import certify
 from tests.support.commands import fits, run
 from tests.support.harness import Simulator, serving
+from tests.support.identity import BASE, providing
 from tests.support.pages import serving_page
 from tests.support.servers import free_port
 from tests.support.storing import s3_server
@@ -276,3 +277,19 @@ def test_programs_get_every_mistake_as_json(tmp_path: Path) -> None:
     assert [("configuration", "failed")] * 2 == [(found["check"], found["result"]) for found in report["checks"]]
     places = [found["detail"].partition(": ")[0] for found in report["checks"]]
     assert [f"{tmp_path}/imagegate.toml:10", "IMAGEGATE_SERVER__PROT"] == places
+
+
+def test_the_identity_provider_is_asked(tmp_path: Path, redis_url: str, simulator: Simulator) -> None:
+    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "good-1"))
+    with providing() as provider, (tmp_path / "imagegate.toml").open("a") as config:
+        config.write(f'[console.oidc]\nissuer = "{provider.issuer}"\nclient_id = "x"\nredirect_base = "{BASE}"\n')
+        config.write('roles = [{ value = "a", role = "admin" }]\n')
+        config.flush()
+        done = run("check", **environ)
+        provider.discovery = {"issuer": f"{provider.issuer}/"}
+        failed = run("check", **environ)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert f"oidc: register {BASE}/console/oidc/callback at the identity provider" in done.stdout
+    assert f"identity provider: {provider.issuer} responds, signing keys 1" in done.stdout
+    assert 1 == failed.returncode
+    assert f"console.oidc.issuer: {provider.issuer}: discovery: its issuer is '{provider.issuer}/'" in failed.stderr

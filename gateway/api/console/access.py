@@ -7,7 +7,6 @@ and `Sec-Fetch-Site: same-origin`. Without that header of the browser, `Origin` 
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.bodies import context_of
-from gateway.api.public_url import base_url
+from gateway.api.public_url import base_url, is_protected
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.roles import PERMISSIONS, ConsoleRole
@@ -101,13 +100,7 @@ def is_secure(request: Request) -> bool:
         return True
     if urlsplit(request.headers.get("origin", "")).scheme == "https":
         return True
-    host = urlsplit(base_url(request)).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_protected(base_url(request))
 
 
 def set_cookie(response: Response, token: str, max_age_s: int) -> None:

@@ -20,7 +20,8 @@ class Grants:
     """Keys that may sign in."""
     authenticator: Authenticator
     tenants: TenantStore
-    has_oidc: bool
+    oidc_proof: str = ""
+    """Digest of the identity provider's terms; empty without one."""
 
     async def is_in_force(self, grant: Grant) -> bool:
         """Raises: GatewayError REDIS_UNAVAILABLE."""
@@ -28,7 +29,7 @@ class Grants:
             case "admin_key":
                 now = (grant_of(key) for key in self.admin_keys)
                 return grant in now
-            case "oidc" if not self.has_oidc:
+            case "oidc" if grant.proof != self.oidc_proof:
                 return False
         return not grant.role.has_tenant or await self.find(grant) is not None
 

@@ -1,6 +1,6 @@
 """`/console/session`: signing in by a key or a one-time link, who is signed in, and signing out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -47,8 +47,8 @@ class SignInTerms:
     time_zone: str
     admin_keys: Sequence[AdminKey]
     """Keys that may sign in; empty if that is switched off."""
-    oidc_label: str = ""
-    """Empty without OIDC."""
+    oidc: Mapping[str, str] | None = None
+    """The label and the address of the identity provider's button; None without one."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -78,8 +78,7 @@ class SignInRoutes:
         session = await self.access.find(request)
         if session:
             return json_response(await self._describe(session))
-        oidc = {"label": self.terms.oidc_label, "url": "/console/oidc/start"} if self.terms.oidc_label else None
-        ways = {"admin_key": bool(self.terms.admin_keys), "tenant_key": True, "oidc": oidc}
+        ways = {"admin_key": bool(self.terms.admin_keys), "tenant_key": True, "oidc": self.terms.oidc}
         about = {"organisation": self.terms.organisation, "version": __version__}
         return json_response({"signed_in": False, "sign_in": ways, "secure": is_secure(request)} | about)
 
@@ -113,14 +112,19 @@ class SignInRoutes:
         delete_cookie(response)
         return response
 
-    async def open(self, request: Request, grant: Grant) -> Response:
-        """Opens a session of its own for each sign-in, and ends the one that the browser had."""
+    async def open(
+        self, request: Request, grant: Grant, response: Response | None = None, expires_at: int | None = None
+    ) -> Response:
+        """Opens a session of its own for each sign-in, and ends the one that the browser had.
+
+        Returns: `response` with the cookie; by default the session as JSON.
+        """
         if former := request.cookies.get(COOKIE):
             await self.access.sessions.close(former)
-        token, session = await self.access.sessions.open(grant)
+        token, session = await self.access.sessions.open(grant, expires_at)
         context_of(request).admin = grant.subject
         _LOG.info("console_signed_in", subject=grant.subject, role=grant.role.value, method=grant.method)
-        response = json_response(await self._describe(session))
+        response = response or json_response(await self._describe(session))
         set_cookie(response, token, session.expires_at - session.created_at)
         return response
 
@@ -155,12 +159,18 @@ class SignInRoutes:
 
     async def _describe(self, session: OpenSession) -> dict[str, object]:
         grant = session.grant
+        names = await self.names.all_current() if grant.choices else {}
         return {
             "signed_in": True,
             "label": grant.label,
             "subject": grant.subject,
             "role": grant.role.value,
             "tenant": await self.names.current(grant.tenant) if grant.tenant else None,
+            "other_tenants": [
+                {"tenant": names.get(one.tenant, one.tenant), "role": one.role.value}
+                for one in grant.choices
+                if one.tenant != grant.tenant
+            ],
             "may": sorted(PERMISSIONS[grant.role]),
             "api": served("/v1/tenant" if grant.role.has_tenant else "/admin/v1"),
             "expires_at": session.expires_at,
