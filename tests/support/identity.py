@@ -15,8 +15,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 from joserfc import jwk, jwt
+from structlog.testing import capture_logs
 
 from tests.support.console import Browser
+from tests.support.harness import Gateway
 
 CLIENT: Final = "imagegate"
 CLIENT_SECRET: Final = "it-is-a-Client-secret%of+tests"
@@ -24,6 +26,15 @@ BASE: Final = "http://localhost:8081"
 CODE: Final = "code-1"
 CALLBACK: Final = "/console/oidc/callback"
 Claims = dict[str, Any]
+ROLES: Final = (
+    ("bosses", "admin", ""),
+    ("books", "finance", ""),
+    ("eyes", "viewer", ""),
+    ("acme-team", "member", "acme"),
+    ("acme-leads", "lead", "acme"),
+    ("beta-leads", "lead", "beta"),
+    ("ghosts", "lead", "nowhere"),
+)
 
 
 @cache
@@ -145,6 +156,27 @@ def leads_to(response: httpx.Response) -> str:
     """Returns where the callback's page leads."""
     assert 200 == response.status_code, response.text
     return response.text.partition('content="0;url=')[2].partition('"')[0]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The gateway of this file with its identity provider, and its Redis."""
+
+    gateway: Gateway
+    provider: Provider
+    redis_url: str
+
+
+def refused(visitor: Visitor, **query: str) -> tuple[str, str]:
+    """Comes back from the provider. Returns: the problem that the page shows, and the reason in the log."""
+    with capture_logs() as logged:
+        response = visitor.finish(**query)
+    assert "__Host-imagegate" not in str(response.headers.get_list("set-cookie"))
+    [told] = [one for one in logged if one["event"] == "console_sign_in_refused"]
+    place, _, problem = leads_to(response).partition("?problem=")
+    assert ("/console/", told["problem"]) == (place, problem)
+    assert CODE not in str(logged)
+    return problem, told["reason"]
 
 
 @contextmanager
