@@ -24,10 +24,11 @@ from gateway.config.secrets import read_admin_key, read_key, read_password, read
 from gateway.config.time_zone import read_calendar
 from gateway.config.upstreams import SecretSource, SettingsError, fields_of
 from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, Secret, WaitConfig
-from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
+from gateway.domain.billing import BillingRule, usd_micros
 from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.images import LinkSource
+from gateway.domain.pricing import PerImage, Price
 from gateway.generation.transport.proxies import ProxyRules
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
 from gateway.providers import PROVIDERS

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import date
 from enum import Enum
 from functools import cached_property
 from typing import Final
 
-from gateway.domain.billing import Price
 from gateway.domain.images import (
     Format,
     ImageJob,
@@ -19,6 +19,7 @@ from gateway.domain.images import (
     Size,
     SizePlan,
 )
+from gateway.domain.pricing import MadeImages, Price
 
 _SQUARE: Final = Size(1024, 1024)
 _EMULATED: Final = frozenset(f"output_format.{form.value}" for form in (Format.JPEG, Format.PNG, Format.WEBP))
@@ -208,6 +209,8 @@ class Target:
     upstream: str
     model: str
     capability: Capability
+    costs: tuple[Price, ...] = field(default=(), kw_only=True)  # what the provider takes; empty if that is not known
+    retires_on: date | None = field(default=None, kw_only=True)  # from this day (UTC) on the provider refuses it
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,10 @@ class PlannedTarget(Target):
 
     shape: SizePlan
     emulated: frozenset[str] = frozenset()
+
+    def planned(self, job: ImageJob, count: int, calls: int = 1) -> MadeImages:
+        """Describes `count` images of the job, for their price."""
+        return MadeImages(count, job.quality, self.shape.made, calls=calls)
 
     def takes(self, inputs: tuple[InputImage, ...]) -> bool:
         """Returns whether the upstream takes the images of an edit as they are."""
@@ -236,11 +243,19 @@ class Model:
     targets: tuple[Target, ...]
     links: LinkSource = LinkSource.PROVIDER
 
+    def prices_at(self, target: Target) -> tuple[Price, ...]:
+        """Returns what tenants pay for the images of a target: its costs, if the model has no prices."""
+        return self.prices or target.costs
+
     def plan(self, job: ImageJob, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
         """Chooses the targets that can serve a job: each of its fields is honoured or emulated."""
         fields = job.fields
         return tuple(
-            PlannedTarget(target.upstream, target.model, target.capability, shape, fields - target.capability.fields)
+            PlannedTarget(
+                *(target.upstream, target.model, target.capability, shape, fields - target.capability.fields),
+                costs=target.costs,
+                retires_on=target.retires_on,
+            )
             for target in self.targets
             if (shape := plan_shape(job, target.capability, policy, self.links))
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gateway.domain.accounts import ProviderKey
-from gateway.domain.billing import OpenCall, price_at
+from gateway.domain.billing import OpenCall
 from gateway.domain.catalog import Model, PlannedTarget, Target
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import (
@@ -22,6 +22,7 @@ from gateway.domain.images import (
     split_count,
     with_seed_of,
 )
+from gateway.domain.pricing import CallPrice, rate_at
 from gateway.domain.tracing import Attempt
 from gateway.generation.calls import UpstreamCall, UpstreamClient
 from gateway.generation.context import GenerationRequest, RequestContext
@@ -236,7 +237,7 @@ class Upstreams:
                 if started_s - lease.taken_s > _STALE_S or run.ends_at - started_s <= needed_s:
                     return None
                 attempt = context.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
-                price, position = price_at(run.model.prices, self._clock()), context.trace.context
+                price, position = self._price(run, target, count), context.trace.context
                 headers = position.headers(attempt.span_id) if position else {}
                 order = UpstreamCall(request, asked, count, price, run.job, headers, entry, context.memory)
                 is_lease_used = True
@@ -248,6 +249,11 @@ class Upstreams:
                 await self._caller.release_unused(lease)
             if entry.is_free:
                 await run.reservation.revert_order(key.upstream, key.account, count)
+
+    def _price(self, run: JobContext, target: PlannedTarget, count: int) -> CallPrice:
+        tariff = rate_at(run.model.prices_at(target), run.reservation.price_since_s)
+        cost = rate_at(target.costs, self._clock()) if target.costs else None
+        return CallPrice(tariff, target.planned(run.job, count), cost)
 
     async def _call(
         self, run: JobContext, lease: Lease, target: PlannedTarget, order: UpstreamCall, attempt: Attempt
@@ -281,7 +287,7 @@ class Upstreams:
                 pictures, delivery, endpoint.links, remaining_s, memory, endpoint.proxies
             )
         withheld = max(0, min(order.images - len(reply.pictures), reply.failed or 0))  # at most as many as are missing
-        order.entry.share.deliver(order.images, len(pictures), withheld)
+        order.entry.share.deliver(order.images, len(pictures), withheld, order.price.bill(reply, len(pictures)))
         if not pictures:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
         tenant = run.reservation.caller.tenant.current_name

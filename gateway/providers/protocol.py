@@ -6,10 +6,10 @@ from datetime import date
 from typing import Protocol
 
 from gateway.domain.accounts import Secret
-from gateway.domain.billing import Rate
 from gateway.domain.catalog import Capability
 from gateway.domain.errors import ErrorCode
 from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat
+from gateway.domain.pricing import Rate
 from gateway.providers.replies import UpstreamResponse
 
 

@@ -9,8 +9,9 @@ from starlette.responses import Response
 from gateway.api.admin import Handlers
 from gateway.api.bodies import json_response
 from gateway.domain.audit import Actor
-from gateway.domain.billing import MadeImages, price_at, usd
+from gateway.domain.billing import usd
 from gateway.domain.catalog import Catalog, Model
+from gateway.domain.pricing import MadeImages, Offer, highest_cost
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -31,14 +32,14 @@ class ModelSection:
 
 def describe_model(model: Model, now_s: float) -> dict[str, object]:
     """Describes a model. A capability is in the list if at least one target has it."""
-    prices = sorted(model.prices, key=lambda price: price.since_s)
+    offers = [Offer(model.prices_at(target), MadeImages(1)) for target in model.targets]
+    moments = sorted({price.since_s for offer in offers for price in offer.prices})
     return {
         "id": model.id,
         "aliases": list(model.aliases),
-        "price_per_image_usd": usd(price_at(model.prices, now_s)),
+        "price_per_image_usd": usd(highest_cost(offers, now_s)),
         "prices": [
-            {"since": price.since_s or None, "price_per_image_usd": usd(price.rate.cost(MadeImages(1)))}
-            for price in prices
+            {"since": since_s or None, "price_per_image_usd": usd(highest_cost(offers, since_s))} for since_s in moments
         ],
         "capabilities": {
             "sizes": list(dict.fromkeys(str(rule) for target in model.targets for rule in target.capability.sizes)),
