@@ -8,6 +8,7 @@ from gateway.config.alerts import Alerts
 from gateway.config.console import Console
 from gateway.config.upstreams import (
     ConfiguredTenant,
+    ExchangeRate,
     HttpUrl,
     KeepHours,
     LinkSource,
@@ -172,10 +173,11 @@ class Pool(Table, frozen=True, kw_only=True):
 
 
 class Billing(Table, frozen=True, kw_only=True):
-    """Images that tenants are charged for besides delivered ones."""
+    """Images that tenants are charged for besides delivered ones, and exchange rates of prices."""
 
     charge_moderated: bool = False
     charge_unknown_outcomes: bool = True
+    exchange_rates: tuple[ExchangeRate, ...] = ()
 
 
 class Metering(Table, frozen=True, kw_only=True):

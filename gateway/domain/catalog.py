@@ -19,7 +19,7 @@ from gateway.domain.images import (
     Size,
     SizePlan,
 )
-from gateway.domain.pricing import MadeImages, Price
+from gateway.domain.pricing import MadeImages, Micros, Price, rate_at
 
 _SQUARE: Final = Size(1024, 1024)
 _EMULATED: Final = frozenset(f"output_format.{form.value}" for form in (Format.JPEG, Format.PNG, Format.WEBP))
@@ -235,13 +235,23 @@ class PlannedTarget(Target):
 
 @dataclass(frozen=True)
 class Model:
-    """A model that tenants can request. `targets` are in order of preference."""
+    """A model that tenants can request. Without prices, its targets' costs are what tenants pay."""
 
     id: str
     aliases: tuple[str, ...]
     prices: tuple[Price, ...]
     targets: tuple[Target, ...]
     links: LinkSource = LinkSource.PROVIDER
+    prefers_cheapest: bool = False  # the target of the lowest cost first; without a known cost last
+
+    def in_order(self, targets: tuple[PlannedTarget, ...], job: ImageJob, now_s: float) -> tuple[PlannedTarget, ...]:
+        """Sorts the targets that can serve a job in the order in which they are tried."""
+
+        def cost(target: PlannedTarget) -> tuple[bool, Micros]:
+            is_known = bool(target.costs)
+            return not is_known, rate_at(target.costs, now_s).cost(target.planned(job, job.count)) if is_known else 0
+
+        return tuple(sorted(targets, key=cost)) if self.prefers_cheapest else targets
 
     def prices_at(self, target: Target) -> tuple[Price, ...]:
         """Returns what tenants pay for the images of a target: its costs, if the model has no prices."""

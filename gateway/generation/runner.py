@@ -117,7 +117,8 @@ class Upstreams:
         Returns: at least one image; fewer than requested if some were withheld or some calls failed.
         Raises: GatewayError, the most relevant one for the caller.
         """
-        job, targets, now = request.job, request.targets, self._monotonic()
+        job, now = request.job, self._monotonic()
+        targets = request.model.in_order(request.targets, job, self._clock())
         ends_at = now + self._policy.deadline_s if context.deadline_s is None else context.deadline_s
         run = JobContext(job, request.model, reservation, context, self._served, now, ends_at)
         tries = RetryState(self._policy.max_attempts, is_patient=len(targets) == 1)
