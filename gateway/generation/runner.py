@@ -127,7 +127,9 @@ class Upstreams:
         if not results:
             raise most_relevant_error([outcome for outcome in outcomes if isinstance(outcome, GatewayError)])
         pictures = tuple(picture for result in results for picture in result.pictures)
-        return replace(results[0], pictures=pictures, count=job.count, created_s=int(self._clock()))
+        used = [result.usage for result in results if result.usage]
+        usage = sum(used[1:], used[0]) if len(used) == len(results) else None
+        return replace(results[0], pictures=pictures, count=job.count, created_s=int(self._clock()), usage=usage)
 
     async def _make(
         self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState
@@ -293,4 +295,4 @@ class Upstreams:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
         tenant = run.reservation.caller.tenant.current_name
         self._metrics.images.labels(run.model.id, tenant, target.upstream).inc(len(pictures))
-        return ImageResult(pictures, target.shape.made, order.images, reply.id)
+        return ImageResult(pictures, target.shape.made, order.images, reply.id, usage=reply.usage)

@@ -22,7 +22,7 @@ def resolved(
     target: dict[str, object] | None = None, billing: dict[str, object] | None = None, **model: object
 ) -> Model:
     """The model of a configuration; `target` has fields of its first target."""
-    made = document("redis://localhost:1", DIRECT, MIRROR)
+    made: dict[str, Any] = document("redis://localhost:1", DIRECT, MIRROR)
     table: dict[str, Any] = made["models"][0]
     del table["price_per_image_usd"]
     table |= model
