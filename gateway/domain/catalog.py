@@ -22,7 +22,7 @@ from gateway.domain.images import (
 from gateway.domain.pricing import MadeImages, Micros, Price, rate_at
 
 _SQUARE: Final = Size(1024, 1024)
-_EMULATED: Final = frozenset(f"output_format.{form.value}" for form in (Format.JPEG, Format.PNG, Format.WEBP))
+EMULATED_FIELDS: Final = frozenset(f"output_format.{form.value}" for form in (Format.JPEG, Format.PNG, Format.WEBP))
 """Fields that the gateway itself applies to the images if the upstream does not: it converts them."""
 
 
@@ -180,7 +180,7 @@ class Capability:
 def _emulated_fields(job: ImageJob, links: LinkSource) -> frozenset[str]:
     """Returns the fields that the gateway can apply to a job's images. A provider's link leads to the image as made."""
     is_as_made = job.delivery is ResponseFormat.URL and links is LinkSource.PROVIDER
-    return frozenset() if is_as_made else _EMULATED
+    return frozenset() if is_as_made else EMULATED_FIELDS
 
 
 def plan_shape(
@@ -282,7 +282,7 @@ class Model:
     @cached_property
     def fields(self) -> frozenset[str]:
         """Optional fields that at least one target accepts, or the gateway emulates."""
-        return _EMULATED.union(*(target.capability.fields for target in self.targets))
+        return EMULATED_FIELDS.union(*(target.capability.fields for target in self.targets))
 
     @cached_property
     def sizes(self) -> str:
