@@ -230,7 +230,7 @@ class LedgerEntry:
     key_id: str
     model: str
     amounts: UsageTotals
-    price_usd_micros: int  # micro-dollars of one charged image, on average
+    price_usd_micros: int  # micro-dollars reserved for one image
     outcome: str  # a RequestOutcome's value
     calls: Mapping[tuple[str, str], AccountOutcome]  # by upstream and account
     durations: Timings

@@ -2,12 +2,20 @@
 
 import csv
 import io
+import json
+import threading
+import time
+from contextlib import suppress
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.support.harness import Gateway, MakeGateway, Simulator, upstream
+from tests.support.harness import Gateway, MakeGateway, Simulator, admin, new_key, upstream, wait_until
+from tests.support.loading import records, wait_until_settled
+from tests.support.processes import start_gateway, used, write_configuration
 
 FLAT = {"per": "image", "amount": "0.05"}
 BY_SIZE = {
@@ -77,3 +85,46 @@ def test_a_model_tries_its_targets_in_order_or_the_cheapest_first(
     assert 200 == gateway.generate(prompt="a cat", response_format="url").status_code
     [record] = gateway.admin("GET", "/usage/records").json()["data"]
     assert (expected, "0.01") == (record["upstream"], record["usd"])
+
+
+@pytest.mark.slow
+def test_a_gateway_killed_during_a_call_leaves_the_charge_that_it_reserved(
+    redis_url: str, slow_simulator: Simulator, tmp_path: Path
+) -> None:
+    """And its quota: another gateway settles the request, whose tokens no process has seen."""
+    more = (
+        f'[[models]]\nid = "tokens"\ntargets = [{{ upstream = "sim", model = "image-01" }}]\nprice = {_toml(TOKENS)}\n'
+    )
+    configuration = write_configuration(tmp_path, redis_url, slow_simulator.url, lease_s=2, more=more)
+    process, url = start_gateway(configuration)
+    other, other_url = start_gateway(configuration)
+    try:
+        key = new_key(url, "acme")
+        asked = threading.Thread(target=_ask, args=(url, key))
+        asked.start()
+        wait_until(lambda: used(other_url, "acme")["open_requests"] == 1, "the request is admitted")
+        time.sleep(1)  # its call is under way for three seconds
+        process.kill()
+        process.wait()
+        asked.join()
+        wait_until_settled(other_url)
+        [record] = records(other_url, "acme")
+        counters, verified = used(other_url, "acme"), admin(other_url, "GET", "/usage/verify?tenant=acme").json()
+    finally:
+        for running in (process, other):
+            running.kill()
+            running.wait()
+    assert ("unconfirmed", 2, "0.0605", None) == tuple(
+        record[name] for name in ("outcome", "unconfirmed", "usd", "cost_usd")
+    )
+    assert ("0.0605", []) == (str(counters["usd_this_month"]), verified["differences"])
+
+
+def _ask(url: str, key: str) -> None:
+    with suppress(httpx.TransportError):
+        headers = {"authorization": f"Bearer {key}"}
+        httpx.post(f"{url}/v1/images/generations", json={"model": "tokens", "prompt": "a", "n": 2}, headers=headers)
+
+
+def _toml(table: dict[str, object]) -> str:
+    return "{ " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in table.items()) + " }"

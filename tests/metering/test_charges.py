@@ -62,7 +62,7 @@ async def test_the_charges_of_a_request_are_added_and_rounded_once(redis_url: st
             (await reservation.mark_sent("c", "main", 1)).share.deliver(1, 1, 0, Bill(RESERVED, 8, Basis.RESERVATION))
         [entry] = await records(redis)
         assert 1000 + RESERVED == entry.amounts.usd_micros == reservation.charged_usd_micros
-        assert Basis.RESERVATION is entry.basis
+        assert (Basis.RESERVATION, RESERVED) == (entry.basis, entry.price_usd_micros)
         assert {"a": (334, 7), "b": (666, None), "c": (None, 8)} == {
             upstream: (share.charge, share.cost) for (upstream, _), share in entry.calls.items()
         }

@@ -197,7 +197,7 @@ if is_recorded then
   local record = {'reservation', id, 'admitted_ms', reservation.admitted_ms,
     'request_id', reservation.request_id, 'key_id', reservation.key_id, 'model', reservation.model, 'asked', amounts.asked,
     'delivered', amounts.delivered, 'withheld', amounts.withheld, 'lost', amounts.lost, 'unconfirmed', amounts.unconfirmed,
-    'price_usd_micros', charged > 0 and math.floor(new.usd_micros / charged) or cost_of(1), 'usd_micros', amounts.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
+    'price_usd_micros', cost_of(1), 'usd_micros', amounts.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
     'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms}
   if (ended.price_basis or '') ~= '' then
     table.insert(record, 'price_basis')
