@@ -86,7 +86,7 @@ class PriceReader:
         known = sorted(dated, key=lambda one: one[0])
         for _, currency, _ in known:
             if not self._has_rate(currency):
-                remedy = f'add [[billing.exchange_rates]] with currency = "{currency}" and usd, the dollars of one'
+                remedy = f'add [[exchange_rates]] with currency = "{currency}" and usd, the dollars of one'
                 raise SettingsError(f"{where}: there is no exchange rate of {currency}; {remedy}")
         moments = {since_s for since_s, _, _ in known} | {_since_s(rate) for rate in self.exchange_rates}
         prices = []

@@ -153,7 +153,7 @@ def _redis_credentials(redis: Redis, environ: Mapping[str, str]) -> Credentials:
 
 def _catalog(settings: Settings, problems: Problems) -> Catalog:
     upstreams, models = {upstream.name: upstream for upstream in settings.upstreams if upstream.accounts}, []
-    reader = PriceReader(settings.billing.exchange_rates, problems)
+    reader = PriceReader(settings.exchange_rates, problems)
     for number, model in enumerate(settings.models):
         where = f"models[{number}]"
         prices: tuple[Price, ...] = (Price(0, PerImage(0)),)

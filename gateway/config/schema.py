@@ -173,11 +173,10 @@ class Pool(Table, frozen=True, kw_only=True):
 
 
 class Billing(Table, frozen=True, kw_only=True):
-    """Images that tenants are charged for besides delivered ones, and exchange rates of prices."""
+    """Images that tenants are charged for besides delivered ones."""
 
     charge_moderated: bool = False
     charge_unknown_outcomes: bool = True
-    exchange_rates: tuple[ExchangeRate, ...] = ()
 
 
 class Metering(Table, frozen=True, kw_only=True):
@@ -283,6 +282,7 @@ class Settings(Table, frozen=True, kw_only=True):
     files: Files = Files()
     pool: Pool = Pool()
     billing: Billing = Billing()
+    exchange_rates: tuple[ExchangeRate, ...] = ()
     metering: Metering = Metering()
     ledger: Ledger = Ledger()
     attribution: Attribution = Attribution()

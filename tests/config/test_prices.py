@@ -19,7 +19,7 @@ CNY = {"currency": "CNY", "usd": "0.14"}
 
 
 def resolved(
-    target: dict[str, object] | None = None, billing: dict[str, object] | None = None, **model: object
+    target: dict[str, object] | None = None, rates: list[dict[str, str]] | None = None, **model: object
 ) -> Model:
     """The model of a configuration; `target` has fields of its first target."""
     made: dict[str, Any] = document("redis://localhost:1", DIRECT, MIRROR)
@@ -27,7 +27,7 @@ def resolved(
     del table["price_per_image_usd"]
     table |= model
     table["targets"] = [{"upstream": "direct", "model": "image-01"} | (target or {})]
-    made["billing"] = billing or {}
+    made["exchange_rates"] = rates or []
     return resolve(from_document(made, {}, "gate.toml"), environment(made)).catalog.default
 
 
@@ -63,7 +63,7 @@ def refusal(**given: Any) -> str:
     ],
 )
 def test_a_price_has_one_of_five_kinds(table: dict[str, object], expected: object) -> None:
-    model = resolved(price=table, billing={"exchange_rates": [CNY]})
+    model = resolved(price=table, rates=[CNY])
     assert (Price(0, expected),) == model.prices  # type: ignore[arg-type]
 
 
@@ -75,13 +75,13 @@ def test_prices_and_exchange_rates_change_on_their_dates() -> None:
         {"currency": "CNY", "usd": "0.2", "since": "2027-03-01T00:00:00Z"},
     ]
     change = {"since": "2027-01-01T00:00:00Z", "price": yuan}
-    model = resolved(price_per_image_usd="1", price_changes=[change], billing={"exchange_rates": rates})
+    model = resolved(price_per_image_usd="1", price_changes=[change], rates=rates)
     assert (
         Price(0, PerImage(1_000_000)),
         Price(JANUARY, PerImage(14_000)),
         Price(MARCH, PerImage(20_000)),
     ) == model.prices
-    early = resolved(price=yuan, billing={"exchange_rates": rates[1:]})
+    early = resolved(price=yuan, rates=rates[1:])
     assert (Price(0, PerImage(20_000)),) == early.prices
 
 
@@ -126,7 +126,7 @@ def test_without_a_price_tenants_pay_what_the_provider_takes() -> None:
         ),
         (
             {"price": {"per": "image", "amount": "1", "currency": "CNY"}},
-            "models[0].price.currency: there is no exchange rate of CNY; add [[billing.exchange_rates]]",
+            "models[0].price.currency: there is no exchange rate of CNY; add [[exchange_rates]]",
         ),
         (
             {"target": {"cost": {"per": "answer"}}, "price_per_image_usd": "1"},
@@ -142,3 +142,9 @@ def test_a_wrong_price_is_refused_with_its_place_and_the_remedy(given: dict[str,
     told = refusal(**given)
     assert words in told
     assert 1 == len(told.splitlines()), told
+
+
+def test_two_exchange_rates_from_one_moment_are_refused() -> None:
+    assert "exchange_rates[1].since: duplicate date 'CNY None', as exchange_rates[0].since has" in refusal(
+        rates=[CNY, CNY]
+    )
