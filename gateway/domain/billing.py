@@ -105,7 +105,7 @@ class AccountOutcome:
         """Records the response to a call for `requested` images. Those neither delivered nor withheld are lost."""
         if bill:
             self.charge = (self.charge or 0) + bill.charge
-            self.basis = self.basis if bill.basis is Basis.ANSWER else bill.basis
+            self.basis = bill.basis if delivered and bill.basis is not Basis.ANSWER else self.basis
         taken = bill.cost if bill else None
         self.cost = None if self.cost is None or taken is None else self.cost + taken
         self.open -= requested

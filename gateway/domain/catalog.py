@@ -222,7 +222,8 @@ class PlannedTarget(Target):
 
     def planned(self, job: ImageJob, count: int, calls: int = 1) -> MadeImages:
         """Describes `count` images of the job, for their price."""
-        return MadeImages(count, job.quality, self.shape.made, calls=calls)
+        quality = None if job.quality == "auto" else job.quality
+        return MadeImages(count, quality, self.shape.made, calls=calls)
 
     def takes(self, inputs: tuple[InputImage, ...]) -> bool:
         """Returns whether the upstream takes the images of an edit as they are."""
