@@ -197,8 +197,8 @@ class ImageReply:
     failed: int | None = None  # number of images withheld by the safety check; None if not reported
     usage: TokenUsage | None = None
     stated_usd_micros: int | None = None  # the cost of the call, if the provider states it
+    made: Size | None = None  # read from the first image or stated with it; None: the planned size
     quality: str | None = None  # as the provider states it, in OpenAI's terms
-    size: Size | None = None  # as the provider states it
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ class CallPrice:
             self.planned,
             images=len(reply.pictures),
             quality=reply.quality or self.planned.quality,
-            size=reply.size or self.planned.size,
+            size=reply.made or self.planned.size,
             usage=reply.usage,
             stated_usd_micros=reply.stated_usd_micros,
         )

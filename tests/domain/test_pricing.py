@@ -82,8 +82,8 @@ def replied(images: int, **said: object) -> ImageReply:
         (BY_QUALITY, replied(4, quality="low"), 4, Bill(44_000)),
         (BY_QUALITY, replied(4), 4, Bill(668_000, basis=Basis.RESERVATION)),
         (BY_BOTH, replied(4, quality="standard"), 2, Bill(80_000)),
-        (MEGAPIXEL, replied(1, size=Size(1000, 1000)), 1, Bill(25_000)),
-        (MEGAPIXEL, replied(1, size=Size(9000, 9000)), 1, Bill(Fraction("26214.4"), basis=Basis.LIMIT)),
+        (MEGAPIXEL, replied(1, made=Size(1000, 1000)), 1, Bill(25_000)),
+        (MEGAPIXEL, replied(1, made=Size(9000, 9000)), 1, Bill(Fraction("26214.4"), basis=Basis.LIMIT)),
         (TOKENS, replied(4, usage=TokenUsage(40, 1_000)), 3, Bill(Fraction(3 * 40_200, 4))),
         (TOKENS, replied(4), 4, Bill(5_000 + 4 * 249_600, basis=Basis.RESERVATION)),
         (TOKENS, replied(1, usage=TokenUsage(1_001, 6_240)), 1, Bill(5_000 + 249_600, basis=Basis.LIMIT)),
@@ -120,7 +120,7 @@ _REPLIES = st.builds(
     replied,
     st.integers(1, 4),
     quality=st.sampled_from(["low", "hd", "other", None]),
-    size=st.sampled_from([SQUARE, WIDE, Size(4096, 4096), None]),
+    made=st.sampled_from([SQUARE, WIDE, Size(4096, 4096), None]),
     usage=st.none() | _TOKENS,
     stated_usd_micros=st.none() | st.integers(0, 900_000),
 )
@@ -144,7 +144,7 @@ def test_what_is_reserved_is_enough_for_every_answer(
     for images, reply in zip(parts, replies, strict=False):
         made = min(images, len(reply.pictures))
         answer = ImageReply(
-            reply.pictures[:made], "", None, reply.usage, reply.stated_usd_micros, reply.quality, reply.size
+            reply.pictures[:made], "", None, reply.usage, reply.stated_usd_micros, reply.made, reply.quality
         )
         bills.append(CallPrice(rate, MadeImages(images, quality, size)).bill(answer, made))
     assert all(bill.charge >= 0 for bill in bills)
