@@ -51,8 +51,8 @@ class ModelFacts:
 
     capability: Capability
     rate: Rate | None = None  # what the provider takes; None if its price is not known
-    currency: Literal["USD", "CNY"] = "USD"  # of the rate: millionths of a yuan with "CNY"
     retires_on: date | None = None  # from this day (UTC) on the provider refuses it; None if no day is known
+    currency: Literal["USD", "CNY"] = "USD"  # of the rate: millionths of a yuan with "CNY"
 
 
 class Provider(Protocol):
