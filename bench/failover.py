@@ -32,7 +32,8 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from gateway.domain.billing import AdmissionRequest, PerImage, Price
+from gateway.domain.billing import AdmissionRequest
+from gateway.domain.pricing import MadeImages, Offer, PerImage, Price
 from gateway.domain.usage import TenantDay
 from gateway.metering.ledger_keys import records_stream
 from gateway.redis import PREFIX
@@ -123,7 +124,7 @@ async def _admissions_a_second(url: str) -> int:
     """Returns the requests per second that one process can admit and settle, with a concurrency of 32."""
     async with connected(url, timeout_s=10) as client:
         admission, caller = admitting(client), await put_tenant(client)
-        purchase = AdmissionRequest("bench", "image-01", 1, (Price(0, PerImage(3500)),))
+        purchase = AdmissionRequest("bench", "image-01", 1, (Offer((Price(0, PerImage(3500)),), MadeImages(1)),))
 
         async def admit() -> None:
             async with admission.admit(caller, purchase):

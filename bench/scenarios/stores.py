@@ -23,7 +23,8 @@ from bench.processes import redis
 from bench.results import Of, Row, at_most
 from bench.run import Run
 from gateway.domain.accounts import AccountLimits, PoolConfig
-from gateway.domain.billing import AdmissionRequest, PerImage, Price
+from gateway.domain.billing import AdmissionRequest
+from gateway.domain.pricing import MadeImages, Offer, PerImage, Price
 from gateway.domain.tenants import Principal
 from gateway.redis import Client, execute
 from gateway.scheduler import NOT_SENT, Lease, NoCapacity
@@ -32,7 +33,7 @@ from tests.support.admitting import admitting, put_tenant
 from tests.support.asking import connected
 from tests.support.pooling import Process, account, pooling
 
-_PURCHASE = AdmissionRequest("bench", "image-01", 1, (Price(0, PerImage(3500)),))
+_PURCHASE = AdmissionRequest("bench", "image-01", 1, (Offer((Price(0, PerImage(3500)),), MadeImages(1)),))
 _MANY = 1_000_000_000
 _LIMITS = {"requests_per_minute": _MANY, "images_per_minute": _MANY, "concurrency": _MANY}
 _QUOTAS = {"images_per_day": _MANY, "images_per_month": _MANY, "usd_micros_per_month": _MANY}

@@ -6,16 +6,22 @@ from typing import Final
 import msgspec
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import Base64Image, Format, ImageResult, Operation, Picture, sniff_base64
+from gateway.domain.images import (
+    Base64Image,
+    Format,
+    ImageResult,
+    Operation,
+    Picture,
+    TokenUsage,
+    sniff_base64,
+)
 
 Chunks = list[bytes | memoryview]
 """A body: small rendered pieces, and the images as slices of the received bytes."""
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 """An SSE comment, the only keep-alive that every SDK accepts (reference/openai-images.md 3.2)."""
-_DETAILS: Final = {"text_tokens": 0, "image_tokens": 0}
-_EVENT_USAGE: Final = {"total_tokens": 0, "input_tokens": 0, "output_tokens": 0, "input_tokens_details": _DETAILS}
-_USAGE: Final = _EVENT_USAGE | {"output_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
-"""MiniMax counts images, not tokens; clients fail without these keys (reference/openai-images.md section 7)."""
+_NO_USAGE: Final = TokenUsage(0, 0)
+"""Of providers that report no tokens: clients fail without `usage` (reference/openai-images.md section 7)."""
 _COMPLETED: Final = {
     Operation.GENERATE: "image_generation.completed",
     Operation.EDIT: "image_edit.completed",
@@ -37,7 +43,9 @@ def is_dall_e(name: str) -> bool:
 def render_generation(result: ImageResult, created: int) -> Chunks:
     """Renders a response without streaming. The images are not copied."""
     kind, size = _format(result.pictures), str(result.made)
-    tail = {"background": "opaque", "output_format": kind, "size": size, "usage": _USAGE}
+    used = result.usage or _NO_USAGE
+    usage = _usage(used) | {"output_tokens_details": {"image_tokens": used.output_tokens, "text_tokens": 0}}
+    tail = {"background": "opaque", "output_format": kind, "size": size, "usage": usage}
     chunks: Chunks = [b'{"created":%d,"data":[' % created]
     for index, image in enumerate(result.pictures):
         chunks.append(b"," if index else b"")
@@ -47,7 +55,7 @@ def render_generation(result: ImageResult, created: int) -> Chunks:
 
 
 def render_events(result: ImageResult, created: int, operation: Operation = Operation.GENERATE) -> Iterable[Chunks]:
-    """Renders one `image_generation.completed` or `image_edit.completed` event per image."""
+    """Renders one `image_generation.completed` or `image_edit.completed` event per image, the last with the usage."""
     kind = _COMPLETED[operation]
     tail = {
         "created_at": created,
@@ -55,11 +63,11 @@ def render_events(result: ImageResult, created: int, operation: Operation = Oper
         "quality": "auto",
         "background": "opaque",
         "output_format": _format(result.pictures),
-        "usage": _EVENT_USAGE,
     }
     head = f'event: {kind}\ndata: {{"type":"{kind}",'.encode()
-    end = b"," + msgspec.json.encode(tail)[1:] + b"\n\n"
-    for image in result.pictures:
+    for index, image in enumerate(result.pictures, 1):
+        used = result.usage if result.usage and index == len(result.pictures) else _NO_USAGE
+        end = b"," + msgspec.json.encode(tail | {"usage": _usage(used)})[1:] + b"\n\n"
         first, *middle, last = _item(image)
         yield [head + bytes(first)[1:], *middle, bytes(last)[:-1] + end]
 
@@ -81,6 +89,20 @@ def render_model(name: str) -> bytes:
 
 def render_models(names: Iterable[str]) -> bytes:
     return b'{"object":"list","data":[' + b",".join(map(render_model, names)) + b"]}"
+
+
+def _usage(used: TokenUsage) -> dict[str, object]:
+    """Input whose kind is not reported counts as text."""
+    images = used.input_image_tokens
+    details = {"text_tokens": used.input_tokens - images, "image_tokens": images}
+    if used.cached_tokens:
+        details["cached_tokens"] = used.cached_tokens
+    return {
+        "total_tokens": used.input_tokens + used.output_tokens,
+        "input_tokens": used.input_tokens,
+        "output_tokens": used.output_tokens,
+        "input_tokens_details": details,
+    }
 
 
 def _item(image: Picture) -> Chunks:

@@ -1,5 +1,6 @@
 """Counters and records of usage, as every report of the API has them."""
 
+import math
 from datetime import UTC, datetime
 from typing import Final
 
@@ -46,10 +47,13 @@ def describe_record(record: LedgerEntry) -> dict[str, object]:
         **{name: amounts.of(name) for name in _UNCHARGED},
         "usd": usd(amounts.usd_micros),
         "price_per_image_usd": usd(record.price_usd_micros),
+        "price_basis": record.basis.value,
+        "cost_usd": None if record.cost_usd_micros is None else usd(record.cost_usd_micros),
         "outcome": record.outcome,
         "calls": [
             {"upstream": upstream, "account": account, "delivered": share.delivered}
             | {name: getattr(share, name) for name in _UNCHARGED}
+            | {"cost_usd": None if share.cost is None else usd(math.ceil(share.cost))}
             for (upstream, account), share in record.calls.items()
         ],
         "queue_ms": record.durations.queue_ms,

@@ -8,8 +8,9 @@ from typing import Final
 from gateway.app.backends import build_metering, build_scheduler, connect_redis
 from gateway.app.redis_fitness import find_problems
 from gateway.config.resolve import Config
-from gateway.domain.billing import AdmissionRequest, PerImage, Price
+from gateway.domain.billing import AdmissionRequest
 from gateway.domain.errors import GatewayError
+from gateway.domain.pricing import MadeImages, Offer, PerImage, Price
 from gateway.domain.tenants import ApiKey, Principal, Tenant
 from gateway.metering.reservations import redis_keys
 from gateway.observability.metrics import Metrics
@@ -72,7 +73,7 @@ async def _try_scripts(config: Config, redis: Client) -> str:
             await execute(redis, redis.hset(record, items=items), int)
             await execute(redis, redis.expire(record, _KEPT_S), object)
         try:
-            purchase = AdmissionRequest("check", "check", 1, (Price(0, PerImage(1)),))
+            purchase = AdmissionRequest("check", "check", 1, (Offer((Price(0, PerImage(1)),), MadeImages(1)),))
             async with metering.admission.admit(caller, purchase) as reservation:
                 ids.append(reservation.id)
             await scheduling.scheduler.has_capacity()

@@ -13,7 +13,7 @@ from gateway.domain.catalog import Catalog
 from gateway.generation.upstreams import UpstreamSet
 from gateway.tenants.provisioning import ProvisionedTenant
 
-RELOADED: Final = ("upstreams", "models", "tenants")
+RELOADED: Final = ("upstreams", "models", "exchange_rates", "tenants")
 """The settings that a running process applies; the others require a restart."""
 
 

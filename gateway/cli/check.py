@@ -17,6 +17,7 @@ from gateway.app.redis_check import try_redis
 from gateway.app.redis_fitness import unfit
 from gateway.app.storage import check_storage
 from gateway.cli.key_findings import finding_of
+from gateway.cli.models import retiring
 from gateway.cli.output import ReportProgress, print_error, print_json, print_table, print_text, printable, progressing
 from gateway.config import Settings, SettingsError, config_path, locate, misspelled_variables
 from gateway.config.egress import unreadable_authorities
@@ -136,6 +137,8 @@ def _warn(report: Report, config: Config, path: str) -> None:
         report.add(name, "warning", f"this variable sets nothing; did you mean {meant}?")
     for name, authorities in unreadable_authorities(os.environ):
         report.add(name, "warning", f"{authorities} cannot be read; its certificate authorities are not trusted")
+    for model, text in retiring(config.catalog, datetime.now(UTC).date()):
+        report.add(f"model {model}", "warning", text)
     for exposure in find_exposures(settings, path, has_admin_key=bool(config.admin_keys)):
         report.add(exposure.where, "warning", f"{exposure.what}; {exposure.remedy}")
     for upstream in supply.endpoints.values():

@@ -147,6 +147,8 @@ def _model_problems(settings: Settings, problems: Problems) -> Iterable[tuple[st
         names.append((f"models[{at}].id", model.id))
         names += [(f"models[{at}].aliases[{number}]", alias) for number, alias in enumerate(model.aliases)]
     yield from _twice(names)
+    rates = enumerate(settings.exchange_rates)
+    yield from _twice(((f"exchange_rates[{at}].since", f"{one.currency} {one.since}") for at, one in rates), "date")
     for at, model in enumerate(settings.models):
         changes = enumerate(model.price_changes)
         dates = (

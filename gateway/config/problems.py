@@ -45,7 +45,7 @@ class Problems:
 
     def is_known_to_lack(self, *lists: str) -> bool:
         """Returns True if it is a mistake that something is not in these lists or tables."""
-        return not (self.is_partial or self.incomplete.intersection(lists))
+        return not (self.is_partial or self.incomplete.intersection(map(self._original, lists)))
 
     def refuse(self, environ: Mapping[str, str], source: str) -> None:
         """Raises: SettingsError, if there are any."""

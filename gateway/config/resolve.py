@@ -20,16 +20,18 @@ from gateway.config.console import resolve_oidc
 from gateway.config.declared import declared_tenants
 from gateway.config.egress import check_authorities, read_base_url, read_proxies
 from gateway.config.loading import config_path, read_file
+from gateway.config.prices import PriceReader
 from gateway.config.problems import Problems
 from gateway.config.schema import Redis, Settings
 from gateway.config.secrets import read_admin_key, read_key, read_password, read_strong_secret
 from gateway.config.time_zone import read_calendar
 from gateway.config.upstreams import SecretSource, SettingsError, fields_of
 from gateway.domain.accounts import Account, AccountLimits, Pool, PoolConfig, ProviderKey, Secret, WaitConfig
-from gateway.domain.billing import BillingRule, PerImage, Price, usd_micros
+from gateway.domain.billing import BillingRule, usd_micros
 from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.images import LinkSource
+from gateway.domain.pricing import PerImage, Price
 from gateway.generation.transport.proxies import ProxyRules
 from gateway.generation.upstreams import UpstreamEndpoint, UpstreamSet
 from gateway.providers import PROVIDERS
@@ -155,21 +157,35 @@ def _redis_credentials(redis: Redis, environ: Mapping[str, str]) -> Credentials:
 
 
 def _catalog(settings: Settings, problems: Problems) -> Catalog:
-    """Prices are per image: others cannot be settled yet."""
     upstreams, models = {upstream.name: upstream for upstream in settings.upstreams if upstream.accounts}, []
+    reader = PriceReader(settings.exchange_rates, problems)
     for number, model in enumerate(settings.models):
-        changes = ((int(change.since.timestamp()), change.price_per_image_usd) for change in model.price_changes)
-        dated = ((0, model.price_per_image_usd), *changes)
-        prices = tuple(Price(since_s, PerImage(usd_micros(price))) for since_s, price in dated)
+        where = f"models[{number}]"
+        prices: tuple[Price, ...] = (Price(0, PerImage(0)),)
         targets = tuple(
-            Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model, model))
-            for target in model.targets
+            _target(upstreams[target.upstream], target, model, reader, f"{where}.targets[{at}]")
+            for at, target in enumerate(model.targets)
             if target.upstream in upstreams
         )
         with problems.collecting():
-            links = _links(settings, model, f"models[{number}].links")
-            models.append(Model(model.id, model.aliases, prices, targets, links))
+            prices = reader.model_prices(model, where)
+            if not prices:
+                reader.check_known(model, {target.model: target.costs for target in targets}, where)
+        with problems.collecting():
+            links = _links(settings, model, f"{where}.links")
+            models.append(Model(model.id, model.aliases, prices, targets, links, model.prefer == "cheapest"))
     return Catalog(models)
+
+
+def _target(
+    upstream: tables.Upstream, target: tables.Target, model: tables.Model, reader: PriceReader, where: str
+) -> Target:
+    facts = PROVIDERS[upstream.provider].models.get(target.model)
+    costs: tuple[Price, ...] = ()
+    with reader.problems.collecting():
+        costs = reader.costs(target.cost, facts, f"{where}.cost")
+    capability = _capability(upstream, target.model, model)
+    return Target(upstream.name, target.model, capability, costs=costs, retires_on=facts.retires_on if facts else None)
 
 
 def _links(settings: Settings, model: tables.Model, where: str) -> LinkSource:

@@ -8,6 +8,7 @@ from gateway.config.alerts import Alerts
 from gateway.config.console import Console
 from gateway.config.upstreams import (
     ConfiguredTenant,
+    ExchangeRate,
     HttpUrl,
     KeepHours,
     LinkSource,
@@ -281,6 +282,7 @@ class Settings(Table, frozen=True, kw_only=True):
     files: Files = Files()
     pool: Pool = Pool()
     billing: Billing = Billing()
+    exchange_rates: tuple[ExchangeRate, ...] = ()
     metering: Metering = Metering()
     ledger: Ledger = Ledger()
     attribution: Attribution = Attribution()

@@ -35,6 +35,11 @@ HttpUrl = Annotated[
 ]
 Price = Annotated[str, _decimal(6, "0.0035")]
 Usd = Annotated[str, _decimal(9, "50.00")]
+Currency = Literal["USD", "CNY"]
+SizeText = Annotated[
+    str, Meta(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}\Z", description="WIDTHxHEIGHT in pixels, as 1024x1024")
+]
+Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000_000, description="an integer from 0 to 1000000000")]
 KeepHours = Annotated[int, Meta(ge=1, le=720, description="hours, from 1 to 720")]
 LinkSource = Literal["provider", "gateway"]
@@ -137,18 +142,53 @@ class Upstream(Table, frozen=True, kw_only=True):
     accounts: Annotated[tuple[Account, ...], Meta(min_length=1)]
 
 
+class PriceVariant(Table, frozen=True, kw_only=True):
+    """The price of an image of one quality and size. Without one of them, it applies to all."""
+
+    quality: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
+    size: SizeText | None = None
+    amount: Price
+
+
+class RateTable(Table, frozen=True, kw_only=True):
+    """A price per image, by variant of the image, per megapixel, per token, or as the provider's answer states it."""
+
+    per: Literal["image", "variant", "megapixel", "token", "answer"]
+    currency: Currency = "USD"
+    amount: Price | None = None
+    variants: tuple[PriceVariant, ...] = ()
+    largest_size: SizeText | None = None
+    text_input: Price | None = None
+    image_input: Price | None = None
+    cached_input: Price | None = None
+    output: Price | None = None
+    input_tokens_max: Tokens | None = None
+    output_tokens_max: Tokens | None = None
+    amount_max: Price | None = None
+
+
+class ExchangeRate(Table, frozen=True, kw_only=True):
+    """The value of one unit of a currency in dollars, valid from a time on."""
+
+    currency: Literal["CNY"]
+    usd: Price
+    since: Moment | None = None
+
+
 class PriceChange(Table, frozen=True, kw_only=True):
     """A price of a model, valid from a time on. Requests admitted earlier have the previous price."""
 
     since: Moment
-    price_per_image_usd: Price
+    price_per_image_usd: Price | None = None
+    price: RateTable | None = None
 
 
 class Target(Table, frozen=True, kw_only=True):
-    """An upstream that offers the model, and the model's name there."""
+    """An upstream that offers the model, the model's name there, and what the provider takes for it."""
 
     upstream: str
     model: ModelName
+    cost: RateTable | None = None
 
 
 class Model(Table, frozen=True, kw_only=True):
@@ -156,7 +196,9 @@ class Model(Table, frozen=True, kw_only=True):
 
     id: ModelName
     aliases: tuple[ModelName, ...] = ()
-    price_per_image_usd: Price
+    price_per_image_usd: Price | None = None
+    price: RateTable | None = None
+    prefer: Literal["first", "cheapest"] = "first"
     price_changes: tuple[PriceChange, ...] = ()
     edits: bool = True
     links: LinkSource | None = None

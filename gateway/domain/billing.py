@@ -1,123 +1,20 @@
-"""Prices, and the cost of a request: reserved at admission, settled by the outcome of each image.
+"""The cost of a request: reserved at admission, settled by the outcome of each image.
 
 Every image ends as delivered, withheld, lost, unconfirmed or not generated. Money is integer micro-dollars. A request
 reserves the highest possible cost and settles the actual one.
 """
 
-import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.domain.attribution import Attribution
 from gateway.domain.errors import ErrorCode, ErrorSpec, Outcome
-from gateway.domain.images import Size
+from gateway.domain.pricing import Basis, Bill, Micros, Offer, highest_cost
 
 CUSTOM_ID_CHARS = 512
 """Limit on the `custom_id` of a batch line, which ledger records hold."""
 _MILLION = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class MadeImages:
-    """The images to be priced. An attribute that is None is not known yet: its highest price counts."""
-
-    images: int
-    quality: str | None = None
-    size: Size | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    stated_usd_micros: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PerImage:
-    """One price for every image."""
-
-    usd_micros: int
-
-    def cost(self, made: MadeImages) -> int:
-        return made.images * self.usd_micros
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """The price of an image at one quality and size; None matches all."""
-
-    usd_micros: int
-    quality: str | None = None
-    size: Size | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PerVariant:
-    """A price by quality or size. An image of no listed variant costs as much as the most expensive one."""
-
-    variants: tuple[Variant, ...]
-
-    def cost(self, made: MadeImages) -> int:
-        matching = (
-            variant.usd_micros
-            for variant in self.variants
-            if (made.quality is None or variant.quality in {None, made.quality})
-            and (made.size is None or variant.size in {None, made.size})
-        )
-        return made.images * max(matching, default=max(variant.usd_micros for variant in self.variants))
-
-
-@dataclass(frozen=True, slots=True)
-class PerMegapixel:
-    """A price per million pixels, rounded up for each image."""
-
-    usd_micros: int
-    largest: Size
-
-    def cost(self, made: MadeImages) -> int:
-        size = made.size or self.largest
-        return made.images * math.ceil(size.width * size.height * self.usd_micros / _MILLION)
-
-
-@dataclass(frozen=True, slots=True)
-class PerToken:
-    """Prices per million tokens, with the token limits of a call and of an image."""
-
-    input_usd_micros: int
-    output_usd_micros: int
-    input_tokens_max: int
-    output_tokens_max: int  # limit for one image
-
-    def cost(self, made: MadeImages) -> int:
-        read = self.input_tokens_max if made.input_tokens is None else made.input_tokens
-        written = made.images * self.output_tokens_max if made.output_tokens is None else made.output_tokens
-        return math.ceil((read * self.input_usd_micros + written * self.output_usd_micros) / _MILLION)
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """The provider states the cost in its response."""
-
-    usd_micros_max: int  # limit for one image
-
-    def cost(self, made: MadeImages) -> int:
-        stated = made.stated_usd_micros
-        return made.images * self.usd_micros_max if stated is None else stated
-
-
-Rate = PerImage | PerVariant | PerMegapixel | PerToken | Stated
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """A price of a model, valid from a time on."""
-
-    since_s: int  # Unix seconds; 0 for the first price
-    rate: Rate
-
-
-def price_at(prices: tuple[Price, ...], now_s: float) -> int:
-    """Returns the highest cost of one image in micro-dollars at `now_s` (Unix seconds)."""
-    price = max((price for price in prices if price.since_s <= now_s), key=lambda price: price.since_s)
-    return price.rate.cost(MadeImages(1))
 
 
 class Repetition(Enum):
@@ -155,14 +52,19 @@ class AdmissionRequest:
     request_id: str
     model: str
     images: int
-    prices: tuple[Price, ...]  # past, current and scheduled prices of the model
+    offers: tuple[Offer, ...]  # of every target that may serve it
     identity: OrderIdentity | None = None
     batch: BatchLine | None = None
     attribution: Attribution = field(default_factory=Attribution)
 
+    def cost_at(self, since_s: int) -> int:
+        """Returns the highest cost in micro-dollars by the prices of this Unix second."""
+        return highest_cost(self.offers, since_s)
+
     def costs(self) -> str:
-        """Renders the cost under each price for admit.lua: "SINCE:USD_MICROS" joined by commas."""
-        return ",".join(f"{price.since_s}:{price.rate.cost(MadeImages(self.images))}" for price in self.prices)
+        """Renders the highest costs by time for admit.lua: "SINCE:USD_MICROS" joined by commas."""
+        moments = {price.since_s for offer in self.offers for price in offer.prices}
+        return ",".join(f"{since_s}:{self.cost_at(since_s)}" for since_s in sorted(moments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,19 +97,34 @@ class AccountOutcome:
     unconfirmed: int = 0
     open: int = 0  # requested, without an outcome yet
     was_reached: bool = False  # the account responded, or may have received a call
+    charge: Micros | None = None  # for the delivered images; None: their share of the reserved cost
+    cost: Micros | None = 0  # what the provider took; None if that is not known of every call
+    basis: Basis = Basis.ANSWER
 
-    def deliver(self, requested: int, delivered: int, withheld: int) -> None:
+    def deliver(self, requested: int, delivered: int, withheld: int, bill: Bill | None = None) -> None:
         """Records the response to a call for `requested` images. Those neither delivered nor withheld are lost."""
+        if bill:
+            self.charge = (self.charge or 0) + bill.charge
+            self.basis = bill.basis if delivered and bill.basis is not Basis.ANSWER else self.basis
+        taken = bill.cost if bill else None
+        self.cost = None if self.cost is None or taken is None else self.cost + taken
         self.open -= requested
         self.was_reached = True
         self.delivered += delivered
         self.withheld += withheld
         self.lost += requested - delivered - withheld
 
+    @property
+    def images(self) -> int:
+        """Returns the number of images that were made, or may have been."""
+        return self.delivered + self.withheld + self.lost + self.unconfirmed
+
     def fail(self, requested: int, row: ErrorSpec) -> bool:
         """Records a failed call. Returns whether it is known to be free."""
         self.open -= requested
         self.was_reached = self.was_reached or row.outcome is not Outcome.NOT_SENT
+        if row.withholds_images or row.outcome is Outcome.UNKNOWN:
+            self.cost = None
         if row.withholds_images:
             self.withheld += requested
         elif row.outcome is Outcome.UNKNOWN:
@@ -255,12 +172,19 @@ class ImageOutcomes:
         """Records the end of the request: images without an outcome are unconfirmed."""
         for share in self.shares.values():
             share.was_reached = share.was_reached or share.open > 0
+            share.cost = None if share.open else share.cost
             share.unconfirmed += share.open
             share.open = 0
         self.reached_upstream = any(share.was_reached for share in self.shares.values())
         by_weight = (RequestOutcome.DELIVERED, RequestOutcome.UNCONFIRMED, RequestOutcome.LOST, RequestOutcome.WITHHELD)
         without_images = RequestOutcome.REFUSED if self.reached_upstream else RequestOutcome.NOT_SENT
         self.settlement = next((outcome for outcome in by_weight if self.total(outcome.value)), without_images)
+
+    @property
+    def basis(self) -> Basis:
+        """Of the charge: ANSWER only if it is that of every account."""
+        others = (share.basis for share in self.shares.values() if share.basis is not Basis.ANSWER)
+        return next(others, Basis.ANSWER)
 
     def total(self, name: str) -> int:
         return sum(int(getattr(share, name)) for share in self.shares.values())

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import date
 from enum import Enum
 from functools import cached_property
 from typing import Final
 
-from gateway.domain.billing import Price
 from gateway.domain.images import (
     Format,
     ImageJob,
@@ -19,9 +19,10 @@ from gateway.domain.images import (
     Size,
     SizePlan,
 )
+from gateway.domain.pricing import MadeImages, Micros, Price, rate_at
 
 _SQUARE: Final = Size(1024, 1024)
-_EMULATED: Final = frozenset(f"output_format.{form.value}" for form in (Format.JPEG, Format.PNG, Format.WEBP))
+EMULATED_FIELDS: Final = frozenset(f"output_format.{form.value}" for form in (Format.JPEG, Format.PNG, Format.WEBP))
 """Fields that the gateway itself applies to the images if the upstream does not: it converts them."""
 
 
@@ -179,7 +180,7 @@ class Capability:
 def _emulated_fields(job: ImageJob, links: LinkSource) -> frozenset[str]:
     """Returns the fields that the gateway can apply to a job's images. A provider's link leads to the image as made."""
     is_as_made = job.delivery is ResponseFormat.URL and links is LinkSource.PROVIDER
-    return frozenset() if is_as_made else _EMULATED
+    return frozenset() if is_as_made else EMULATED_FIELDS
 
 
 def plan_shape(
@@ -208,6 +209,8 @@ class Target:
     upstream: str
     model: str
     capability: Capability
+    costs: tuple[Price, ...] = field(default=(), kw_only=True)  # what the provider takes; empty if that is not known
+    retires_on: date | None = field(default=None, kw_only=True)  # from this day (UTC) on the provider refuses it
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,11 @@ class PlannedTarget(Target):
 
     shape: SizePlan
     emulated: frozenset[str] = frozenset()
+
+    def planned(self, job: ImageJob, count: int, calls: int = 1) -> MadeImages:
+        """Describes `count` images of the job, for their price."""
+        quality = None if job.quality == "auto" else job.quality
+        return MadeImages(count, quality, self.shape.made, calls=calls)
 
     def takes(self, inputs: tuple[InputImage, ...]) -> bool:
         """Returns whether the upstream takes the images of an edit as they are."""
@@ -228,19 +236,37 @@ class PlannedTarget(Target):
 
 @dataclass(frozen=True)
 class Model:
-    """A model that tenants can request. `targets` are in order of preference."""
+    """A model that tenants can request. Without prices, its targets' costs are what tenants pay."""
 
     id: str
     aliases: tuple[str, ...]
     prices: tuple[Price, ...]
     targets: tuple[Target, ...]
     links: LinkSource = LinkSource.PROVIDER
+    prefers_cheapest: bool = False  # the target of the lowest cost first; without a known cost last
+
+    def in_order(self, targets: tuple[PlannedTarget, ...], job: ImageJob, now_s: float) -> tuple[PlannedTarget, ...]:
+        """Sorts the targets that can serve a job in the order in which they are tried."""
+
+        def cost(target: PlannedTarget) -> tuple[bool, Micros]:
+            is_known = bool(target.costs)
+            return not is_known, rate_at(target.costs, now_s).cost(target.planned(job, job.count)) if is_known else 0
+
+        return tuple(sorted(targets, key=cost)) if self.prefers_cheapest else targets
+
+    def prices_at(self, target: Target) -> tuple[Price, ...]:
+        """Returns what tenants pay for the images of a target: its costs, if the model has no prices."""
+        return self.prices or target.costs
 
     def plan(self, job: ImageJob, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
         """Chooses the targets that can serve a job: each of its fields is honoured or emulated."""
         fields = job.fields
         return tuple(
-            PlannedTarget(target.upstream, target.model, target.capability, shape, fields - target.capability.fields)
+            PlannedTarget(
+                *(target.upstream, target.model, target.capability, shape, fields - target.capability.fields),
+                costs=target.costs,
+                retires_on=target.retires_on,
+            )
             for target in self.targets
             if (shape := plan_shape(job, target.capability, policy, self.links))
         )
@@ -257,7 +283,7 @@ class Model:
     @cached_property
     def fields(self) -> frozenset[str]:
         """Optional fields that at least one target accepts, or the gateway emulates."""
-        return _EMULATED.union(*(target.capability.fields for target in self.targets))
+        return EMULATED_FIELDS.union(*(target.capability.fields for target in self.targets))
 
     @cached_property
     def sizes(self) -> str:

@@ -182,6 +182,10 @@ class TokenUsage:
     output_tokens: int
     input_text_tokens: int = 0
     input_image_tokens: int = 0
+    cached_tokens: int = 0  # of the input
+
+    def __add__(self, other: "TokenUsage") -> "TokenUsage":
+        return TokenUsage(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,8 @@ class ImageReply:
     failed: int | None = None  # number of images withheld by the safety check; None if not reported
     usage: TokenUsage | None = None
     stated_usd_micros: int | None = None  # the cost of the call, if the provider states it
+    made: Size | None = None  # read from the first image or stated with it; None: the planned size
+    quality: str | None = None  # as the provider states it, in OpenAI's terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +210,7 @@ class ImageResult:
     count: int  # number of images requested
     id: str = ""  # the upstream's ID of the first call, or empty
     created_s: int = 0  # Unix seconds
+    usage: TokenUsage | None = None  # None unless every call has reported it
 
     @property
     def missing(self) -> int:

@@ -4,6 +4,7 @@ The ledger has a sheet per tenant and day of admission, in the configured time z
 record per request.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
@@ -12,6 +13,7 @@ from typing import Final
 
 from gateway.domain.attribution import TagFilter, tag_dimension
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
+from gateway.domain.pricing import Basis
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +230,7 @@ class LedgerEntry:
     key_id: str
     model: str
     amounts: UsageTotals
-    price_usd_micros: int  # micro-dollars of one image
+    price_usd_micros: int  # micro-dollars reserved for one image
     outcome: str  # a RequestOutcome's value
     calls: Mapping[tuple[str, str], AccountOutcome]  # by upstream and account
     durations: Timings
@@ -237,6 +239,15 @@ class LedgerEntry:
     user: str = ""
     correction_of: date | None = None
     """The day of a closed month to which the amounts are a difference; None for a request's own record."""
+    basis: Basis = Basis.ANSWER
+
+    @property
+    def cost_usd_micros(self) -> int | None:
+        """Returns what the providers took; None if that is not known of every call, or the record is a correction."""
+        shares = [share for share in self.calls.values() if share.images]
+        costs = [share.cost for share in shares if share.cost is not None]
+        is_known = self.correction_of is None and len(costs) == len(shares)
+        return math.ceil(sum(costs)) if is_known else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Upstream calls: sends a request, reads its response within limits, and releases its lease."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -13,6 +14,7 @@ from gateway.domain.accounts import ProviderKey
 from gateway.domain.billing import OpenCall
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
 from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
+from gateway.domain.pricing import CallPrice
 from gateway.generation.inflation import Inflater
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import own_words, redact_error, redact_reply
@@ -64,8 +66,7 @@ class UpstreamCall:
     request: ProviderRequest
     delivery: ResponseFormat
     images: int
-    price_usd_micros: int
-    """Per image."""
+    price: CallPrice
     job: ImageJob = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     entry: OpenCall = field(default_factory=OpenCall)
@@ -187,7 +188,7 @@ class UpstreamClient:
             report = NOT_SENT if sent_s is None else CallReport(ErrorCode.INTERNAL)
         else:
             images = len(outcome.pictures)
-            report = CallReport(images=images, usd_micros=images * order.price_usd_micros)
+            report = CallReport(images=images, usd_micros=math.ceil(order.price.bill(outcome, images).charge))
         report = replace(report, sent_s=sent_s, is_cut_short=is_cut_short)
         label = report.error_code.value if report.error_code else "none"
         self._metrics.upstream_calls.labels(key.upstream, label).inc()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gateway.domain.accounts import ProviderKey
-from gateway.domain.billing import OpenCall, price_at
+from gateway.domain.billing import OpenCall
 from gateway.domain.catalog import Model, PlannedTarget, Target
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import (
@@ -22,6 +22,7 @@ from gateway.domain.images import (
     split_count,
     with_seed_of,
 )
+from gateway.domain.pricing import CallPrice, rate_at
 from gateway.domain.tracing import Attempt
 from gateway.generation.calls import UpstreamCall, UpstreamClient
 from gateway.generation.context import GenerationRequest, RequestContext
@@ -116,7 +117,8 @@ class Upstreams:
         Returns: at least one image; fewer than requested if some were withheld or some calls failed.
         Raises: GatewayError, the most relevant one for the caller.
         """
-        job, targets, now = request.job, request.targets, self._monotonic()
+        job, now = request.job, self._monotonic()
+        targets = request.model.in_order(request.targets, job, self._clock())
         ends_at = now + self._policy.deadline_s if context.deadline_s is None else context.deadline_s
         run = JobContext(job, request.model, reservation, context, self._served, now, ends_at)
         tries = RetryState(self._policy.max_attempts, is_patient=len(targets) == 1)
@@ -125,7 +127,9 @@ class Upstreams:
         if not results:
             raise most_relevant_error([outcome for outcome in outcomes if isinstance(outcome, GatewayError)])
         pictures = tuple(picture for result in results for picture in result.pictures)
-        return replace(results[0], pictures=pictures, count=job.count, created_s=int(self._clock()))
+        used = [result.usage for result in results if result.usage]
+        usage = sum(used[1:], used[0]) if len(used) == len(results) else None
+        return replace(results[0], pictures=pictures, count=job.count, created_s=int(self._clock()), usage=usage)
 
     async def _make(
         self, run: JobContext, count: int, targets: tuple[PlannedTarget, ...], tries: RetryState
@@ -236,7 +240,7 @@ class Upstreams:
                 if started_s - lease.taken_s > _STALE_S or run.ends_at - started_s <= needed_s:
                     return None
                 attempt = context.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
-                price, position = price_at(run.model.prices, self._clock()), context.trace.context
+                price, position = self._price(run, target, count), context.trace.context
                 headers = position.headers(attempt.span_id) if position else {}
                 order = UpstreamCall(request, asked, count, price, run.job, headers, entry, context.memory)
                 is_lease_used = True
@@ -248,6 +252,11 @@ class Upstreams:
                 await self._caller.release_unused(lease)
             if entry.is_free:
                 await run.reservation.revert_order(key.upstream, key.account, count)
+
+    def _price(self, run: JobContext, target: PlannedTarget, count: int) -> CallPrice:
+        tariff = rate_at(run.model.prices_at(target), run.reservation.price_since_s)
+        cost = rate_at(target.costs, self._clock()) if target.costs else None
+        return CallPrice(tariff, target.planned(run.job, count), cost)
 
     async def _call(
         self, run: JobContext, lease: Lease, target: PlannedTarget, order: UpstreamCall, attempt: Attempt
@@ -281,9 +290,9 @@ class Upstreams:
                 pictures, delivery, endpoint.links, remaining_s, memory, endpoint.proxies
             )
         withheld = max(0, min(order.images - len(reply.pictures), reply.failed or 0))  # at most as many as are missing
-        order.entry.share.deliver(order.images, len(pictures), withheld)
+        order.entry.share.deliver(order.images, len(pictures), withheld, order.price.bill(reply, len(pictures)))
         if not pictures:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
         tenant = run.reservation.caller.tenant.current_name
         self._metrics.images.labels(run.model.id, tenant, target.upstream).inc(len(pictures))
-        return ImageResult(pictures, target.shape.made, order.images, reply.id)
+        return ImageResult(pictures, reply.made or target.shape.made, order.images, reply.id, usage=reply.usage)

@@ -8,6 +8,7 @@ from typing import Final
 from gateway.domain.billing import AdmissionRequest, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, ImageJob, ImageResult, SizeChange
+from gateway.domain.pricing import Offer
 from gateway.domain.tenants import Principal
 from gateway.domain.tracing import Interval
 from gateway.generation.context import ConvertedRequest, GenerationRequest, RequestContext
@@ -40,7 +41,7 @@ class GenerationService:
         model, job, trace = request.model, request.job, context.trace
         context.model, context.asked, context.prompt = model.id, job.count, job.prompt
         order = (context.identity, context.batch, context.attribution)
-        purchase = AdmissionRequest(context.id, model.id, job.count, model.prices, *order)
+        purchase = AdmissionRequest(context.id, model.id, job.count, _offers(request), *order)
         transfer_id = context.transfer.hand_over() if context.transfer else ""
         passage = trace.admit = Interval(self._monotonic())
         try:
@@ -110,3 +111,11 @@ class GenerationService:
             context.ignored = (*context.ignored, "output_format")
             return result
         return replace(result, pictures=pictures)
+
+
+def _offers(request: GenerationRequest) -> tuple[Offer, ...]:
+    """Returns what each target charges for a request, in one call or in as many as it may take."""
+    job, targets = request.job, request.targets
+    is_one_call = job.count <= min(target.capability.max_images_per_call for target in targets)
+    calls = 1 if is_one_call else job.count
+    return tuple(Offer(request.model.prices_at(target), target.planned(job, job.count, calls)) for target in targets)

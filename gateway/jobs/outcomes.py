@@ -221,7 +221,8 @@ def _describe(
         detail = outcome.detail if outcome.row.shows_detail else ""
         error = _Error(outcome.error_code.value, detail, outcome.param, outcome.upstream_code)
         return _Outcome(error=error, numbers=numbers)
-    return _Outcome({name: getattr(outcome, name) for name in _FIELDS}, images or (), numbers=numbers)
+    known = {name: value for name in _FIELDS if (value := getattr(outcome, name)) is not None}
+    return _Outcome(known, images or (), numbers=numbers)
 
 
 def _describe_image(image: Picture, files: Iterator[StoredPicture] | None = None) -> StoredImage:

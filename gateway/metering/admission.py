@@ -98,7 +98,7 @@ class Admission:
             if len(self._unsettled) < _UNKNOWN_MAX and not isinstance(error.__cause__, CallNotStartedError):
                 self._unsettled[reservation.id] = reservation
             raise
-        reservation.rates = decision.rates
+        reservation.rates, reservation.price_since_s = decision.rates, decision.price_since_s
         if decision.decision != "admitted":
             raise gateway_error(decision, caller)
         self._in_progress[reservation.id] = reservation

@@ -55,6 +55,7 @@ class AdmissionDecision(msgspec.Struct, frozen=True):
     """The fields are described in the header of admit.lua."""
 
     decision: str
+    price_since_s: int = 0
     scope: str = ""
     limit: str = ""
     allowed: int = 0

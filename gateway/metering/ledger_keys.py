@@ -1,9 +1,11 @@
 """Redis keys of a tenant day, and the fields of its sums and records."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date
+from fractions import Fraction
 from typing import Final
 from urllib.parse import unquote
 
@@ -19,8 +21,10 @@ from gateway.domain.attribution import (
     tag_dimension,
 )
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
+from gateway.domain.pricing import Basis
 from gateway.domain.usage import MEASURES, Holder, LedgerEntry, Sums, TenantDay, UsageTotals
 
+_BASES: Final = {basis.value: basis for basis in Basis}
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 
@@ -204,17 +208,41 @@ def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
         read_tags(fields),
         fields.get("user", ""),
         read_day(fields.get("correction_of")),
+        _BASES.get(fields.get("price_basis", ""), Basis.ANSWER),
     )
 
 
 def _read_calls(text: str) -> Iterator[tuple[tuple[str, str], AccountOutcome]]:
-    """Parses "UPSTREAM/ACCOUNT:DELIVERED,WITHHELD,LOST,UNCONFIRMED", joined by ";"."""
+    """Parses what `write_calls` renders."""
     for call in filter(None, text.split(";")):
         place, _, counts = call.rpartition(":")
         upstream, _, account = place.partition("/")
-        delivered, withheld, lost, unconfirmed, *_ = *map(read_integer, counts.split(",")), 0, 0, 0, 0
-        share = AccountOutcome(delivered=delivered, withheld=withheld, lost=lost, unconfirmed=unconfirmed)
+        delivered, withheld, lost, unconfirmed, charge, cost, *_ = *counts.split(","), *[""] * 6
+        numbers = [read_integer(count) for count in (delivered, withheld, lost, unconfirmed)]
+        share = AccountOutcome(numbers[0], numbers[1], numbers[2], numbers[3])
+        share.charge = read_integer(charge) if charge else None
+        share.cost = read_integer(cost) if cost else None
         yield (upstream, account), share
+
+
+def write_calls(shares: Mapping[tuple[str, str], AccountOutcome], images: int, reserved: int) -> str:
+    """Renders "UPSTREAM/ACCOUNT:DELIVERED,WITHHELD,LOST,UNCONFIRMED,CHARGE,COST" of each account, joined by ";".
+
+    Charge and cost are micro-dollars. The charges add up to their exact sum, rounded up once. One that is the share of
+    the delivered images in the `reserved` cost is left out, and so is an unknown cost.
+    """
+    written, charged = [], Fraction(0)
+    for (upstream, account), share in sorted(shares.items()):
+        if not share.was_reached:
+            continue
+        counts = f"{share.delivered},{share.withheld},{share.lost},{share.unconfirmed}"
+        own, charge = share.charge, ""
+        if own is not None and (own != int(own) or own * images != share.delivered * reserved):
+            charge = str(math.ceil(charged + own) - math.ceil(charged))
+            charged += own
+        cost = "" if share.cost is None or not share.images else str(math.ceil(share.cost))
+        written.append(f"{upstream}/{account}:{counts},{charge},{cost}".rstrip(","))
+    return ";".join(written)
 
 
 def read_holder(text: str) -> Holder:

@@ -47,7 +47,7 @@ _BATCH: Final = 250
 _KEPT_FIELDS: Final = frozenset(
     {"reservation", "admitted_ms", "key_id", "model", "asked", "delivered", "withheld", "lost", "unconfirmed"}
     | {"price_usd_micros", "usd_micros", "outcome", "calls", "queue_ms", "upstream_ms", "total_ms", "corrects"}
-    | {"correction_of", "requests", "upstreams"}
+    | {"correction_of", "requests", "upstreams", "price_basis"}
 )
 """Fields of a record that are the bill. Key IDs are random; their labels are deleted."""
 _EVERY_DAY: Final = UsageFilter(date.min, date.max, None)

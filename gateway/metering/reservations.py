@@ -12,10 +12,11 @@ import structlog
 from gateway.domain.billing import AdmissionRequest, BillingRule, ImageOutcomes, OpenCall, OrderIdentity, Timings
 from gateway.domain.calendar import UTC_CALENDAR, Calendar
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.pricing import Basis
 from gateway.domain.tenants import Principal, Rates
 from gateway.domain.usage import TenantDay
 from gateway.metering.ledger import Ledger
-from gateway.metering.ledger_keys import day_number, write_attribution
+from gateway.metering.ledger_keys import day_number, write_attribution, write_calls
 from gateway.observability.metrics import Metrics
 from gateway.redis import Script, Value
 from gateway.redis.journal_file import Entry
@@ -108,6 +109,8 @@ class Reservation:
     prefix: str
     """Of Redis keys."""
     rates: Rates = field(default_factory=Rates)
+    price_since_s: int = 0
+    """Unix second from which the reserved price is valid; set by the admission."""
     tally: ImageOutcomes = field(default_factory=ImageOutcomes)
     spent: Timings = field(default_factory=Timings)
     """Set by its user before it ends."""
@@ -153,7 +156,7 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
     settlement: str
     was_sent: bool
     calls: str
-    """`UPSTREAM/ACCOUNT:DELIVERED,WITHHELD,LOST,UNCONFIRMED` of each account, joined by ";"."""
+    """Of each account, as `write_calls` renders them."""
     queue_ms: int
     upstream_ms: int
     total_ms: int
@@ -161,22 +164,21 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
     """Unix seconds."""
     charges_withheld: bool
     charges_unconfirmed: bool
+    price_basis: str = ""
+    """A Basis's value; empty for ANSWER."""
 
     @classmethod
     def of(cls, reservation: Reservation, rule: BillingRule) -> Self:
         """Describes a reservation whose outcomes are closed."""
         caller, purchase, spent, tally = reservation.caller, reservation.purchase, reservation.spent, reservation.tally
-        calls = ";".join(
-            f"{upstream}/{account}:{share.delivered},{share.withheld},{share.lost},{share.unconfirmed}"
-            for (upstream, account), share in sorted(tally.shares.items())
-            if share.was_reached
-        )
+        calls = write_calls(tally.shares, purchase.images, purchase.cost_at(reservation.price_since_s))
         return cls(
             *(reservation.id, caller.tenant.name, caller.key.id, purchase.request_id, purchase.images),
             *(tally.settlement.value, tally.reached_upstream, calls),
             *(spent.queue_ms, spent.upstream_ms, spent.total_ms),
             reservation.ended_s,
             *(rule.charges_withheld, rule.charges_unconfirmed),
+            "" if tally.basis is Basis.ANSWER else tally.basis.value,
         )
 
     def entry(self) -> Entry:

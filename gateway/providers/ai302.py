@@ -14,7 +14,7 @@ from gateway.providers.minimax import (
     MiniMax,
     overridden,
 )
-from gateway.providers.protocol import KeyCheck, ProviderRequest
+from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest
 from gateway.providers.replies import UntrustedObject, UpstreamResponse
 
 ERR_CODES: Final[Mapping[int, ErrorCode]] = {
@@ -67,6 +67,11 @@ class Ai302(MiniMax):
     key_check_path = "/v1/models"
     """The list of models. The balance page needs a key with management rights (5.2, 5.4)."""
     code_words = CODE_WORDS
+
+    @property
+    def models(self) -> Mapping[str, ModelFacts]:
+        """Its price is not published."""
+        return {"minimaxi-image-01": ModelFacts(self.capability("minimaxi-image-01", {}))}
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:  # noqa: ARG002 - every model is alike
         """Declares documented fields only. Others, such as `n`, `seed` and references, may not pass through."""

@@ -10,9 +10,10 @@ from gateway.domain.accounts import Secret
 from gateway.domain.catalog import AspectRatios, Capability, EditRule, SizeBounds
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, Format, ImageJob, ImageReply, ResponseFormat, Size
+from gateway.domain.pricing import PerImage, Rate
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax_key_check import read_quota
-from gateway.providers.protocol import KeyCheck, ProviderRequest
+from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest
 from gateway.providers.replies import (
     STATUS_ERRORS,
     UntrustedObject,
@@ -109,6 +110,8 @@ _ACCEPT: Final = ("accept", "application/json")
 _MODELS_PATH: Final = "/v1/models"
 """The list of models (https://platform.minimax.io/docs/api-reference/models/openai/list-models)."""
 _LIVE: Final = "image-01-live"
+_RATES: Final[Mapping[str, Rate | None]] = {"image-01": PerImage(3_500), _LIVE: None}
+"""Published prices, outside of mainland China (reference/minimax.md 4.2)."""
 _REFERENCE: Final = FIELDS["subject_reference"]
 
 
@@ -129,6 +132,10 @@ class MiniMax:
     """The quota page (reference/minimax.md 4.3)."""
     code_words: Mapping[str, ErrorCode] = {}
     """Error code by the word in `code`, where there is no code of MiniMax's, which is more precise."""
+
+    @property
+    def models(self) -> Mapping[str, ModelFacts]:
+        return {name: ModelFacts(self.capability(name, {}), rate) for name, rate in _RATES.items()}
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Protocol
+from typing import Literal, Protocol
 
 from gateway.domain.accounts import Secret
-from gateway.domain.billing import Rate
 from gateway.domain.catalog import Capability
 from gateway.domain.errors import ErrorCode
 from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat
+from gateway.domain.pricing import Rate
 from gateway.providers.replies import UpstreamResponse
 
 
@@ -52,6 +52,7 @@ class ModelFacts:
     capability: Capability
     rate: Rate | None = None  # what the provider takes; None if its price is not known
     retires_on: date | None = None  # from this day (UTC) on the provider refuses it; None if no day is known
+    currency: Literal["USD", "CNY"] = "USD"  # of the rate: millionths of a yuan with "CNY"
 
 
 class Provider(Protocol):
@@ -64,6 +65,10 @@ class Provider(Protocol):
     @property
     def paths(self) -> tuple[str, ...]:
         """The paths that it appends to the base URL."""
+
+    @property
+    def models(self) -> Mapping[str, ModelFacts]:
+        """Its known models, by its names for them. It may have others."""
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting."""

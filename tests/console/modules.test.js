@@ -54,6 +54,7 @@ test("code quotes what a person types", () => {
 test("a record is explained", () => {
   const record = { outcome: "delivered", asked: 3, delivered: 2, withheld: 1, lost: 0, unconfirmed: 0, usd: "0.007", price_per_image_usd: "0.0035", tenant: "acme", queue_ms: 0 };
   assert.deepEqual(["The provider made 2 images, and the client's response had them.", "1 image of the 3 requested did not come: 1 withheld, 0 lost, 0 unconfirmed.", "acme paid $0.007, at $0.0035 an image."], explain(record));
+  assert.equal("acme paid $0.0123.", explain({ ...record, usd: "0.0123" }).at(-1));
 });
 
 test("scales and audit entries are flat", () => {

@@ -2,9 +2,9 @@
 
 import pytest
 
-from gateway.domain.billing import PerImage, Price
 from gateway.domain.catalog import AspectRatios, Capability, Catalog, Model, SizeBounds, SizePolicy, Target
 from gateway.domain.images import ImageJob, Size
+from gateway.domain.pricing import MadeImages, PerImage, Price
 
 RATIOS, PIXELS = AspectRatios({"1:1": Size(1024, 1024), "21:9": Size(1344, 576)}), SizeBounds(512, 2048, 8)
 DIRECT = Target(
@@ -97,3 +97,12 @@ def test_model_takes_what_its_most_able_target_takes() -> None:
 
 def test_model_offers_the_formats_that_the_gateway_converts_to() -> None:
     assert ["jpeg", "png", "webp"] == MODEL.choices("output_format")
+
+
+@pytest.mark.parametrize(("quality", "expected"), [("auto", None), ("high", "high"), (None, None)])
+def test_an_automatic_quality_is_not_known_to_the_price(quality: str | None, expected: str | None) -> None:
+    able = Capability((RATIOS,), fields=frozenset({"quality.auto", "quality.high"}))
+    model = Model("any", (), MODEL.prices, (Target("up", "any", able),))
+    job = ImageJob("a cat", count=3, quality=quality, size=Size(1344, 576))
+    [target] = model.plan(job, STRICT)
+    assert MadeImages(3, expected, Size(1344, 576), calls=2) == target.planned(job, 3, calls=2)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from gateway.domain.accounts import Account, ProviderKey
 from gateway.domain.errors import GatewayError
 from gateway.domain.images import ImageJob, ImageReply, Picture, ResponseFormat
+from gateway.domain.pricing import CallPrice, MadeImages, PerImage
 from gateway.generation.calls import CallLimits, UpstreamCall, UpstreamClient
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.transport import AiohttpTransport
@@ -32,6 +33,9 @@ IMAGES: Final = 2
 """Of each order. More in a reply are not delivered."""
 
 
+PRICE = CallPrice(PerImage(3500), MadeImages(IMAGES))
+
+
 class Desk:
     """Calls one after the other; the lease is the same for all of them."""
 
@@ -46,7 +50,7 @@ class Desk:
         """One call within so many seconds."""
         endpoint = UpstreamEndpoint("sim", PROVIDERS[provider], self._upstream.url, LinkPolicy([]))
         request = ProviderRequest("POST", "/v1/image_generation", (), (b"{" + b" " * ORDER_BYTES + b"}",))
-        order = UpstreamCall(request, delivery, IMAGES, 3500, ImageJob("a cat"))
+        order = UpstreamCall(request, delivery, IMAGES, PRICE, ImageJob("a cat"))
         return self.run(self.callers[timeout_s].call(endpoint, self._lease, order, remaining_s=1000))
 
     def deliver(self, pictures: tuple[Picture, ...], policy: LinkPolicy) -> tuple[Picture, ...]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.domain.billing import PerImage, Price
 from gateway.domain.catalog import Model
 from gateway.domain.images import (
     Base64Image,
@@ -22,6 +21,7 @@ from gateway.domain.images import (
     ResponseFormat,
     Size,
 )
+from gateway.domain.pricing import PerImage, Price
 from gateway.generation.context import RequestContext
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.generation.result_links import ResultLinks

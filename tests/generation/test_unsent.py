@@ -16,6 +16,7 @@ import pytest
 from gateway.domain.billing import ImageOutcomes, OpenCall
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import ImageJob, ResponseFormat
+from gateway.domain.pricing import CallPrice, MadeImages, PerImage
 from gateway.generation.calls import CallLimits, UpstreamCall, UpstreamClient
 from gateway.generation.transport import AiohttpTransport
 from gateway.generation.upstreams import UpstreamEndpoint
@@ -122,7 +123,14 @@ async def calling(redis_url: str, server: Counting) -> AsyncIterator[Callable[[f
             async def call(remaining_s: float) -> tuple[Any, int]:
                 tally = ImageOutcomes()
                 entry = OpenCall(tally.open("sim", "main", 1), 1)
-                order = UpstreamCall(ASKED, ResponseFormat.URL, 1, 3500, ImageJob("a cat"), entry=entry)
+                order = UpstreamCall(
+                    ASKED,
+                    ResponseFormat.URL,
+                    1,
+                    CallPrice(PerImage(3500), MadeImages(1)),
+                    ImageJob("a cat"),
+                    entry=entry,
+                )
                 with entry:
                     outcome = await caller.call(endpoint, await process.take(), order, remaining_s=remaining_s)
                 tally.close()

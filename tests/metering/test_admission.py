@@ -9,8 +9,9 @@ import redis as sync_redis
 from prometheus_client import generate_latest
 
 from gateway.domain.attribution import Attribution
-from gateway.domain.billing import AdmissionRequest, BillingRule, PerImage, PerToken, Price, Timings
+from gateway.domain.billing import AdmissionRequest, BillingRule, Timings
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
+from gateway.domain.pricing import MadeImages, Offer, PerImage, PerToken, Price
 from gateway.domain.tenants import Principal, Rate, Rates
 from gateway.metering.admission import Admission
 from gateway.metering.reservations import Reservation
@@ -197,7 +198,7 @@ async def test_the_ledger_s_line_holds_what_an_auditor_asks_for(each_redis: str)
         admission, caller = admitting(redis), await put_tenant(redis)
         before_ms = time.time() * 1000
         attribution = Attribution({"team": "a|b", "env": "prod"}, "0123456789abcdef", ("tag:env", "user"))
-        asked = AdmissionRequest("req_abc", "image|01", 4, PRICES, attribution=attribution)
+        asked = AdmissionRequest("req_abc", "image|01", 4, (Offer(PRICES, MadeImages(4)),), attribution=attribution)
         async with admission.admit(caller, asked) as reservation:
             reservation.spent = Timings(5, 300, 310)
             (await reservation.mark_sent("sim", "b", 1)).share.deliver(1, 1, 0)
@@ -737,7 +738,9 @@ async def test_what_no_waiting_mends_does_not_speak_of_waiting(
 async def test_images_cost_their_part_of_what_was_reserved(redis_url: str, delivered: int, usd_micros: int) -> None:
     """Redis knows the cost of the request, not how it is made up: here 100 for three images."""
     tokens = PerToken(1_000_000, 0, input_tokens_max=100, output_tokens_max=0)
-    bought = AdmissionRequest("req_1", "image-01", 3, (Price(0, PerImage(1)), Price(1, tokens)))
+    bought = AdmissionRequest(
+        "req_1", "image-01", 3, (Offer((Price(0, PerImage(1)), Price(1, tokens)), MadeImages(3)),)
+    )
     async with connected(redis_url) as redis:
         admission, caller = admitting(redis), await put_tenant(redis)
         async with admission.admit(caller, bought) as reservation:
@@ -754,7 +757,7 @@ async def test_large_sums_are_told_exactly(redis_url: str) -> None:
     async with connected(redis_url) as redis:
         admission = admitting(redis)
         caller = await put_tenant(redis, limits={"usd_micros_per_month": 999_999_999_999_999})
-        bought = AdmissionRequest("req_1", "image-01", 9, prices)
+        bought = AdmissionRequest("req_1", "image-01", 9, (Offer(prices, MadeImages(9)),))
         for _ in range(111):
             async with admission.admit(caller, bought) as reservation:
                 (await reservation.mark_sent("sim", "main", 9)).share.deliver(9, 9, 0)

@@ -307,8 +307,8 @@ async def test_a_record_is_told_whole(each_redis: str) -> None:
         3500,
         "delivered",
         {
-            ("sim", "main"): AccountOutcome(delivered=1, withheld=1),
-            ("other.one", "a-b"): AccountOutcome(delivered=1, lost=1, unconfirmed=1),
+            ("sim", "main"): AccountOutcome(delivered=1, withheld=1, cost=None),
+            ("other.one", "a-b"): AccountOutcome(delivered=1, lost=1, unconfirmed=1, cost=None),
         },
         Timings(1, 20, 22),
     )

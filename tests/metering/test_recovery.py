@@ -8,8 +8,9 @@ import anyio
 import pytest
 from redis.exceptions import ResponseError
 
-from gateway.domain.billing import AdmissionRequest, PerImage, Price
+from gateway.domain.billing import AdmissionRequest
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.pricing import MadeImages, Offer, PerImage, Price
 from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
 from gateway.metering.recovery import ExpiredReservationReaper
@@ -30,7 +31,7 @@ def sweeper(redis: Client, admission: Admission, own_id: str = "me", round_s: fl
 @asynccontextmanager
 async def left_behind(admission: Admission, *callers: Principal, count: int = 1) -> AsyncIterator[list[Reservation]]:
     """Tickets of a process that gives no sign of life, for as long as the test looks at them."""
-    purchase = AdmissionRequest("req_1", "image-01", 2, (Price(0, PerImage(3500)),))
+    purchase = AdmissionRequest("req_1", "image-01", 2, (Offer((Price(0, PerImage(3500)),), MadeImages(2)),))
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(admission.admit(caller, purchase))

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.domain.billing import AdmissionRequest, PerImage, Price
+from gateway.domain.billing import AdmissionRequest
+from gateway.domain.pricing import MadeImages, Offer, PerImage, Price
 from gateway.domain.tenants import Principal
 from gateway.metering.admission import Admission
 from gateway.metering.reservations import Reservation
@@ -39,7 +40,7 @@ async def connected(url: str, timeout_s: float = 5.0) -> AsyncIterator[Client]:
 
 
 def purchase(images: int = 1, request_id: str = "req_1") -> AdmissionRequest:
-    return AdmissionRequest(request_id, "image-01", images, PRICES)
+    return AdmissionRequest(request_id, "image-01", images, (Offer(PRICES, MadeImages(images)),))
 
 
 def admitted(admission: Admission, caller: Principal, images: int = 1) -> Any:

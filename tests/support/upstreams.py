@@ -17,10 +17,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
-from gateway.domain.billing import PerImage, Price
 from gateway.domain.catalog import Model, PlannedTarget, SizePolicy, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageJob, ImageResult, ResponseFormat
+from gateway.domain.pricing import PerImage, Price, Rate
 from gateway.domain.tracing import Trace
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.context import RequestContext
@@ -118,6 +118,7 @@ async def running(
     is_new: bool = False,
     admission_url: str | None = None,
     is_flushed: bool = False,
+    rate: Rate = PerImage(3500),  # noqa: B008 - frozen
 ) -> AsyncIterator[Callable[..., Any]]:
     """`make(count=1, prompt=..., delivery=..., context=...)` makes one request at the sites.
 
@@ -134,7 +135,7 @@ async def running(
         for site in sites
     }
     supply = UpstreamSet(endpoints, (), {site.name: WaitConfig(max_wait_s, fallback_after_s) for site in sites})
-    model = Model("image-01", (), (Price(0, PerImage(3500)),), tuple(site.target() for site in sites))
+    model = Model("image-01", (), (Price(0, rate),), tuple(site.target() for site in sites))
     async with AsyncExitStack() as stack:
         redis, counters = connect(redis_url, 1.0), connect(admission_url or redis_url, 1.0)
         for client in (redis, counters):

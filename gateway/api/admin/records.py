@@ -24,7 +24,7 @@ from gateway.metering.record_search import RecordFilter, RecordSearch
 _ROWS_MAX: Final = 1000
 _DAYS: Final = 2
 """Days up to today that are searched for a request, unless the query names others."""
-_UPSTREAM_FIELDS: Final = frozenset({"upstream", "account", "calls"})
+_UPSTREAM_FIELDS: Final = frozenset({"upstream", "account", "calls", "cost_usd"})
 """Fields of a record that a tenant does not see."""
 _NAMES: Final = tuple(field.name for field in fields(RecordFilter))
 _EntryId = Annotated[str, Meta(pattern=r"^[0-9]{1,19}-[0-9]{1,19}\Z")]

@@ -26,7 +26,7 @@
 --          jobs/lua/claim_lines.lua; not checked if ""); or null or absent
 -- ARGV[14] offsets of the time zone of days and months, see windows.lua; or "" or absent
 -- ARGV[15] JSON: what the request is attributed to, tags, user and summed, see split_sums.lua; or absent
--- Returns  JSON: decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "unclaimed" (the line is
+-- Returns  JSON: price_since_s, the "since" of the cost that is reserved; decision "admitted", "unknown" (no such tenant or key, or disabled, or expired), "unclaimed" (the line is
 --          not to run, or not by this process), "rate", "quota" or
 --          "repeated" (nothing is reserved: order is the one to join, see find_order in repeats.lua). With "rate" and
 --          "quota": scope, limit, allowed, taken, asked, frees_at_s (Unix; 0: not known), now_s, is_permanent (asks for
@@ -179,6 +179,7 @@ for since, micros in string.gmatch(ARGV[6], '(%d+):(%d+)') do
 end
 
 local is_known = reservation_id ~= '' and redis.call('EXISTS', KEYS[3]) == 1
+local price_since_s = is_known and redis.call('HGET', KEYS[3], 'price_since_s') or latest
 local is_new = reservation_id ~= '' and not is_known
 if is_new and line and (line.claim or '') ~= '' and not is_claimed(line.claim) then
   return cjson.encode({decision = 'unclaimed'})
@@ -235,7 +236,7 @@ if is_reserved then
     end
   end
   redis.call('HSET', KEYS[3], 'key_id', key_id, 'request_id', ARGV[3], 'model', ARGV[4], 'images', images,
-    'cost', cost, 'second', now_s, 'admitted_ms', now_ms, 'day', calendar.day, 'month', calendar.month,
+    'cost', cost, 'price_since_s', latest, 'second', now_s, 'admitted_ms', now_ms, 'day', calendar.day, 'month', calendar.month,
     'day_ends_s', calendar.day_ends_s, 'month_ends_s', calendar.month_ends_s)
   if line then redis.call('HSET', KEYS[3], 'batch_id', line.batch_id, 'custom_id', line.custom_id) end
   for name, value in pairs(cjson.decode(ARGV[15] or '{}')) do redis.call('HSET', KEYS[3], name, value) end
@@ -257,7 +258,7 @@ for _, one in ipairs(exhausted) do
 end
 
 local answer = refusal or {decision = order and 'repeated' or 'admitted', order = order}
-answer.has_events = has_events
+answer.has_events, answer.price_since_s = has_events, math.max(0, tonumber(price_since_s))
 answer.rates = line and {} or {
   requests = rate_status(scopes, 'requests', is_counted and 1 or 0, now_s),
   images = rate_status(scopes, 'images', is_reserved and images or 0, now_s),

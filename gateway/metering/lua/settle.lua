@@ -6,7 +6,8 @@
 --          admit.lua reserved from; BASE .. "ledger:YYYYMMDD", "sums:YYYYMMDD", "batch_sums:YYYYMMDD", "days",
 --          "records_end", "closed" and "recent": see redis/__init__.py; BASE .. "split_sums:YYYYMMDD": see split_sums.lua
 -- ARGV[1]  JSON of the outcome, see ReservationOutcome: reservation (its ID), charges_withheld, charges_unconfirmed, and of
---          a request that ended settlement, was_sent, calls, queue_ms, upstream_ms, total_ms and key_id. Without settlement
+--          a request that ended settlement, was_sent, calls (as write_calls in ledger_keys.py renders them), price_basis (see
+--          Basis in domain/pricing.py), queue_ms, upstream_ms, total_ms and key_id. Without settlement
 --          it is settled only if it has expired, by its own fields: sent images are unconfirmed
 -- ARGV[2]  retention of the ledger's records, days
 -- ARGV[3]  JSON, ascending: the percentages of quotas and budgets at which an event is appended, see events.lua, unless the
@@ -102,15 +103,24 @@ end
 local is_recorded = ended.was_sent or reservation.entry
 local new = {requests = 1, asked = number('images'), delivered = 0, withheld = 0, lost = 0, unconfirmed = 0, not_sent = 0}
 if not is_recorded then new.requests, new.asked, new.not_sent = 0, 0, 1 end
-for delivered, withheld, lost, unconfirmed in string.gmatch(ended.calls, ':(%d+),(%d+),(%d+),(%d+)') do
+-- Returns a function that adds a call, and returns the charged images of all so far and what they cost: the charges of the
+-- answers, and for other images their share of the reserved cost. Never more than was reserved.
+local function charging()
+  local images, sharing, usd_micros = 0, 0, 0
+  return function(delivered, withheld, unconfirmed, charge)
+    local others = (ended.charges_withheld and withheld or 0) + (ended.charges_unconfirmed and unconfirmed or 0)
+    images, usd_micros = images + delivered + others, usd_micros + (tonumber(charge) or 0)
+    sharing = sharing + others + (charge == '' and delivered or 0)
+    return images, math.min(number('cost'), usd_micros + cost_of(sharing))
+  end
+end
+local charged, charge = 0, charging()
+new.usd_micros = 0
+for delivered, withheld, lost, unconfirmed, own in string.gmatch(ended.calls, ':(%d+),(%d+),(%d+),(%d+),?(%d*)') do
   new.delivered, new.withheld = new.delivered + delivered, new.withheld + withheld
   new.lost, new.unconfirmed = new.lost + lost, new.unconfirmed + unconfirmed
+  charged, new.usd_micros = charge(delivered, withheld, unconfirmed, own)
 end
-local function charge(delivered, withheld, unconfirmed)
-  return delivered + (ended.charges_withheld and withheld or 0) + (ended.charges_unconfirmed and unconfirmed or 0)
-end
-local charged = charge(new.delivered, new.withheld, new.unconfirmed)
-new.usd_micros = cost_of(charged)
 
 local has_events
 local function reply(status, usd_micros)
@@ -180,7 +190,7 @@ end
 redis.call('ZADD', base .. 'days', sheet, sheet)
 
 if is_recorded then
-  local upstreams = amounts_by_upstream(ended.calls, new.asked, charge, cost_of)
+  local upstreams = amounts_by_upstream(ended.calls, new.asked, charging())
   local kept, moved_upstreams = add_splits(split_sums, splits, reservation, new, moved, upstreams, is_correction)
   for _, value in ipairs(kept) do table.insert(settled, value) end
   local amounts = is_correction and moved or new
@@ -189,6 +199,10 @@ if is_recorded then
     'delivered', amounts.delivered, 'withheld', amounts.withheld, 'lost', amounts.lost, 'unconfirmed', amounts.unconfirmed,
     'price_usd_micros', cost_of(1), 'usd_micros', amounts.usd_micros, 'outcome', ended.settlement, 'calls', ended.calls,
     'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms}
+  if (ended.price_basis or '') ~= '' then
+    table.insert(record, 'price_basis')
+    table.insert(record, ended.price_basis)
+  end
   for _, name in ipairs({'batch_id', 'custom_id', 'idempotency', 'tags', 'user', 'summed', 'upstream_usd'}) do
     if reservation[name] then
       table.insert(record, name)

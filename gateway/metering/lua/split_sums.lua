@@ -31,17 +31,17 @@ local function read_splits(name, reservation, is_correction)
   return splits
 end
 
--- Returns the amounts of each upstream by name. The request counts at the first one with images. `charge` returns the
--- charged images of a call, `cost_of` the cost of some images.
-local function amounts_by_upstream(calls, asked, charge, cost_of)
-  local by, charged, first, first_with_images = {}, 0, nil, nil
-  for upstream, delivered, withheld, lost, unconfirmed in string.gmatch(calls, '([^/;]+)/[^:;]*:(%d+),(%d+),(%d+),(%d+)') do
-    local amounts, before = by[upstream] or {}, charged
-    charged = charged + charge(delivered, withheld, unconfirmed)
+-- Returns the amounts of each upstream by name. The request counts at the first one with images. `charge` adds a call, and
+-- returns the charged images of all so far and what they cost.
+local function amounts_by_upstream(calls, asked, charge)
+  local by, cost, first, first_with_images = {}, 0, nil, nil
+  local pattern = '([^/;]+)/[^:;]*:(%d+),(%d+),(%d+),(%d+),?(%d*)'
+  for upstream, delivered, withheld, lost, unconfirmed, own in string.gmatch(calls, pattern) do
+    local amounts, _, total = by[upstream] or {}, charge(delivered, withheld, unconfirmed, own)
     local made = {delivered = delivered, withheld = withheld, lost = lost, unconfirmed = unconfirmed,
-      usd_micros = cost_of(charged) - cost_of(before)}
+      usd_micros = total - cost}
     for measure, amount in pairs(made) do amounts[measure] = (amounts[measure] or 0) + amount end
-    by[upstream], first = amounts, first or amounts
+    by[upstream], first, cost = amounts, first or amounts, total
     if delivered + withheld + lost + unconfirmed > 0 then first_with_images = first_with_images or amounts end
   end
   first = first_with_images or first

@@ -18,7 +18,7 @@ from gateway.api.openai_responses import (
     render_models,
 )
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError
-from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture, Size
+from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture, Size, TokenUsage
 
 JPEG = Base64Image(memoryview(b"/9j/4AAQSkZJRg=="))
 PNG = Base64Image(memoryview(b"iVBORw0KGgo="))
@@ -92,6 +92,28 @@ def test_answer_has_every_key_that_clients_need(
         "size": "1280x720",
         "usage": USAGE | {"output_tokens_details": {"image_tokens": 0, "text_tokens": 0}},
     } == msgspec.json.decode(b"".join(render_generation(result(*pictures), 1_763_900_000)))
+
+
+@pytest.mark.parametrize(
+    ("usage", "details"),
+    [
+        (TokenUsage(30, 1056), {"text_tokens": 30, "image_tokens": 0}),
+        (TokenUsage(30, 1056, 10, 20), {"text_tokens": 10, "image_tokens": 20}),
+        (TokenUsage(30, 1056, 10, 20, 5), {"text_tokens": 10, "image_tokens": 20, "cached_tokens": 5}),
+    ],
+)
+def test_tokens_that_the_provider_reports_are_told_once(usage: TokenUsage, details: dict[str, int]) -> None:
+    made = ImageResult((JPEG, PNG), Size(1280, 720), 2, usage=usage)
+    told = {"total_tokens": 1086, "input_tokens": 30, "output_tokens": 1056, "input_tokens_details": details}
+    body = b"".join(render_generation(made, 1_763_900_000))
+    tail = {"output_tokens_details": {"image_tokens": 1056, "text_tokens": 0}}
+    assert told | tail == msgspec.json.decode(body)["usage"]
+    stream = [b"".join(event).partition(b"data: ")[2] for event in render_events(made, 1_763_900_000)]
+    assert [USAGE, told] == [msgspec.json.decode(event)["usage"] for event in stream]
+    with client(body, "application/json") as sdk:
+        read = sdk.images.generate(prompt="a fox", model="gpt-image-1")
+    assert read.usage is not None
+    assert (1086, 30) == (read.usage.total_tokens, read.usage.input_tokens)
 
 
 def test_sdk_reads_the_answer_as_its_own_type() -> None:

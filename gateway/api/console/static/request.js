@@ -39,7 +39,7 @@ const describe = (record, own) => h("div", { class: "results" },
   section("What happened", [h("p", null, outcomeBadge(record.outcome)), explain(record).map((line) => h("p", null, line))]),
   section("Record", facts([
     ["Time", moment(record.time)], ["Tenant", record.tenant], ["Key", record.key_label ?? record.label ?? record.key_id], ["Model", record.model],
-    ["Images", `${int(record.delivered)} delivered of ${int(record.asked)} requested`], ["Cost", usd(record.usd)], ["Price an image", usd(record.price_per_image_usd)],
+    ["Images", `${int(record.delivered)} delivered of ${int(record.asked)} requested`], ["Cost", usd(record.usd)], ["Reserved an image", usd(record.price_per_image_usd)],
     ["Queue", duration(record.queue_ms)], ["Provider", duration(record.upstream_ms)], ["Total", duration(record.total_ms)],
     ["User", record.user || "–"], ["Tags", Object.entries(record.tags ?? {}).map(([key, value]) => `${key}=${value}`).join(", ") || "–"],
     ...(record.batch_id ? [/** @type {[string, any]} */ (["Batch", `${record.batch_id}, line ${record.custom_id}`])] : [])])),
@@ -47,6 +47,9 @@ const describe = (record, own) => h("div", { class: "results" },
     { label: "Upstream", cell: (row) => row.upstream }, { label: "Account", cell: (row) => row.account }, { label: "Delivered", num: true, cell: (row) => int(row.delivered) },
     { label: "Withheld", num: true, cell: (row) => int(row.withheld) }, { label: "Lost", num: true, cell: (row) => int(row.lost) }, { label: "Unconfirmed", num: true, cell: (row) => int(row.unconfirmed) }],
   record.calls ?? [], { none: empty("No call was sent to a provider.") })));
+
+/** Returns whether the charge is the reserved price of some images, and not one by tokens. @param {Row} record */
+const isByImage = ({ usd, price_per_image_usd: price }) => Math.abs(usd / price - Math.round(usd / price)) < 1e-6;
 
 /** Says in words what a record means. @param {Row} record @returns {string[]} */
 export function explain(record) {
@@ -61,7 +64,7 @@ export function explain(record) {
     not_sent: "Nothing was sent to a provider: no account had room in time, or the client disconnected. Nothing is charged.",
   }[/** @type {string} */ (record.outcome)] ?? "");
   if (record.outcome === "delivered" && record.delivered < record.asked) lines.push(`${plural(record.asked - record.delivered, "image")} of the ${int(record.asked)} requested did not come: ${int(record.withheld)} withheld, ${int(record.lost)} lost, ${int(record.unconfirmed)} unconfirmed.`);
-  lines.push(Number(record.usd) > 0 ? `${record.tenant} paid ${usd(record.usd)}, at ${usd(record.price_per_image_usd)} an image.` : `${record.tenant} paid nothing.`);
+  lines.push(Number(record.usd) > 0 ? `${record.tenant} paid ${usd(record.usd)}${isByImage(record) ? `, at ${usd(record.price_per_image_usd)} an image` : ""}.` : `${record.tenant} paid nothing.`);
   if (record.queue_ms > 1000) lines.push(`It waited ${duration(record.queue_ms)} for an account with room.`);
   return lines.filter(Boolean);
 }
