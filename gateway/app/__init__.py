@@ -14,7 +14,6 @@ from starlette.middleware import Middleware
 from gateway import __version__
 from gateway.api import middleware
 from gateway.api.addresses import Addresses, AddressMiddleware
-from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, READS_PER_SECOND, Buckets, TenantAuthenticator
 from gateway.api.batches import batch_routes
 from gateway.api.bodies import BodyLimits
@@ -31,12 +30,14 @@ from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
+from gateway.app.operators import build_operators_sections, build_refusal_recorder
 from gateway.app.process_events import ProcessEvents
-from gateway.app.reload import ReloadTargets
+from gateway.app.reload import RELOADED, ReloadTargets
 from gateway.app.replays import build_replays
 from gateway.app.routes import console_routes, image_routes, operators_routes, self_service_routes
 from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
+from gateway.config.described import ConfigInForce
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.domain.images import Format
@@ -118,20 +119,23 @@ def create_app(
     settings = config.settings
     telemetry, starts, closes = build_telemetry(settings)
     core = _Core(config, metrics_directory)
+    recorder = build_refusal_recorder(core.redis, core.metrics)
+    telemetry, closes = replace(telemetry, note_refusal=recorder.note), (*closes, recorder.flush)
     members, limits, storage = core.scheduling.members, core.body_limits, core.storage
-    pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
     erase = storage.erase if storage else None
+    in_force = ConfigInForce(config, frozenset(RELOADED))
+    own = build_operators_sections(in_force, core.redis, core.scheduling, core.key_monitor, core.gauges, limits)
     admin = backends.build_admin(
-        config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events, core.fetch
+        config, core.redis, admission, upstreams, core.catalog, limits, own, erase, core.events, core.fetch
     )
     health, samplers = _build_operations(core, config.calendar.name)
     told = ProcessEvents(core.outbox, core.metrics, core.gauges)
     declare = (members.declare, core.upstreams.configure, admin.provisioner.reload)
-    targets = ReloadTargets(core.catalog, *declare, told.note_reload)
+    targets = ReloadTargets(core.catalog, *declare, told.note_reload, in_force.take_over)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
-    tasks = (*samplers, *admin.background_tasks, core.events.sender.run, *reloading, *reaping)
+    tasks = (*samplers, *admin.background_tasks, core.events.sender.run, recorder.run, *reloading, *reaping)
     images = _build_images(core, admin)
     pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
     links = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)

@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -12,16 +12,16 @@ from typing import Final
 from starlette.routing import Route
 
 from gateway import __version__
-from gateway.api.admin import AdminApi, AdminAuthenticator
+from gateway.api.admin import AdminApi, AdminAuthenticator, AdminSection
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.keys import KeySection
 from gateway.api.admin.models import ModelSection
-from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.records import RecordsSection
+from gateway.api.admin.refusals import RefusalSection
 from gateway.api.admin.tenant_list import TenantLister
 from gateway.api.admin.tenants import TenantSection
 from gateway.api.admin.usage import UsageSection
@@ -53,6 +53,7 @@ from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
 from gateway.metering.purge import LOCK_S, TenantPurger
 from gateway.metering.record_search import RecordSearch
 from gateway.metering.recovery import ExpiredReservationReaper
+from gateway.metering.refusals import RefusalList
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
@@ -225,6 +226,7 @@ class AdminParts:
     audit: AuditSection
     usage: UsageSection
     records: RecordsSection
+    refusals: RefusalSection
     console: ConsoleParts | None
 
 
@@ -235,14 +237,15 @@ def build_admin(
     upstreams: Callable[[], Collection[str]],
     catalog: Catalog,
     limits: BodyLimits,
-    pool: PoolSection,
+    others: Sequence[AdminSection],
     erase: Callable[[str], Awaitable[None]] | None,
     events: EventParts,
     fetch: Fetch,
 ) -> AdminParts:
-    """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored.
+    """Builds the sections of tenants and their usage, beside `others`.
 
-    `fetch` asks the identity provider.
+    `upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored; `fetch` asks
+    the identity provider.
     """
     settings, clock, monotonic = config.settings, time.time, time.monotonic
     authenticator = Authenticator(
@@ -261,19 +264,20 @@ def build_admin(
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
     usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
     records = RecordsSection(usage, RecordSearch(redis, ledger))
+    refusals = RefusalSection(RefusalList(redis, clock), tenants, names)
     lister = TenantLister(tenants, TenantSearch(redis), admission.usage)
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)
-    sections = (
+    sections: tuple[AdminSection, ...] = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis), lister),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
-        *(key_section, audit, usage, records, ModelSection(catalog, clock)),
+        *(key_section, audit, usage, records, refusals, ModelSection(catalog, clock)),
         ExportSection(
             *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
             ExportDisk(settings.server.max_spooled_bytes),
         ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         PurgeSection(purger, tenants, events.endpoints, erase),
-        pool,
+        *others,
         WebhookSection(
             *(events.endpoints, events.deliveries, events.sender, tenants, names, config.alerts.rules, limits),
             has_mail=config.alerts.mail is not None,
@@ -291,5 +295,16 @@ def build_admin(
         routes += api.routes(console.section.handlers())
     tasks = (authenticator.listen, provisioner.run, purger.run)
     return AdminParts(
-        authenticator, throttle, routes, provisioner, tasks, tenants, key_section, audit, usage, records, console
+        authenticator,
+        throttle,
+        routes,
+        provisioner,
+        tasks,
+        tenants,
+        key_section,
+        audit,
+        usage,
+        records,
+        refusals,
+        console,
     )

@@ -13,6 +13,7 @@ from gateway.cli import (
     apply,
     audit,
     batches,
+    config,
     conformance,
     console,
     contexts,
@@ -20,7 +21,9 @@ from gateway.cli import (
     keys,
     me,
     models,
+    overview,
     pool,
+    refusals,
     serving,
     tenants,
     usage,
@@ -62,6 +65,10 @@ app.command("conformance", short_help="Check a server for compatibility with Ope
 admin_command(app, "apply", "Create and change tenants and keys from a file, after showing the plan.")(apply.apply)
 admin_command(app, "audit", "Show changes of tenants and keys, newest first.")(audit.audit)
 admin_command(app, "models", "List the configured models: what each upstream can make, and prices.")(models.models)
+admin_command(app, "overview", "Show spend, waiting requests, capacity, and what needs attention.")(overview.overview)
+admin_command(app, "refusals", "List requests that were refused before anything was bought, newest first.")(
+    refusals.refusals
+)
 admin_command(tenants.app, "credit")(credit.credit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")
@@ -71,6 +78,7 @@ app.add_typer(batches.app, name="batch")
 app.add_typer(contexts.app, name="context")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(console.app, name="console")
+app.add_typer(config.app, name="config")
 app.add_typer(me.app, name="me")
 
 

@@ -21,7 +21,7 @@ from gateway.config.declared import declared_tenants
 from gateway.config.egress import check_authorities, read_base_url, read_proxies
 from gateway.config.loading import config_path, read_file
 from gateway.config.prices import PriceReader
-from gateway.config.problems import Problems
+from gateway.config.problems import ENV_PREFIX, Problems
 from gateway.config.schema import Redis, Settings
 from gateway.config.secrets import read_admin_key, read_key, read_password, read_strong_secret
 from gateway.config.time_zone import read_calendar
@@ -68,6 +68,7 @@ class Config:
     signing_keys: tuple[str, ...] = ()  # of links, the current one first; empty: those that Redis holds
     alerts: AlertConfig = field(default_factory=AlertConfig)
     oidc: OidcTerms | None = None  # None: nobody signs in by an identity provider
+    variables: frozenset[str] = frozenset()  # names of environment variables that may set settings, in upper case
 
 
 def read_config(path: str | None, environ: Mapping[str, str]) -> Config:
@@ -129,6 +130,7 @@ def _resolve(settings: Settings, environ: Mapping[str, str], problems: Problems,
         tuple(key.plaintext for key in signing_keys),
         alerts,
         oidc,
+        frozenset(name.upper() for name, text in environ.items() if name.startswith(ENV_PREFIX) and text),
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import Request
@@ -25,17 +25,25 @@ from gateway.api.bodies import context_of
 from gateway.domain.accounts import Secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.roles import admin_permission
+from gateway.domain.roles import PERMISSIONS, ConsoleRole, admin_permission
 from gateway.redis import translate_change_errors
 from gateway.tenants.names import TenantNames
 
 PREFIX: Final = "/admin/v1"
-_WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|tenants|keys|tenants/[^/]+/batches)")
+_WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|refusals|tenants|keys|tenants/[^/]+/batches)")
 """These routes read their query themselves; the others have none."""
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]
 """By path below `/admin/v1` and by method."""
 FindPerson = Callable[[Request, str], Awaitable[Actor | None]]
+HELD: Final = "permissions"
+"""The key of the request's state with the permissions of the person whose session it is."""
+
+
+class AdminSection(Protocol):
+    """Handlers of routes that belong together."""
+
+    def handlers(self) -> Handlers: ...
 
 
 class Role(Enum):
@@ -61,8 +69,8 @@ class AdminAuthenticator:
 
     keys: Sequence[AdminKey]
 
-    def check(self, authorization: str, method: str) -> str:
-        """Returns the name of the key that was sent.
+    def check(self, authorization: str, permission: str) -> str:
+        """Returns the name of the key that was sent. A read-only one has the permissions of a viewer.
 
         Raises: GatewayError ADMIN_API_DISABLED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
         """
@@ -73,8 +81,9 @@ class AdminAuthenticator:
             raise GatewayError(
                 ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
             )
-        if key.role is Role.READ and method != "GET":
-            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"Admin key '{key.name}' is read-only.")
+        if key.role is Role.READ and permission not in PERMISSIONS[ConsoleRole.VIEWER]:
+            problem = f"Admin key '{key.name}' is read-only."
+            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"{problem} This needs '{permission}'.")
         return key.name
 
 
@@ -83,6 +92,12 @@ def find_admin_key(keys: Sequence[AdminKey], secret: str) -> AdminKey | None:
     sent = secret.encode()
     matching = [key for key in keys if hmac.compare_digest(sent, key.secret.plaintext.encode())]
     return matching[0] if matching else None
+
+
+def may(request: Request, permission: str) -> bool:
+    """Returns whether whoever makes a request to the admin API has a further permission, to read more."""
+    held = request.scope["state"].get(HELD)
+    return held is None or permission in held
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -116,7 +131,7 @@ class AdminApi:
         if person:
             name = person.name
         else:
-            check = partial(self.access.check, authorization, method)
+            check = partial(self.access.check, authorization, permissions[method])
             name = self.throttle.check_first(address, secret_of(authorization), check)
         context, bucket = context_of(request), f"{name} {network_of(address)}"
         context.admin = name
