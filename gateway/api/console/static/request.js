@@ -1,7 +1,7 @@
 // @ts-check
 /** One request explained: what happened, who paid, what each call came to. */
-import { ApiError, duration, empty, get, h, heading, int, link, moment, plural, scoped, section, serves, usd } from "./core.js";
-import { copyButton, facts, table } from "./ui.js";
+import { ApiError, duration, empty, get, h, heading, int, link, moment, plural, scoped, section, serves, shell, usd } from "./core.js";
+import { cli, copyButton, facts, table } from "./ui.js";
 import { outcomeBadge } from "./requests.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -13,18 +13,25 @@ export default async function requestPage(context) {
   const own = Boolean(session.tenant);
   const [found, refused] = await Promise.all([
     search(scoped(session, `${own ? "/requests" : "/usage/records"}/${encodeURIComponent(id)}`), signal).catch(missing),
-    serves(session, "/refusals") ? get(scoped(session, "/refusals"), { request_id: id, limit: 20 }, signal) : { data: [] },
+    serves(session, "/refusals") ? searchRefusals(scoped(session, "/refusals"), id, signal) : { data: [] },
   ]);
   const records = found ? (found.data ?? [found]) : [];
   const title = heading("Request", copyButton(id, "Copy ID"), [link("/console/requests", "Requests"), " / ", h("code", null, id)]);
-  if (!records.length && !refused.data.length) return [title, empty("No record of the last 30 days has this ID.", `imagegate usage export --format jsonl | grep ${id}`)];
-  return [title, records.map((/** @type {Row} */ record) => describe(record, own)), refused.data.map(refusal)];
+  if (!records.length && !refused.data.length) return [title, empty("No record of the last 30 days and no kept refusal has this ID.", `imagegate usage records --from DAY --request-id ${shell(id)}`)];
+  return [title, records.map((/** @type {Row} */ record) => describe(record, own)), refused.data.map(refusal), !own && cli(`imagegate usage records --last 30d --request-id ${shell(id)}`, ...(refused.data.length ? [`imagegate refusals --request-id ${shell(id)}`] : []))];
 }
 
 /** Reads pages until one has the request; the API reads a bounded part at a time. @param {string} path @param {AbortSignal} signal */
 async function search(path, signal) {
   let page = await get(path, { last: "30d" }, signal);
   for (let pages = 1; !page.data.length && page.next_cursor && pages < PAGES_MAX; pages += 1) page = await get(path, { last: "30d", cursor: page.next_cursor }, signal);
+  return page;
+}
+
+/** @param {string} path @param {string} id @param {AbortSignal} signal */
+async function searchRefusals(path, id, signal) {
+  let page = await get(path, { request_id: id, limit: 1000 }, signal);
+  for (let pages = 1; !page.data.length && page.next && pages < PAGES_MAX; pages += 1) page = await get(path, { request_id: id, limit: 1000, before: page.next }, signal);
   return page;
 }
 
@@ -69,7 +76,8 @@ export function explain(record) {
 /** @param {Row} row */
 const refusal = (row) => section("Refused", [h("p", { class: "told wrong" }, row.message),
   h("p", null, ADVICE[row.code] ?? "The gateway refused the request before it was sent. It cost nothing."),
-  facts([["Time", moment(row.at)], ["Code", h("code", null, row.code)], ["Status", `HTTP ${row.status}`], ["Tenant", row.tenant], ["Key", row.label || (row.key ?? row.key_id)], ["Model", row.model || "–"]])]);
+  facts([["Time", moment(row.at)], ["Code", h("code", null, row.code)], ["Status", `HTTP ${row.status}`], ["Field", row.param ?? "–"],
+    ...(row.tenant === undefined ? [] : [/** @type {[string, any]} */ (["Tenant", row.tenant ?? "unknown"])]), ["Key", row.label || row.key || "–"], ["Model", row.model || "–"]])]);
 
 const ADVICE = /** @type {Record<string, string>} */ ({
   rate_limited: "A limit of requests, images or concurrency was reached. Clients that wait for retry-after succeed later. An administrator can raise the limit.",
