@@ -31,6 +31,7 @@ from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
+from gateway.app.overview import build_overview
 from gateway.app.process_events import ProcessEvents
 from gateway.app.reload import ReloadTargets
 from gateway.app.replays import build_replays
@@ -120,8 +121,9 @@ def create_app(
     pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
     erase = storage.erase if storage else None
+    overview = build_overview(config, core.redis, core.scheduling.scheduler, core.gauges)
     admin = backends.build_admin(
-        config, core.redis, admission, upstreams, core.catalog, limits, pool, erase, core.events
+        config, core.redis, admission, upstreams, core.catalog, limits, (pool, overview), erase, core.events
     )
     health, samplers = _build_operations(core, config.calendar.name)
     told = ProcessEvents(core.outbox, core.metrics, core.gauges)

@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -12,14 +12,13 @@ from typing import Final
 from starlette.routing import Route
 
 from gateway import __version__
-from gateway.api.admin import AdminApi, AdminAuthenticator
+from gateway.api.admin import AdminApi, AdminAuthenticator, AdminSection
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.batches import BatchSection
 from gateway.api.admin.credits import CreditSection
 from gateway.api.admin.exports import ExportDisk, ExportSection
 from gateway.api.admin.keys import KeySection
 from gateway.api.admin.models import ModelSection
-from gateway.api.admin.pool import PoolSection
 from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.records import RecordsSection
 from gateway.api.admin.tenant_list import TenantLister
@@ -234,11 +233,14 @@ def build_admin(
     upstreams: Callable[[], Collection[str]],
     catalog: Catalog,
     limits: BodyLimits,
-    pool: PoolSection,
+    others: Sequence[AdminSection],
     erase: Callable[[str], Awaitable[None]] | None,
     events: EventParts,
 ) -> AdminParts:
-    """`upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored."""
+    """Builds the sections of tenants and their usage, beside `others`.
+
+    `upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored.
+    """
     settings, clock, monotonic = config.settings, time.time, time.monotonic
     authenticator = Authenticator(
         redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
@@ -258,7 +260,7 @@ def build_admin(
     records = RecordsSection(usage, RecordSearch(redis, ledger))
     lister = TenantLister(tenants, TenantSearch(redis), admission.usage)
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)
-    sections = (
+    sections: tuple[AdminSection, ...] = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis), lister),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
         *(key_section, audit, usage, records, ModelSection(catalog, clock)),
@@ -268,7 +270,7 @@ def build_admin(
         ),
         BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
         PurgeSection(purger, tenants, events.endpoints, erase),
-        pool,
+        *others,
         WebhookSection(
             *(events.endpoints, events.deliveries, events.sender, tenants, names, config.alerts.rules, limits),
             has_mail=config.alerts.mail is not None,

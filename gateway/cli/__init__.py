@@ -20,6 +20,7 @@ from gateway.cli import (
     keys,
     me,
     models,
+    overview,
     pool,
     serving,
     tenants,
@@ -62,6 +63,7 @@ app.command("conformance", short_help="Check a server for compatibility with Ope
 admin_command(app, "apply", "Create and change tenants and keys from a file, after showing the plan.")(apply.apply)
 admin_command(app, "audit", "Show changes of tenants and keys, newest first.")(audit.audit)
 admin_command(app, "models", "List the configured models with their prices and upstreams.")(models.models)
+admin_command(app, "overview", "Show spend, waiting requests, capacity, and what needs attention.")(overview.overview)
 admin_command(tenants.app, "credit")(credit.credit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")

@@ -37,7 +37,7 @@ _ADMIN_ROUTES: Final = (
     ("/audit", "audit.read", ""),
     ("/pool", "pool.read", "pool.write"),
     ("/webhooks", "settings.read", "settings.write"),
-    ("/configuration", "settings.read", ""),
+    ("/configuration", "configuration.read", ""),
     ("/console", "settings.read", "settings.write"),
 )
 """Beginning of a path below `/admin/v1`, the permission to read it and the one to change it. The first match counts."""
@@ -46,9 +46,9 @@ _ALL: Final = frozenset(filter(None, (name for _, *names in _ADMIN_ROUTES for na
 PERMISSIONS: Final[Mapping[ConsoleRole, frozenset[str]]] = {
     ConsoleRole.ADMIN: _ALL | {_PLAYGROUND},
     ConsoleRole.FINANCE: frozenset(
-        {"usage.read", "records.read", "models.read", "tenants.read", "audit.read", "months.close"}
+        {"overview.read", "usage.read", "records.read", "models.read", "tenants.read", "audit.read", "months.close"}
     ),
-    ConsoleRole.VIEWER: frozenset(name for name in _ALL if name.endswith(".read")),
+    ConsoleRole.VIEWER: frozenset(name for name in _ALL if name.endswith(".read")) - {"configuration.read"},
     ConsoleRole.LEAD: frozenset(
         {"tenant.read", "tenant.write", "keys.read", "keys.write", "audit.read", "usage.read", "records.read"}
         | {_PLAYGROUND}

@@ -88,6 +88,8 @@ class PoolStatus(Health):
     waiting: int = 0
     """Interactive requests."""
     waiting_batch: int = 0
+    oldest_wait_s: float | None = None
+    """Wait of the interactive request that has waited longest; None if none waits."""
     call_s: float = 0
     """Time that a call took lately; 0 if unknown."""
     calls_last_minute: int = 0

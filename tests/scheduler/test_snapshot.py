@@ -7,6 +7,7 @@ import pytest
 
 from gateway.domain.accounts import AccountLimits
 from gateway.scheduler.scripts import Reply, Scripts
+from tests.scheduler.clocked_pool import ClockedPool
 from tests.support.asking import connected
 from tests.support.pooling import account, pooling
 
@@ -37,3 +38,16 @@ async def test_an_account_on_two_pages_counts_once(redis_url: str, monkeypatch: 
     async with connected(redis_url) as redis, pooling(redis, account("a", limits=LIMITS)) as process:
         (status,) = await process.pool.snapshot()
     assert (["a"], 4) == ([found.name for found in status.accounts], status.free)
+
+
+def test_the_longest_wait_is_that_of_the_interactive_request_that_came_first(clocked: ClockedPool) -> None:
+    clocked.declare({"a": AccountLimits(requests_per_minute=10, max_concurrency=1)})
+    clocked.take("held")
+    assert "oldest_wait_s" not in clocked.look()
+    clocked.wait("line", "batches", priority="b")
+    clocked.clock.advance(5)
+    clocked.wait("first", "b", 4)
+    clocked.clock.advance(2)
+    clocked.wait("second", "a", 1)
+    clocked.clock.advance(1)
+    assert (2, 3.0) == (clocked.look()["waiting"], clocked.look()["oldest_wait_s"])

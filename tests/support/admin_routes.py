@@ -44,6 +44,7 @@ ROUTES: Final = [
     ("GET", "/console/sessions"),
     ("DELETE", "/console/sessions/abc"),
     ("GET", "/models"),
+    ("GET", "/overview"),
     ("GET", "/audit"),
     ("GET", "/usage"),
     ("GET", "/usage/records"),

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import Request
@@ -36,6 +36,14 @@ Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]
 """By path below `/admin/v1` and by method."""
 FindPerson = Callable[[Request, str], Awaitable[Actor | None]]
+HELD: Final = "permissions"
+"""The key of the request's state with the permissions of the person whose session it is."""
+
+
+class AdminSection(Protocol):
+    """Handlers of routes that belong together."""
+
+    def handlers(self) -> Handlers: ...
 
 
 class Role(Enum):
@@ -83,6 +91,12 @@ def find_admin_key(keys: Sequence[AdminKey], secret: str) -> AdminKey | None:
     sent = secret.encode()
     matching = [key for key in keys if hmac.compare_digest(sent, key.secret.plaintext.encode())]
     return matching[0] if matching else None
+
+
+def may(request: Request, permission: str) -> bool:
+    """Returns whether whoever makes a request to the admin API has a further permission, to read more."""
+    held = request.scope["state"].get(HELD)
+    return held is None or permission in held
 
 
 @dataclass(frozen=True, slots=True, repr=False)

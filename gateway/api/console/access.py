@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api.admin import HELD
 from gateway.api.bodies import context_of
 from gateway.api.public_url import base_url
 from gateway.domain.audit import Actor
@@ -70,6 +71,7 @@ class ConsoleAccess:
         grant = await self.authorize(request, permission)
         if grant.role.has_tenant:
             raise refused(grant.role, permission)
+        request.scope["state"][HELD] = PERMISSIONS[grant.role]
         return Actor(grant.subject, context_of(request).id)
 
 
