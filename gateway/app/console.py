@@ -56,7 +56,7 @@ class ConsoleParts:
         playground = PlaygroundAuthenticator(**shared, access=self.access, keys=self.keys, names=self.names)
         by_key = authenticator.authenticator
         sign_in = SignInRoutes(self.access, self.links, by_key, throttle, self.names, self.limits, self.terms)
-        persons = PersonRoutes.build(members, playground, lead, usage, images)
+        persons = PersonRoutes.build(members, playground, lead, usage, images, time.time)
         return [*sign_in.routes(), *persons.routes(), *StaticFiles().routes()]
 
 

@@ -53,6 +53,14 @@ def test_a_lead_creates_and_revokes_a_key_under_its_own_name(gateway: Gateway) -
 
 
 @pytest.mark.shares_gateway
+def test_the_playground_knows_price_and_capabilities_of_the_models_that_the_tenant_may_use(gateway: Gateway) -> None:
+    admin(gateway.url, "POST", "/tenants", {"name": "initech", "models": ["image-01"]})
+    [model] = person(gateway.url, "member", "initech").get("/console/models").json()["data"]
+    assert {"id", "aliases", "price_per_image_usd", "capabilities"} == model.keys()
+    assert ("image-01", "0.0035", True) == (model["id"], model["price_per_image_usd"], model["capabilities"]["edits"])
+
+
+@pytest.mark.shares_gateway
 def test_a_lead_sees_no_other_tenant(gateway: Gateway) -> None:
     admin(gateway.url, "POST", "/tenants", {"name": "globex"})
     other = admin(gateway.url, "POST", "/tenants/globex/keys", {}).json()

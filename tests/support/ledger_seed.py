@@ -5,6 +5,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Final
 
 import httpx
@@ -19,6 +20,8 @@ AREAS: Final = ("web", "mobile", "research", "ads")
 _LABELS: Final = ("ci", "web", "batch", "nightly", "campaigns", "catalogue", "thumbnails", "staging")
 _PROJECTS: Final = ("spring", "autumn", "catalogue")
 _DAYS: Final = 30
+_SHAPE: Final = (112, 118, 109, 121, 104, 71, 65)
+"""Requests of a weekday, in percent of the average."""
 _DAY_MS: Final = 86_400_000
 _APPEND: Final = """
 -- KEYS[1] the stream; ARGV: JSON of count, first_ms, step_ms, prefix and of kinds, lists of fields that repeat in turn
@@ -80,48 +83,49 @@ def _tenant(number: int, name: str) -> dict[str, object]:
 
 
 def _write(client: "redis.Redis", number: int, tenant: str, keys: list[str], a_day: int) -> None:
-    """Writes records, sums and the counters of the month of one tenant; each day has another number of requests."""
-    append, now = client.register_script(_APPEND), datetime.now(UTC)
-    base, spent = f"ig3:{{{tenant}}}", Counter[str]()
+    """Writes records and sums of one tenant, and its counters of the present month."""
+    append, now, base = client.register_script(_APPEND), datetime.now(UTC), f"ig3:{{{tenant}}}"
+    month = Counter[str]()
     for back in range(_DAYS):
         day = now - timedelta(days=back)
-        count = a_day + (number * 7 + back * 13) % 41 - 20 if a_day > 20 else a_day
-        midnight_ms = int(day.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
-        end_ms = min(midnight_ms + _DAY_MS, int(now.timestamp() * 1000)) - 1000
+        count = max(1, a_day * _SHAPE[day.weekday()] * (130 - back - number % 7) // 10_000)
+        first_ms = int(day.replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
+        step_ms = max(1, (min(_DAY_MS, int(now.timestamp() * 1000) - first_ms) - 1000) // count)
         kinds = [replace(kind, tenant=tenant, day=day.date()) for kind in _kinds(number + back, keys)]
-        order = {"count": count, "first_ms": midnight_ms, "step_ms": max(1, (end_ms - midnight_ms) // count)}
-        fields = [[str(part) for pair in _repeated(kind).items() for part in pair] for kind in kinds]
-        name, sums, splits = kinds[0].day_name, Counter[str](), Counter[str]()
-        for place, kind in enumerate(kinds):
-            times = count // len(kinds) + (place < count % len(kinds))
-            sums.update(
-                {f"{kind.key}|{measure}|{kind.model}": kind.amounts.of(measure) * times for measure in MEASURES}
-            )
-            spent.update(
-                {"images": kind.delivered * times, "usd_micros": kind.usd_micros * times}
-                if day.month == now.month
-                else {}
-            )
-            for split, amounts in read_splits({field: str(value) for field, value in kind.fields().items()}):
-                splits.update(
-                    {
-                        f"{split.replace('=', '|')}|{kind.key}|{measure}|{kind.model}": amounts.of(measure) * times
-                        for measure in MEASURES
-                    }
-                )
-                splits[split.replace("=", "|")] = 1
-        append([f"{base}:ledger:{name}"], [json.dumps(order | {"prefix": f"{tenant}-{name}-", "kinds": fields})])
+        times = [count // len(kinds) + (place < count % len(kinds)) for place in range(len(kinds))]
+        name, fields = kinds[0].day_name, [list(chain(*_repeated(kind).items())) for kind in kinds]
+        order = {"count": count, "first_ms": first_ms, "step_ms": step_ms, "prefix": f"{tenant}-{name}-"}
+        append([f"{base}:ledger:{name}"], [json.dumps(order | {"kinds": fields})])
         with client.pipeline(transaction=False) as pipeline:
             pipeline.zadd(f"{base}:days", {name: int(name)})
             pipeline.hset(f"{base}:records_end", name, int(day.timestamp()) + 90 * 86_400)
-            pipeline.hset(f"{base}:sums:{name}", mapping={field: amount for field, amount in sums.items() if amount})
-            pipeline.hset(
-                f"{base}:split_sums:{name}", mapping={field: amount for field, amount in splits.items() if amount}
-            )
+            pipeline.hset(f"{base}:sums:{name}", mapping={**_sums(kinds, times)})
+            pipeline.hset(f"{base}:split_sums:{name}", mapping={**_split_sums(kinds, times)})
             pipeline.execute()
-    client.hset(
-        f"{base}:month:{now:%Y%m}", mapping=spent | {f"charged_{name}": amount for name, amount in spent.items()}
-    )
+        if day.month == now.month:
+            month.update(images=_total("delivered", kinds, times), usd_micros=_total("usd_micros", kinds, times))
+    client.hset(f"{base}:month:{now:%Y%m}", mapping={**month, **{f"charged_{name}": month[name] for name in month}})
+
+
+def _total(measure: str, kinds: list[Settled], times: list[int]) -> int:
+    return sum(kind.amounts.of(measure) * count for kind, count in zip(kinds, times, strict=True))
+
+
+def _sums(kinds: list[Settled], times: list[int]) -> Counter[str]:
+    sums = Counter[str]()
+    for kind, count in zip(kinds, times, strict=True):
+        sums.update({f"{kind.key}|{name}|{kind.model}": kind.amounts.of(name) * count for name in MEASURES})
+    return +sums
+
+
+def _split_sums(kinds: list[Settled], times: list[int]) -> Counter[str]:
+    sums = Counter[str]()
+    for kind, count in zip(kinds, times, strict=True):
+        for split, amounts in read_splits({name: str(value) for name, value in kind.fields().items()}):
+            start = split.replace("=", "|")
+            sums.update({f"{start}|{kind.key}|{name}|{kind.model}": amounts.of(name) * count for name in MEASURES})
+            sums[start] = 1
+    return +sums
 
 
 def _repeated(kind: Settled) -> dict[str, str | int]:

@@ -4,6 +4,7 @@ The handlers are those of `/v1/tenant`, `/v1/usage` and `/v1/images`; only authe
 as the tenant's key labelled `console`, so the tenant's limits hold, and its bill and records name that key.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api.admin.models import describe_model
 from gateway.api.admin.usage import UsageSection
 from gateway.api.authentication import TenantAuthenticator
-from gateway.api.bodies import context_of
+from gateway.api.bodies import context_of, json_response
 from gateway.api.console.access import ConsoleAccess, refused
 from gateway.api.console.grants import Grants
 from gateway.api.images import ImageRoutes
@@ -31,6 +33,8 @@ from gateway.tenants.sessions import Grant
 
 PREFIX: Final = "/console/tenant"
 _PLAYGROUND: Final = "playground"
+_MODEL_FIELDS: Final = ("id", "aliases", "price_per_image_usd", "capabilities")
+"""What the playground shows of a model; its upstreams are the operator's."""
 _GRANT: Final = "console_grant"
 """The key of the request's state with who is signed in."""
 
@@ -101,6 +105,7 @@ class PersonRoutes:
     lead: LeadRoutes
     own_usage: OwnUsageRoutes
     images: ImageRoutes
+    clock: Callable[[], float]
 
     @staticmethod
     def build(
@@ -109,12 +114,14 @@ class PersonRoutes:
         lead: LeadRoutes,
         usage: UsageSection,
         images: ImageRoutes,
+        clock: Callable[[], float],
     ) -> "PersonRoutes":
         """Builds the routes from those of tenants' keys."""
         return PersonRoutes(
             replace(lead, authenticator=members, prefix=PREFIX),
             OwnUsageRoutes(members, usage, f"{PREFIX}/usage_now"),
             replace(images, authenticator=playground),
+            clock,
         )
 
     def routes(self) -> list[Route]:
@@ -127,4 +134,11 @@ class PersonRoutes:
         ]
 
     async def _list_models(self, request: Request) -> Response:
-        return await self.images.list_models(request)
+        """Lists the models that the tenant may use, with price and capabilities."""
+        caller = await self.images.authenticator.authenticate(request)
+        found = {model.id: model for _, model in self.images.catalog.names()}
+        allowed, now_s = caller.tenant.models, self.clock()
+        described = [
+            describe_model(model, now_s) for name, model in found.items() if allowed is None or name in allowed
+        ]
+        return json_response({"data": [{name: model[name] for name in _MODEL_FIELDS} for model in described]})

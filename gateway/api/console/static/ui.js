@@ -115,7 +115,7 @@ export function dialog(title, content, closed) {
 }
 
 /** @typedef {{name: string, label: string, help?: Child, type?: string, value?: any, choices?: Record<string, string>, required?: boolean,
- *   pattern?: string, placeholder?: string, min?: number, max?: number, step?: string, autocomplete?: string, rows?: number, group?: string, inputmode?: string}} Field */
+ *   pattern?: string, placeholder?: string, min?: number, max?: number, step?: string, autocomplete?: string, rows?: number, group?: string, inputmode?: string, list?: string}} Field */
 
 /** @param {Field} field */
 export function control(field) {
@@ -128,7 +128,7 @@ export function control(field) {
   else if (field.type === "checkbox") {
     input = h("input", { id, name: field.name, type: "checkbox", "aria-describedby": notes, checked: field.value });
     return h("div", { class: "field check" }, h("label", null, input, field.label), field.help && h("p", { class: "help", id: `${id}-help` }, field.help), h("p", { class: "error", id: `${id}-error` }));
-  } else input = h("input", { ...props, type: field.type ?? "text", pattern: field.pattern, min: field.min, max: field.max, step: field.step, inputmode: field.inputmode, spellcheck: "false" });
+  } else input = h("input", { ...props, type: field.type ?? "text", pattern: field.pattern, min: field.min, max: field.max, step: field.step, inputmode: field.inputmode, list: field.list, spellcheck: "false" });
   return h("div", { class: "field" }, h("label", { for: id }, field.label), input,
     field.help && h("p", { class: "help", id: `${id}-help` }, field.help), h("p", { class: "error", id: `${id}-error` }));
 }
