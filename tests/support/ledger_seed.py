@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import redis
@@ -19,6 +20,7 @@ TEAMS: Final = ("atlas", "beacon", "cobalt", "delta", "ember", "falcon", "garnet
 AREAS: Final = ("web", "mobile", "research", "ads")
 _LABELS: Final = ("ci", "web", "batch", "nightly", "campaigns", "catalogue", "thumbnails", "staging")
 _PROJECTS: Final = ("spring", "autumn", "catalogue")
+_Fields = dict[Any, int]
 _DAYS: Final = 30
 _SHAPE: Final = (112, 118, 109, 121, 104, 71, 65)
 """Requests of a weekday, in percent of the average."""
@@ -99,33 +101,40 @@ def _write(client: "redis.Redis", number: int, tenant: str, keys: list[str], a_d
         with client.pipeline(transaction=False) as pipeline:
             pipeline.zadd(f"{base}:days", {name: int(name)})
             pipeline.hset(f"{base}:records_end", name, int(day.timestamp()) + 90 * 86_400)
-            pipeline.hset(f"{base}:sums:{name}", mapping={**_sums(kinds, times)})
-            pipeline.hset(f"{base}:split_sums:{name}", mapping={**_split_sums(kinds, times)})
+            pipeline.hset(f"{base}:sums:{name}", mapping=_sums(kinds, times))
+            pipeline.hset(f"{base}:split_sums:{name}", mapping=_split_sums(kinds, times))
             pipeline.execute()
         if day.month == now.month:
             month.update(images=_total("delivered", kinds, times), usd_micros=_total("usd_micros", kinds, times))
-    client.hset(f"{base}:month:{now:%Y%m}", mapping={**month, **{f"charged_{name}": month[name] for name in month}})
+    client.hset(
+        f"{base}:month:{now:%Y%m}",
+        mapping=_fields(month | {f"charged_{name}": amount for name, amount in month.items()}),
+    )
+
+
+def _fields(amounts: Mapping[str, int]) -> _Fields:
+    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def _total(measure: str, kinds: list[Settled], times: list[int]) -> int:
     return sum(kind.amounts.of(measure) * count for kind, count in zip(kinds, times, strict=True))
 
 
-def _sums(kinds: list[Settled], times: list[int]) -> Counter[str]:
+def _sums(kinds: list[Settled], times: list[int]) -> _Fields:
     sums = Counter[str]()
     for kind, count in zip(kinds, times, strict=True):
         sums.update({f"{kind.key}|{name}|{kind.model}": kind.amounts.of(name) * count for name in MEASURES})
-    return +sums
+    return _fields(sums)
 
 
-def _split_sums(kinds: list[Settled], times: list[int]) -> Counter[str]:
+def _split_sums(kinds: list[Settled], times: list[int]) -> _Fields:
     sums = Counter[str]()
     for kind, count in zip(kinds, times, strict=True):
         for split, amounts in read_splits({name: str(value) for name, value in kind.fields().items()}):
             start = split.replace("=", "|")
             sums.update({f"{start}|{kind.key}|{name}|{kind.model}": amounts.of(name) * count for name in MEASURES})
             sums[start] = 1
-    return +sums
+    return _fields(sums)
 
 
 def _repeated(kind: Settled) -> dict[str, str | int]:

@@ -25,7 +25,7 @@ export default async function overview(context) {
       bars: seen.days.map((/** @type {Row} */ row) => ({ label: row.day.slice(5), value: Number(row.usd), text: usd(row.usd) })),
     }), link("/console/usage", "Usage & cost")),
     seen.resting && h("div", { class: "columns" }, section("Needs attention", attention(seen), may(session, "pool.read") && link("/console/pool?state=unready", "Pool")),
-      section("Refusals in 24 hours", refusals(seen.refusals_24h), serves(session, "/refusals") && link("/console/requests?view=refusals", "All refusals"))),
+      seen.refusals_24h && section("Refusals in 24 hours", refusals(seen.refusals_24h), serves(session, "/refusals") && link("/console/requests?view=refusals", "All refusals"))),
     seen.pool && section("Provider capacity", capacity(seen), link("/console/pool", "Pool")),
   ];
 }
