@@ -21,6 +21,7 @@ from starlette.routing import Route
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.keys import KeySection
 from gateway.api.admin.records import RecordsSection
+from gateway.api.admin.refusals import RefusalSection
 from gateway.api.admin.schemas import AboutChange, AlertsChange, QueryFields, Schema, read_document
 from gateway.api.admin.usage import ReportBounds, UsageSection
 from gateway.api.authentication import TenantAuthenticator
@@ -34,7 +35,7 @@ from gateway.redis import translate_change_errors
 from gateway.tenants.store import TenantStore
 
 PREFIX: Final = "/v1/tenant"
-_WITH_QUERY: Final = re.compile(r"/(usage|audit|requests(/[^/]+)?)")
+_WITH_QUERY: Final = re.compile(r"/(usage|audit|refusals|requests(/[^/]+)?)")
 _GROUPS: Final = frozenset({"day", "month", "model", "key", "batch", "tag", "user"})
 """What its reports may be grouped by: nothing that names an upstream."""
 _DAYS_MAX: Final = 366
@@ -58,6 +59,7 @@ class LeadRoutes:
     usage: UsageSection
     audit: AuditSection
     records: RecordsSection
+    refusals: RefusalSection
     webhook_hosts: frozenset[str]
     prefix: str = PREFIX
 
@@ -69,6 +71,7 @@ class LeadRoutes:
             "/keys/{id}/rotate": {"POST": self.rotate_key},
             "/usage": {"GET": self.report},
             "/audit": {"GET": self.list_audit},
+            "/refusals": {"GET": self.list_refusals},
             "/requests": {"GET": self.list_requests},
             "/requests/{id}": {"GET": self.list_requests},
         }
@@ -128,6 +131,9 @@ class LeadRoutes:
 
     async def list_audit(self, request: Request, lead: Principal, _: Actor) -> Response:
         return await self.audit.page(QueryFields(request), {lead.tenant.name})
+
+    async def list_refusals(self, request: Request, lead: Principal, _: Actor) -> Response:
+        return await self.refusals.page(QueryFields(request), lead.tenant.name, is_own=True)
 
     async def list_requests(self, request: Request, lead: Principal, _: Actor) -> Response:
         with self.authenticator.reporting(lead) as count:

@@ -1,5 +1,6 @@
 """Reports a request after its response: metrics, the canonical log line, and spans."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from gateway.domain.billing import usd
 from gateway.domain.errors import ERROR_SPECS, ErrorCode
 from gateway.domain.tracing import Span, TraceContext
 from gateway.generation.context import RequestContext
+from gateway.metering.refusals import Refusal
 from gateway.observability.metrics import Metrics
 
 _LOG = structlog.get_logger("imagegate.request")
@@ -26,6 +28,8 @@ _REFUSED_KEYS: Final = frozenset(
         ErrorCode.AUTHENTICATION_THROTTLED,
     }
 )
+_IMAGES: Final = re.compile(r"(/v1|/minimaxi/v1|/console)/image(s/(generations|edits)|_generation)\Z")
+"""Routes of requests for images."""
 _QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -42,6 +46,8 @@ class Telemetry:
     logs_client_address: bool = False
     send_spans: Callable[[TraceContext, Iterable[Span]], None] | None = None
     """None if no spans are collected."""
+    note_refusal: Callable[[Refusal], None] | None = None
+    """Keeps a refused request for images; None: none is kept."""
 
 
 def report_request(
@@ -59,6 +65,8 @@ def report_request(
     metrics.request_duration_seconds.labels(route).observe(total_s)
     if error_code:
         metrics.request_errors.labels(error_code.value, ERROR_SPECS[error_code].origin.value, context.tenant).inc()
+        if telemetry.note_refusal and _is_refused(route, context, error_code):
+            telemetry.note_refusal(_refusal(context, error_code))
     overhead_s = max(0.0, total_s - trace.upstream_s - trace.queue_s)
     if context.asked and not context.replayed:  # a replay waits for another request, not for the gateway
         metrics.queue_wait_seconds.observe(trace.queue_s)
@@ -78,6 +86,18 @@ def report_request(
         _LOG.warning("authentication_failed", client=client, route=route, error_code=error_code.value)
     if telemetry.send_spans and trace.context and not is_quiet:
         telemetry.send_spans(trace.context, _spans(context, trace.context, scope["method"], route, total_s))
+
+
+def _is_refused(route: str, context: RequestContext, error_code: ErrorCode) -> bool:
+    """Returns whether a request for images ended before anything was sent upstream: the ledger has no record of it."""
+    if error_code is ErrorCode.CLIENT_DISCONNECTED or context.replayed or not _IMAGES.match(route):
+        return False
+    return not any(attempt.was_sent for attempt in context.trace.tried)
+
+
+def _refusal(context: RequestContext, error_code: ErrorCode) -> Refusal:
+    tenant = context.transfer.caller.tenant.name if context.transfer else ""
+    return Refusal(context.id, tenant, context.key_id, context.model, error_code.value, context.param)
 
 
 def _line(context: RequestContext, client: str, telemetry: Telemetry) -> dict[str, object]:

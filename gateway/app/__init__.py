@@ -31,7 +31,7 @@ from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
-from gateway.app.overview import build_overview
+from gateway.app.overview import build_overview, build_refusal_recorder
 from gateway.app.process_events import ProcessEvents
 from gateway.app.reload import ReloadTargets
 from gateway.app.replays import build_replays
@@ -117,6 +117,8 @@ def create_app(
     settings = config.settings
     telemetry, starts, closes = build_telemetry(settings)
     core = _Core(config, metrics_directory)
+    recorder = build_refusal_recorder(core.redis, core.metrics)
+    telemetry, closes = replace(telemetry, note_refusal=recorder.note), (*closes, recorder.flush)
     members, limits, storage = core.scheduling.members, core.body_limits, core.storage
     pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
@@ -131,7 +133,7 @@ def create_app(
     targets = ReloadTargets(core.catalog, *declare, told.note_reload)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
-    tasks = (*samplers, *admin.background_tasks, core.events.sender.run, *reloading, *reaping)
+    tasks = (*samplers, *admin.background_tasks, core.events.sender.run, recorder.run, *reloading, *reaping)
     images = _build_images(core, admin)
     pictures, redirects = storage.pictures if storage else None, settings.storage.redirect
     links = StoredFileRoutes(pictures, core.links, admin.throttle, time.time, redirects=redirects)

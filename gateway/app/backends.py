@@ -21,6 +21,7 @@ from gateway.api.admin.keys import KeySection
 from gateway.api.admin.models import ModelSection
 from gateway.api.admin.purge import PurgeSection
 from gateway.api.admin.records import RecordsSection
+from gateway.api.admin.refusals import RefusalSection
 from gateway.api.admin.tenant_list import TenantLister
 from gateway.api.admin.tenants import TenantSection
 from gateway.api.admin.usage import UsageSection
@@ -51,6 +52,7 @@ from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
 from gateway.metering.purge import LOCK_S, TenantPurger
 from gateway.metering.record_search import RecordSearch
 from gateway.metering.recovery import ExpiredReservationReaper
+from gateway.metering.refusals import RefusalList
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
 from gateway.metering.transfers import Transfers
 from gateway.metering.verification import LedgerVerifier
@@ -223,6 +225,7 @@ class AdminParts:
     audit: AuditSection
     usage: UsageSection
     records: RecordsSection
+    refusals: RefusalSection
     console: ConsoleParts | None
 
 
@@ -258,12 +261,13 @@ def build_admin(
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
     usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
     records = RecordsSection(usage, RecordSearch(redis, ledger))
+    refusals = RefusalSection(RefusalList(redis, clock), tenants, names)
     lister = TenantLister(tenants, TenantSearch(redis), admission.usage)
     exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)
     sections: tuple[AdminSection, ...] = (
         TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis), lister),
         CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
-        *(key_section, audit, usage, records, ModelSection(catalog, clock)),
+        *(key_section, audit, usage, records, refusals, ModelSection(catalog, clock)),
         ExportSection(
             *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
             ExportDisk(settings.server.max_spooled_bytes),
@@ -288,5 +292,16 @@ def build_admin(
         routes += api.routes(console.section.handlers())
     tasks = (authenticator.listen, provisioner.run, purger.run)
     return AdminParts(
-        authenticator, throttle, routes, provisioner, tasks, tenants, key_section, audit, usage, records, console
+        authenticator,
+        throttle,
+        routes,
+        provisioner,
+        tasks,
+        tenants,
+        key_section,
+        audit,
+        usage,
+        records,
+        refusals,
+        console,
     )

@@ -36,7 +36,8 @@ def self_service_routes(
 
 
 def lead_routes(admin: AdminParts, authenticator: TenantAuthenticator, webhook_hosts: frozenset[str]) -> LeadRoutes:
-    return LeadRoutes(authenticator, admin.tenants, admin.keys, admin.usage, admin.audit, admin.records, webhook_hosts)
+    sections = (admin.tenants, admin.keys, admin.usage, admin.audit, admin.records, admin.refusals)
+    return LeadRoutes(authenticator, *sections, webhook_hosts)
 
 
 def console_routes(admin: AdminParts, images: ImageRoutes, webhook_hosts: frozenset[str]) -> list[Route]:

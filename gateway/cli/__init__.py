@@ -22,6 +22,7 @@ from gateway.cli import (
     models,
     overview,
     pool,
+    refusals,
     serving,
     tenants,
     usage,
@@ -64,6 +65,9 @@ admin_command(app, "apply", "Create and change tenants and keys from a file, aft
 admin_command(app, "audit", "Show changes of tenants and keys, newest first.")(audit.audit)
 admin_command(app, "models", "List the configured models with their prices and upstreams.")(models.models)
 admin_command(app, "overview", "Show spend, waiting requests, capacity, and what needs attention.")(overview.overview)
+admin_command(app, "refusals", "List requests that were refused before anything was bought, newest first.")(
+    refusals.refusals
+)
 admin_command(tenants.app, "credit")(credit.credit)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(keys.app, name="key")

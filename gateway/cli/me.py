@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import audit, keys, tenants
+from gateway.cli import audit, keys, refusals, tenants
 from gateway.cli.client import AdminApi, Document, rows, tenant_command
 from gateway.cli.output import print_table
 from gateway.cli.usage import print_own_report
@@ -23,6 +23,9 @@ for name, command in {
     "revoke": keys.revoke,
 }.items():
     tenant_command(key_app, name)(command)
+tenant_command(app, "refusals", "List your tenant's requests that were refused, newest first. Needs a lead's key.")(
+    refusals.refusals
+)
 tenant_command(app, "audit", "Show changes of your tenant and its keys, newest first.")(audit.audit)
 
 GroupOption = Annotated[

@@ -33,7 +33,7 @@ def _print(response: Document) -> None:
     ]
     columns = ("UPSTREAM", "WITH ROOM", "REQUESTS FREE", "IMAGES FREE", "WAITING", "LONGEST")
     print_table(columns, lines, empty="No upstreams.", numbers=5)
-    for print_part in (_print_resting, _print_keys):
+    for print_part in (_print_refusals, _print_resting, _print_keys):
         print_part(response)
 
 
@@ -48,6 +48,13 @@ def _spend(response: Document, name: str) -> str:
 def _waiting(queue: Document) -> tuple[int, str]:
     oldest_s = queue.get("oldest_wait_s")
     return number(queue, "waiting"), f"{oldest_s} s" if isinstance(oldest_s, int | float) else ""
+
+
+def _print_refusals(response: Document) -> None:
+    lines = [(row.get("code"), row.get("count")) for row in rows(response, "refusals_24h")]
+    if lines:
+        print()
+        print_table((f"REFUSED SINCE {minute(response.get('refusals_since'))}", "REQUESTS"), lines, empty="", numbers=1)
 
 
 def _print_resting(response: Document) -> None:

@@ -34,6 +34,7 @@ from gateway.metering.ledger_keys import (
     sums_record,
     write_holder,
 )
+from gateway.metering.refusals import owners_record
 from gateway.redis import Client, LeaderLock, execute, load_script, scan_keys
 from gateway.tenants.names import TenantNames
 from gateway.tenants.records import lookup_record, read_tenant, record
@@ -139,6 +140,7 @@ class TenantPurger:
                 if doomed := [name for name in names if not (is_bill_kept and name.startswith(bill))]:
                     await execute(self._redis, self._redis.unlink(*doomed), int)
         await execute(self._redis, self._redis.srem(f"{self._redis.prefix}:provisioned_tenants", tenant), int)
+        await execute(self._redis, self._redis.zrem(owners_record(self._redis.prefix), tenant), int)
 
     async def _copy(self, tenant: str, pseudonym: str) -> bool:
         """Returns: False if this process does not lead any more."""

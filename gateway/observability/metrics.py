@@ -268,6 +268,9 @@ class Metrics:
         self.log_lines_dropped = self._gauge(
             "log_lines_dropped", "Log lines dropped since the process started, because standard error was blocked."
         )
+        self.refusals_dropped = self._counter(
+            "refusals_dropped_total", "Refused requests that the list of refusals lacks, because there were too many."
+        )
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "Delay of the event loop, sampled every second.", buckets=_SHORT_SECONDS
         )

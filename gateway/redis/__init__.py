@@ -61,6 +61,11 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:batches | sorted set | 32 days | batches: IDs by creation; also ...:batches_open, _failed, _bytes |
 | ig3:{NAME}:batch:ID, ... |  | 32 days, lines 3 days | batches: see jobs/batches.py; also ...:batch_lines |
 | ig3:{NAME}:idempotency:batches:HASH | hash | 1 day | batches: the batch that a key created |
+| ig3:{NAME}:refusals | stream | 7 days idle | refusals: requests that were refused; at most 1,000 |
+| ig3:{refusals:}:refusals | stream | 7 days idle | refusals: the same, without a tenant |
+| ig3:{refusals:}:owners | sorted set | none | refusals: tenants with refusals, by the last one; about 500 |
+| ig3:{refusals:}:counts:YYYYMMDDHH | hash | 2 days | refusals: error code -> refusals in an hour, UTC |
+| ig3:refusals_leader | string | 1 minute | refusals: process that trims them |
 | ig3:events, ig3:{NAME}:events | stream | none | events: about 10,000 each; see events/outbox.py |
 | ig3:events_announced | sorted set | 7 days idle | events: tenants whose stream is to be read, by time |
 | ig3:events_leader | string | 15 s | events: process that delivers them |

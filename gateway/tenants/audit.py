@@ -4,8 +4,6 @@ The *owner* of a stream is a tenant's name, or "pool:UPSTREAM", "events:" or "co
 names.
 """
 
-import heapq
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -13,12 +11,9 @@ from typing import Final
 import msgspec
 
 from gateway.redis import Client, execute
+from gateway.tenants.merged_streams import Cursor, MergedStreams, Selection
 from gateway.tenants.records import record
-from gateway.tenants.store import batched
 
-_CURSOR: Final = re.compile(
-    r"(?!0+-0+@)(\d{1,19})-(\d{1,19})@((?:pool:)?[a-z0-9][a-z0-9._-]{0,62}|events:|console:)", re.ASCII
-)
 _POOL: Final = "pool:"
 _ENTRIES_PER_READING: Final = 200
 _READINGS_MAX: Final = 10
@@ -33,28 +28,6 @@ _SHOWN: Final = {ENDPOINTS: "webhooks", CONSOLE: "console"}
 def pool_owner(upstream: str) -> str:
     """Returns the owner under which changes to an upstream's accounts and keys are stored."""
     return _POOL + upstream
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Cursor:
-    """Position of an entry: its time, then its owner."""
-
-    ms: int
-    """Unix milliseconds."""
-    sequence: int
-    owner: str
-
-    @staticmethod
-    def parse(text: str) -> "Cursor | None":
-        found = _CURSOR.fullmatch(text)
-        return Cursor(int(found[1]), int(found[2]), found[3]) if found else None
-
-    def __str__(self) -> str:
-        return f"{self.ms}-{self.sequence}@{self.owner}"
-
-    def end_for(self, owner: str) -> str:
-        """Returns the exclusive upper bound of an owner's entry IDs below this position."""
-        return f"{'' if owner < self.owner else '('}{self.ms}-{self.sequence}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +65,7 @@ class Audit:
 
     def __init__(self, redis: Client) -> None:
         self._redis = redis
+        self._streams = MergedStreams(redis, "audit", _ENTRIES_PER_READING, _READINGS_MAX)
 
     async def length(self, owner: str) -> int:
         """Returns the number of entries of an owner. Raises: GatewayError REDIS_UNAVAILABLE."""
@@ -102,42 +76,12 @@ class Audit:
 
         A filter by actor or action reads at most 2,000 entries, so a page may have fewer, or none, and a `next`.
         Raises: GatewayError REDIS_UNAVAILABLE.
-        Redis: one round trip per hundred owners, at most 10 with such a filter; reads only entries that can be among
-        the newest.
+        Redis: one round trip per hundred owners, at most 10 with such a filter.
         """
-        before = min((place for place in (before, wanted.end) if place), default=None)
-        is_sparse = bool(wanted.actor or wanted.action)
-        count = _ENTRIES_PER_READING if is_sparse else limit
-        found: list[dict[str, object]] = []
-        for _ in range(_READINGS_MAX if is_sparse else 1):
-            newest = await self._newest(owners, count + 1, before, wanted.first_ms)
-            for place, fields in newest[:count]:
-                before = place
-                if wanted.matches(fields):
-                    found.append(_render(place, fields))
-                if len(found) == limit:
-                    return Page(found, place if place != newest[-1][0] else None)
-            if len(newest) <= count:
-                return Page(found, None)
-        return Page(found, before)
-
-    async def _newest(
-        self, owners: set[str], limit: int, before: Cursor | None, first_ms: int
-    ) -> list[tuple[Cursor, dict[str, str]]]:
-        newest: list[tuple[Cursor, dict[str, str]]] = []
-        for batch in batched(sorted(owners)):
-            oldest = max(first_ms, newest[-1][0].ms if len(newest) >= limit else 0)
-            pipeline = self._redis.pipeline(transaction=False)
-            for owner in batch:
-                end = before.end_for(owner) if before else "+"
-                pipeline.xrevrange(record(self._redis, owner, "audit"), end, oldest, count=limit)
-            answers = await execute(self._redis, pipeline.execute(), list[list[tuple[str, dict[str, str]]]])
-            for owner, entries in zip(batch, answers, strict=True):
-                for entry_id, fields in entries:
-                    ms, sequence = map(int, entry_id.split("-"))
-                    newest.append((Cursor(ms, sequence, owner), fields))
-            newest = heapq.nlargest(limit, newest, key=lambda entry: entry[0])
-        return newest
+        end = min((place for place in (before, wanted.end) if place), default=None)
+        matches = wanted.matches if wanted.actor or wanted.action else None
+        found, following = await self._streams.page(owners, limit, Selection(wanted.first_ms, end, matches))
+        return Page([_render(*entry) for entry in found], following)
 
 
 def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:

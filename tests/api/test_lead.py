@@ -26,6 +26,7 @@ ROUTES = [
     ("POST", "/keys/KEY/rotate"),
     ("GET", "/usage"),
     ("GET", "/audit"),
+    ("GET", "/refusals"),
     ("GET", "/requests"),
     ("GET", "/requests/KEY"),
 ]

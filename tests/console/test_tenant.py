@@ -21,6 +21,7 @@ ROUTES = [
     ("POST", "/keys/abc/rotate"),
     ("GET", "/usage"),
     ("GET", "/usage_now"),
+    ("GET", "/refusals"),
     ("GET", "/requests"),
     ("GET", "/requests/req_unknown"),
     ("GET", "/audit"),

@@ -45,6 +45,7 @@ ROUTES: Final = [
     ("DELETE", "/console/sessions/abc"),
     ("GET", "/models"),
     ("GET", "/overview"),
+    ("GET", "/refusals"),
     ("GET", "/audit"),
     ("GET", "/usage"),
     ("GET", "/usage/records"),

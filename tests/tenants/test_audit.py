@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from gateway.tenants.audit import Audit, Cursor, pool_owner
+from gateway.tenants.audit import Audit, pool_owner
+from gateway.tenants.merged_streams import Cursor
 from tests.support.administering import Stores, storing
 
 pytestmark = pytest.mark.anyio

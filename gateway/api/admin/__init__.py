@@ -30,7 +30,7 @@ from gateway.redis import translate_change_errors
 from gateway.tenants.names import TenantNames
 
 PREFIX: Final = "/admin/v1"
-_WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|tenants|keys|tenants/[^/]+/batches)")
+_WITH_QUERY: Final = re.compile(rf"{PREFIX}/(audit|usage.*|refusals|tenants|keys|tenants/[^/]+/batches)")
 """These routes read their query themselves; the others have none."""
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 Handlers = Mapping[str, Mapping[str, Handler]]

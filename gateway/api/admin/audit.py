@@ -2,25 +2,20 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import date
-from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.admin import Handlers
-from gateway.api.admin.periods import parse_day
+from gateway.api.admin.periods import parse_before, parse_utc_days
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.bodies import json_response
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.tenants.audit import CONSOLE, ENDPOINTS, Audit, AuditFilter, Cursor, pool_owner
+from gateway.tenants.audit import CONSOLE, ENDPOINTS, Audit, AuditFilter, pool_owner
 from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
-
-_EPOCH: Final = date(1970, 1, 1)
-_DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -44,10 +39,7 @@ class AuditSection:
     async def page(self, query: QueryFields, owners: set[str]) -> Response:
         """Returns a page of entries of these owners. Raises: GatewayError."""
         limit = query.integer("limit", 1, 1000, 100)
-        text = query.text("before")
-        before = Cursor.parse(text) if text else None
-        if text and before is None:
-            raise refused_value("before", "expected the 'next' of an earlier response.")
+        before = parse_before(query)
         wanted = _parse_filter(query)
         query.reject_unknown()
         page = await self.audit.page(owners, limit, before, wanted)
@@ -69,12 +61,5 @@ class AuditSection:
 
 def _parse_filter(query: QueryFields) -> AuditFilter:
     """Parses actor, action and UTC days. Raises: GatewayError INVALID_VALUE."""
-    first, last = parse_day(query, "from"), parse_day(query, "to")
-    if first and last and first > last:
-        raise refused_value("from", f"it is after 'to' ({last}).")
-    end = Cursor(_midnight_ms(last) + _DAY_MS, 0, "") if last else None
-    return AuditFilter(query.text("actor"), query.text("action"), _midnight_ms(first) if first else 0, end)
-
-
-def _midnight_ms(day: date) -> int:
-    return (day - _EPOCH).days * _DAY_MS
+    first_ms, end = parse_utc_days(query)
+    return AuditFilter(query.text("actor"), query.text("action"), first_ms, end)

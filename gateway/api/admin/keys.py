@@ -28,8 +28,9 @@ from gateway.domain.audit import Actor, show_key
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.tenants import ApiKey, Limits, Quotas
 from gateway.tenants.api_keys import ApiKeyStore, CreatedApiKey
-from gateway.tenants.audit import Audit, AuditFilter, Cursor
+from gateway.tenants.audit import Audit, AuditFilter
 from gateway.tenants.key_list import KeyList, KeyPlace, KeyView
+from gateway.tenants.merged_streams import Cursor
 from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
 

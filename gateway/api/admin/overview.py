@@ -23,6 +23,7 @@ from gateway.domain.errors.faults import fault_of
 from gateway.domain.usage import GroupBy, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.exports import amounts_document
 from gateway.metering.ledger import Ledger
+from gateway.metering.refusals import RefusalList
 from gateway.scheduler import Scheduler
 from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus, effective_health
 from gateway.tenants.key_list import KeyList, KeyView
@@ -77,6 +78,7 @@ class OverviewSection:
     calendar: Calendar
     pool: Scheduler
     keys: KeyList
+    refusals: RefusalList
     certificate: Callable[[], tuple[str, int] | None]
     """Returns the host and the expiry of this process's certificate, in Unix seconds; None without TLS."""
     clock: Callable[[], float]
@@ -106,6 +108,7 @@ class OverviewSection:
     async def _read(self) -> dict[str, object]:
         now_s = self.clock()
         pools, certificate = await self.pool.snapshot(), self.certificate()
+        since_s, refused = await self.refusals.counts()
         resting = [_describe_resting(*one) for pool in pools for one in _resting(pool)]
         expiring = (await self.keys.page(None, "", KeyView.EXPIRES_SOON, 1000, None)).keys
         return {
@@ -119,6 +122,8 @@ class OverviewSection:
                 {"id": key.id, "label": key.label, "tenant": key.tenant, "expires_at": key.expires_at}
                 for key in sorted(expiring, key=lambda key: key.expires_at or 0)[:_KEYS_MAX]
             ],
+            "refusals_24h": [{"code": code, "count": count} for code, count in refused],
+            "refusals_since": since_s,
             "certificates": [{"host": certificate[0], "expires_at": certificate[1]}] if certificate else [],
         }
 

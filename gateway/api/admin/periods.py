@@ -1,4 +1,4 @@
-"""The days that a usage request selects: `from` and `to`, `month`, or `last`."""
+"""The days that a request selects: `from` and `to`, `month`, or `last`; and where it continues a list of streams."""
 
 import re
 from calendar import monthrange
@@ -9,8 +9,11 @@ from typing import Final
 from gateway.api.admin.schemas import QueryFields
 from gateway.api.refusals import excerpt, refused_value
 from gateway.domain.usage import UsageFilter
+from gateway.tenants.merged_streams import Cursor
 
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_EPOCH: Final = date(1970, 1, 1)
+_DAY_MS: Final = 86_400_000
 _LAST: Final = re.compile(r"([1-9][0-9]{0,3})d", re.ASCII)
 
 
@@ -45,6 +48,31 @@ def _parse_day(name: str, text: str, expected: str, ending: str = "") -> date:
         if _DAY.fullmatch(text + ending):
             return date.fromisoformat(text + ending)
     raise refused_value(name, f"expected {expected}, but got '{excerpt(text)}'.")
+
+
+def parse_utc_days(query: QueryFields) -> tuple[int, Cursor | None]:
+    """Returns the Unix milliseconds at which `from` begins, 0 if it is open, and where `to` ends; days are UTC.
+
+    Raises: GatewayError INVALID_VALUE.
+    """
+    first, last = parse_day(query, "from"), parse_day(query, "to")
+    if first and last and first > last:
+        raise refused_value("from", f"it is after 'to' ({last}).")
+    end = Cursor(_midnight_ms(last) + _DAY_MS, 0, "") if last else None
+    return _midnight_ms(first) if first else 0, end
+
+
+def _midnight_ms(day: date) -> int:
+    return (day - _EPOCH).days * _DAY_MS
+
+
+def parse_before(query: QueryFields) -> Cursor | None:
+    """Raises: GatewayError INVALID_VALUE."""
+    text = query.text("before")
+    before = Cursor.parse(text) if text else None
+    if text and before is None:
+        raise refused_value("before", "expected the 'next' of an earlier response.")
+    return before
 
 
 def parse_month(text: str, _: date) -> tuple[date, date]:
