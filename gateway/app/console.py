@@ -53,7 +53,9 @@ class ConsoleParts:
         """Builds the console's routes from those of tenants' keys, with the same limits."""
         shared = {one.name: getattr(authenticator, one.name) for one in fields(authenticator) if one.name[0] != "_"}
         members = MemberAuthenticator(**shared, access=self.access, grants=self.grants)
-        playground = PlaygroundAuthenticator(**shared, access=self.access, keys=self.keys, names=self.names)
+        playground = PlaygroundAuthenticator(
+            **shared, access=self.access, keys=self.keys, names=self.names, tenants=self.grants.tenants
+        )
         by_key = authenticator.authenticator
         sign_in = SignInRoutes(self.access, self.links, by_key, throttle, self.names, self.limits, self.terms)
         persons = PersonRoutes.build(members, playground, lead, usage, images, time.time)

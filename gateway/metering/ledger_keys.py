@@ -204,6 +204,7 @@ def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
         read_tags(fields),
         fields.get("user", ""),
         read_day(fields.get("correction_of")),
+        tuple(filter(None, fields.get("summed", "").split(","))),
     )
 
 

@@ -1,6 +1,7 @@
 """What leads and members do in the console, and the playground."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
@@ -73,6 +74,9 @@ def test_a_lead_sees_no_other_tenant(gateway: Gateway) -> None:
 def test_the_playground_buys_as_the_tenants_key_of_the_console(make_gateway: MakeGateway) -> None:
     gateway = make_gateway()
     member, lead = Browser(gateway.url).sign_in(gateway.api_key), person(gateway.url, "lead", "acme")
+    chief, found = Browser(gateway.url).sign_in(), member.get("/console/models")
+    assert found.json()["data"] == chief.get("/console/models?tenant=acme").json()["data"] != []
+    assert "console" not in [key["label"] for key in admin(gateway.url, "GET", "/tenants/acme/keys").json()["data"]]
     answers = [browser.call("POST", "/console/images/generations", PROMPT) for browser in (member, lead, member)]
     assert [200, 200, 200] == [answer.status_code for answer in answers], answers[0].text
     assert "0.0035" == answers[0].headers["x-imagegate-cost-usd"]
@@ -91,7 +95,8 @@ def test_two_people_who_begin_at_once_get_one_key(two_gateways: tuple[str, str])
     admin(first, "POST", "/tenants", {"name": "acme"})
     browsers = [person(url, "member", "acme", name=f"p{number}") for number, url in enumerate(two_gateways * 3)]
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda browser: browser.get("/console/models"), browsers))
+        buy = partial(Browser.call, method="POST", path="/console/images/generations", body=PROMPT)
+        answers = list(pool.map(buy, browsers))
     assert {200} == {answer.status_code for answer in answers}
     assert ["console"] == [key["label"] for key in admin(first, "GET", "/tenants/acme/keys").json()["data"]]
 
@@ -118,12 +123,12 @@ def test_a_member_cannot_name_another_tenant(make_gateway: MakeGateway) -> None:
     assert ["acme"] == [row["tenant"] for row in report]
 
 
-def test_a_revoked_key_of_the_console_is_replaced_at_the_next_use(make_gateway: MakeGateway) -> None:
+def test_a_revoked_key_of_the_console_is_replaced_at_the_next_purchase(make_gateway: MakeGateway) -> None:
     gateway = make_gateway()
     member = Browser(gateway.url).sign_in(gateway.api_key)
     ids = []
     for _ in range(2):
-        assert 200 == member.get("/console/models").status_code
+        assert 200 == member.call("POST", "/console/images/generations", PROMPT).status_code
         keys = admin(gateway.url, "GET", "/tenants/acme/keys").json()["data"]
         [found] = [key["id"] for key in keys if key["label"] == "console"]
         admin(gateway.url, "DELETE", f"/keys/{found}")

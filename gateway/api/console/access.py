@@ -25,7 +25,7 @@ from gateway.tenants.sessions import Grant, OpenSession, SessionStore
 COOKIE: Final = "__Host-imagegate"
 """The prefix `__Host-` makes browsers refuse it without `Secure`, with a domain, or for a part of the paths."""
 OWN_HEADER: Final = "x-imagegate-console"
-_SAFE: Final = frozenset({"GET", "HEAD"})
+SAFE: Final = frozenset({"GET", "HEAD"})
 _MAX_CHARS: Final = 128
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -81,7 +81,7 @@ def refused(role: ConsoleRole, permission: str) -> GatewayError:
 
 def check_origin(request: Request) -> None:
     """Refuses what a page of another site may have sent. Raises: GatewayError CROSS_SITE_REQUEST."""
-    if request.method in _SAFE:
+    if request.method in SAFE:
         return
     headers = request.headers
     if OWN_HEADER not in headers:

@@ -16,7 +16,7 @@ from gateway.api.admin.models import describe_model
 from gateway.api.admin.usage import UsageSection
 from gateway.api.authentication import TenantAuthenticator
 from gateway.api.bodies import context_of, json_response
-from gateway.api.console.access import ConsoleAccess, refused
+from gateway.api.console.access import SAFE, ConsoleAccess, refused
 from gateway.api.console.grants import Grants
 from gateway.api.images import ImageRoutes
 from gateway.api.lead import LeadRoutes
@@ -26,10 +26,11 @@ from gateway.api.refusals import missing
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.roles import tenant_permission
-from gateway.domain.tenants import Principal
+from gateway.domain.tenants import ApiKey, Principal
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.names import TenantNames
 from gateway.tenants.sessions import Grant
+from gateway.tenants.store import TenantStore
 
 PREFIX: Final = "/console/tenant"
 _PLAYGROUND: Final = "playground"
@@ -81,17 +82,26 @@ class PlaygroundAuthenticator(_SessionAuthenticator):
 
     keys: ApiKeyStore
     names: TenantNames
+    tenants: TenantStore
 
     async def identify(self, request: Request) -> Principal:
-        """Raises: GatewayError SESSION_REQUIRED, CROSS_SITE_REQUEST, NOT_PERMITTED, NOT_FOUND, REDIS_UNAVAILABLE."""
+        """Returns as whom the person buys. Someone who only reads acts as a key without ID, which buys nothing.
+
+        Raises: GatewayError SESSION_REQUIRED, CROSS_SITE_REQUEST, NOT_PERMITTED, NOT_FOUND, REDIS_UNAVAILABLE.
+        """
         grant, named = await self.authorize(request, _PLAYGROUND), request.query_params.get("tenant")
         tenant = grant.tenant
         if not tenant:
             if not named:
                 raise missing("tenant")
             tenant = await self.names.resolve(named)
-        actor = Actor(grant.subject, context_of(request).id)
-        principal = await self.authenticator.find(await self.keys.console_key(tenant, actor))
+        if request.method in SAFE:
+            found = await self.tenants.get(tenant)
+            key = ApiKey("", found.name, grant.label, 0)
+            principal = None if found.is_disabled else Principal(found, key)
+        else:
+            actor = Actor(grant.subject, context_of(request).id)
+            principal = await self.authenticator.find(await self.keys.console_key(tenant, actor))
         if principal is None:
             text = f"The tenant '{named or tenant}' is disabled, or its key 'console' was just revoked."
             raise GatewayError(ErrorCode.NOT_PERMITTED, text)
