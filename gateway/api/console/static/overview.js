@@ -7,6 +7,7 @@ import { barChart, ranking } from "./chart.js";
 /** @typedef {import("./core.js").Child} Child */
 const REFRESH_S = 15;
 const SOON_S = 3 * 86400;
+const STATES = /** @type {Record<string, string>} */ ({ cooling: "cooldown", half_open: "one trial call" });
 
 /** @param {import("./core.js").Context} context */
 export default async function overview(context) {
@@ -53,7 +54,8 @@ function attention(seen) {
     ...seen.resting.map((/** @type {Row} */ row) => [
       h("div", null, row.key ? link(`/console/pool/${[row.upstream, row.account, row.key].map(encodeURIComponent).join("/")}`, `${row.account}/${row.key}`) : link(href("/console/pool", { q: row.account }), row.account ?? row.upstream),
         h("span", { class: "note" }, `${row.fault?.replace(/\.$/, "") ?? (row.error_code ? words(row.error_code) : `held by ${row.held_by ?? "an operator"}`)}, since `, when(row.since))),
-      h("div", null, badge(row.state === "quarantined" ? "bad" : row.state === "cooling" || row.state === "half_open" ? "warn" : "off", row.state === "cooling" ? "cooldown" : words(row.state)), h("span", { class: "note" }, row.retry_at ? ["retry ", when(row.retry_at)] : "until it is enabled"))]),
+      h("div", null, badge(row.state === "quarantined" ? "bad" : row.state === "cooling" || row.state === "half_open" ? "warn" : "off", STATES[row.state] ?? words(row.state)),
+        h("span", { class: "note" }, !row.retry_at ? "until it is enabled" : row.retry_at > now ? ["retry ", when(row.retry_at)] : "the next call tries it"))]),
     ...(seen.certificates ?? []).filter((/** @type {Row} */ row) => row.expires_at < now + 10 * SOON_S).map((/** @type {Row} */ row) => [
       h("div", null, `Certificate of ${row.host}`, h("span", { class: "note" }, "replace the files of [server.tls]")), ends(row.expires_at)]),
     ...seen.expiring_keys.map((/** @type {Row} */ row) => [

@@ -1,6 +1,6 @@
 // @ts-check
 /** Requests: the records of admitted ones, and refusals, newest first. */
-import { badge, duration, empty, get, h, heading, int, link, plural, scoped, serves, usd, when, words } from "./core.js";
+import { badge, duration, empty, get, h, heading, href, int, link, plural, scoped, serves, usd, when, words } from "./core.js";
 import { choice, cli, flags, pager, search, table, tabs } from "./ui.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -35,7 +35,7 @@ async function records(context) {
     filters(context, [search(context, "model", "Model"), search(context, "day", "Day", { type: "date" }), choice(context, "outcome", "Outcome", OUTCOMES)]),
     table("Requests", [
       { label: "Time", cell: (row) => when(row.time) },
-      { label: "Request", cell: (row) => link(pathOf(row.request_id), h("code", null, row.request_id)) },
+      { label: "Request", cell: (row) => link(pathOf(row), h("code", null, row.request_id)) },
       { label: "Tenant", hidden: own, cell: (row) => row.tenant }, { label: "Key", cell: (row) => row.key_label ?? row.label ?? h("code", null, row.key_id) },
       { label: "Model", cell: (row) => row.model }, { label: "Outcome", cell: (row) => (row.correction_of ? badge("off", `correction of ${row.correction_of}`) : outcomeBadge(row.outcome)) },
       { label: "Images", num: true, cell: (row) => `${int(row.delivered)} of ${int(row.asked)}` }, { label: "Cost", num: true, cell: (row) => usd(row.usd) },
@@ -55,7 +55,7 @@ async function refusals(context) {
   return [
     filters(context, [search(context, "model", "Model"), search(context, "code", "Code"), search(context, "from", "From", { type: "date" }), search(context, "to", "To", { type: "date" })]),
     table("Refusals, newest first", [
-      { label: "Time", cell: (row) => when(row.at) }, { label: "Request", cell: (row) => link(pathOf(row.request_id), h("code", null, row.request_id)) },
+      { label: "Time", cell: (row) => when(row.at) }, { label: "Request", cell: (row) => link(pathOf(row), h("code", null, row.request_id)) },
       { label: "Tenant", hidden: own, cell: (row) => row.tenant ?? "unknown" }, { label: "Key", cell: (row) => row.label || (row.key ? h("code", null, row.key) : "–") }, { label: "Model", cell: (row) => row.model || "–" },
       { label: "Code", cell: (row) => [h("code", null, row.code), h("span", { class: "note" }, `HTTP ${row.status}${row.param ? `, ${row.param}` : ""}`)] }, { label: "Message", wide: true, cell: (row) => row.message },
     ], page.data, { none: empty(page.next ? "This page of the list has no refusal that matches; the next one may." : "No refusal matches.") }),
@@ -64,8 +64,8 @@ async function refusals(context) {
   ];
 }
 
-/** @param {string} id */
-const pathOf = (id) => `/console/requests/${encodeURIComponent(id)}`;
+/** Links to a request; its day and tenant make the search short. @param {Row} row */
+const pathOf = (row) => href(`/console/requests/${encodeURIComponent(row.request_id)}`, row.time ? { day: row.time.slice(0, 10), tenant: row.tenant } : undefined);
 
 /** Names of options from those of parameters; empty ones are left out. @param {Row} named */
 const withDashes = (named) => Object.fromEntries(Object.entries(named).map(([name, value]) => [name.replaceAll("_", "-"), value ?? ""]));

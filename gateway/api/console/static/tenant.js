@@ -28,7 +28,7 @@ export default async function tenantPage(context) {
       tenant.disabled ? h("button", { type: "button", onclick: () => act(context, () => call("PATCH", path, { body: { disabled: false } }), "The tenant is enabled.", `imagegate tenant update ${tenant.name} --enable`) }, "Enable")
         : h("button", { type: "button", onclick: () => disable(context, path, tenant) }, "Disable")], stateOf(tenant)),
     tabs(context, "tab", shown, "Parts of the tenant"),
-    await part(tab, context, path, tenant),
+    await part(tab in shown ? tab : "", context, path, tenant),
   ];
 }
 

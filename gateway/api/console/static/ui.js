@@ -60,7 +60,7 @@ export const choice = (context, name, label, choices) =>
 
 /** @param {Context} context @param {string} name @param {string} label @param {Row} [props] */
 export const search = (context, name, label, props) =>
-  h("label", { class: "filter" }, label, h("input", { id: `filter-${name}`, type: "search", value: context.query.get(name) ?? "", autocomplete: "off", spellcheck: "false",
+  h("label", { class: "filter" }, label, h("input", { id: `filter-${name}`, type: "search", size: 14, value: context.query.get(name) ?? "", autocomplete: "off", spellcheck: "false",
     onchange: (/** @type {any} */ event) => context.refine({ [name]: event.target.value.trim(), after: "", cursor: "", before: "" }), ...props }));
 
 /** @param {string} text @param {string} [label] */
