@@ -4,6 +4,8 @@ The handlers are those of `/v1/tenant`, `/v1/usage` and `/v1/images`; only authe
 as the tenant's key labelled `console`, so the tenant's limits hold, and its bill and records name that key.
 """
 
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,7 +15,7 @@ from starlette.routing import Route
 
 from gateway.api.admin.usage import UsageSection
 from gateway.api.authentication import TenantAuthenticator
-from gateway.api.bodies import context_of
+from gateway.api.bodies import context_of, json_response
 from gateway.api.console.access import SAFE, ConsoleAccess, refused
 from gateway.api.console.grants import Grants
 from gateway.api.images import ImageRoutes
@@ -25,12 +27,14 @@ from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.roles import tenant_permission
 from gateway.domain.tenants import ApiKey, Principal
+from gateway.scheduler import Place
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.names import TenantNames
 from gateway.tenants.sessions import Grant
 from gateway.tenants.store import TenantStore
 
 PREFIX: Final = "/console/tenant"
+FindPlace = Callable[[str], Awaitable[Place | None]]
 _PLAYGROUND: Final = "playground"
 _GRANT: Final = "console_grant"
 """The key of the request's state with who is signed in."""
@@ -96,7 +100,8 @@ class PlaygroundAuthenticator(_SessionAuthenticator):
             key = ApiKey("", found.name, grant.label, 0)
             principal = None if found.is_disabled else Principal(found, key)
         else:
-            actor = Actor(grant.subject, context_of(request).id)
+            context = context_of(request)
+            context.is_watched, actor = True, Actor(grant.subject, context.id)
             principal = await self.authenticator.find(await self.keys.console_key(tenant, actor))
         if principal is None:
             text = f"The tenant '{named or tenant}' is disabled, or its key 'console' was just revoked."
@@ -111,6 +116,7 @@ class PersonRoutes:
     lead: LeadRoutes
     own_usage: OwnUsageRoutes
     images: ImageRoutes
+    find_place: FindPlace
 
     @staticmethod
     def build(
@@ -119,12 +125,14 @@ class PersonRoutes:
         lead: LeadRoutes,
         usage: UsageSection,
         images: ImageRoutes,
+        find_place: FindPlace,
     ) -> "PersonRoutes":
         """Builds the routes from those of tenants' keys."""
         return PersonRoutes(
             replace(lead, authenticator=members, prefix=PREFIX),
             OwnUsageRoutes(members, usage, f"{PREFIX}/usage_now"),
             replace(images, authenticator=playground),
+            find_place,
         )
 
     def routes(self) -> list[Route]:
@@ -134,7 +142,18 @@ class PersonRoutes:
             Route("/console/models", AsgiEndpoint(self._list_models), methods=["GET"]),
             Route("/console/images/generations", AsgiEndpoint(self.images.generate), methods=["POST"]),
             Route("/console/images/edits", AsgiEndpoint(self.images.edit), methods=["POST"]),
+            Route("/console/images/waiting/{id}", AsgiEndpoint(self._get_place), methods=["GET"]),
         ]
+
+    async def _get_place(self, request: Request) -> Response:
+        """Returns the place of a request of the tenant in the queue, and the forecast of its wait."""
+        caller = await self.images.authenticator.authenticate_reader(request)
+        place = await self.find_place(f"{caller.tenant.name}:{request.path_params['id']}")
+        wait_s = place.wait_s if place else None
+        forecast_s = None if wait_s is None else math.ceil(wait_s)
+        return json_response(
+            {"waiting": place is not None, "place": place.number if place else None, "forecast_s": forecast_s}
+        )
 
     async def _list_models(self, request: Request) -> Response:
         return await self.images.list_models(request)
