@@ -16,7 +16,7 @@ from gateway.api.console.access import ConsoleAccess
 from gateway.api.console.grants import Grants
 from gateway.api.console.sign_in import SignInRoutes, SignInTerms
 from gateway.api.console.static_files import StaticFiles
-from gateway.api.console.tenant import MemberAuthenticator, PersonRoutes, PlaygroundAuthenticator
+from gateway.api.console.tenant import FindPlace, MemberAuthenticator, PersonRoutes, PlaygroundAuthenticator
 from gateway.api.images import ImageRoutes
 from gateway.api.lead import LeadRoutes
 from gateway.config.resolve import Config
@@ -49,6 +49,7 @@ class ConsoleParts:
         lead: LeadRoutes,
         usage: UsageSection,
         images: ImageRoutes,
+        find_place: FindPlace,
     ) -> list[Route]:
         """Builds the console's routes from those of tenants' keys, with the same limits."""
         shared = {one.name: getattr(authenticator, one.name) for one in fields(authenticator) if one.name[0] != "_"}
@@ -58,7 +59,7 @@ class ConsoleParts:
         )
         by_key = authenticator.authenticator
         sign_in = SignInRoutes(self.access, self.links, by_key, throttle, self.names, self.limits, self.terms)
-        persons = PersonRoutes.build(members, playground, lead, usage, images, time.time)
+        persons = PersonRoutes.build(members, playground, lead, usage, images, time.time, find_place)
         return [*sign_in.routes(), *persons.routes(), *StaticFiles().routes()]
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from gateway.domain.roles import PERMISSIONS, ConsoleRole, tenant_permission
 from tests.support.console import Browser, error_code, person
-from tests.support.harness import Gateway, MakeGateway, admin
+from tests.support.harness import Gateway, MakeGateway, Simulator, admin
+from tests.support.scarce import ask, scarce, wait_for_queue
 
 PROMPT = {"prompt": "a lighthouse", "response_format": "b64_json"}
 ROUTES = [
@@ -99,6 +100,44 @@ def test_two_people_who_begin_at_once_get_one_key(two_gateways: tuple[str, str])
         answers = list(pool.map(buy, browsers))
     assert {200} == {answer.status_code for answer in answers}
     assert ["console"] == [key["label"] for key in admin(first, "GET", "/tenants/acme/keys").json()["data"]]
+
+
+def test_a_waiting_purchase_has_a_place_and_a_forecast(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    gateway = make_gateway(scarce(simulator.url, limits={"requests_per_minute": 1}, max_wait_s=170))
+    admin(gateway.url, "POST", "/tenants", {"name": "globex"})
+    member, path = Browser(gateway.url).sign_in(gateway.api_key), "/console/images/waiting/play-1"
+    none = {"waiting": False, "place": None, "forecast_s": None}
+    assert none == member.get(path).json()
+    assert 200 == member.call("POST", "/console/images/generations", PROMPT).status_code  # takes the minute
+    with ThreadPoolExecutor(1) as pool:
+        ahead = ask(gateway, prompt="x")
+        wait_for_queue(gateway, 1)
+        sent = pool.submit(member.call, "POST", "/console/images/generations", PROMPT, **{"x-request-id": "play-1"})
+        wait_for_queue(gateway, 2)
+        found = member.get(path).json()
+        assert [True, 2] == [found["waiting"], found["place"]]
+        assert 110 < found["forecast_s"] < 130
+        chief = Browser(gateway.url).sign_in()
+        assert 2 == chief.get(f"{path}?tenant=acme").json()["place"]
+        assert (
+            none == chief.get(f"{path}?tenant=globex").json() == person(gateway.url, "lead", "globex").get(path).json()
+        )
+        assert 403 == person(gateway.url, "viewer").get(f"{path}?tenant=acme").status_code
+        admin(gateway.url, "PATCH", "/pool/sim/main", {"state": "disabled"})
+        assert [503, 503] == [sent.result(30).status_code, ahead.answer().status_code]
+    assert none == member.get(path).json()
+
+
+def test_a_page_can_read_what_a_purchase_came_to(make_gateway: MakeGateway) -> None:
+    member = Browser((gateway := make_gateway()).url).sign_in(gateway.api_key)
+    body = PROMPT | {"background": "auto", "user": "ann", "quality": "high"}
+    answer = member.call("POST", "/console/images/generations", body, **{"x-request-id": "play-2"})
+    assert 200 == answer.status_code, answer.text
+    named = {
+        name: answer.headers.get(f"x-{name}") for name in ("request-id", "imagegate-cost-usd", "imagegate-ignored")
+    }
+    assert {"request-id": "play-2", "imagegate-cost-usd": "0.0035", "imagegate-ignored": "quality"} == named
+    assert answer.headers["x-imagegate-queue-ms"].isdecimal()
 
 
 def test_an_admin_names_the_tenant_and_its_limits_hold(make_gateway: MakeGateway) -> None:

@@ -4,7 +4,8 @@ The handlers are those of `/v1/tenant`, `/v1/usage` and `/v1/images`; only authe
 as the tenant's key labelled `console`, so the tenant's limits hold, and its bill and records name that key.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -27,12 +28,14 @@ from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.roles import tenant_permission
 from gateway.domain.tenants import ApiKey, Principal
+from gateway.scheduler import Place
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.names import TenantNames
 from gateway.tenants.sessions import Grant
 from gateway.tenants.store import TenantStore
 
 PREFIX: Final = "/console/tenant"
+FindPlace = Callable[[str], Awaitable[Place | None]]
 _PLAYGROUND: Final = "playground"
 _MODEL_FIELDS: Final = ("id", "aliases", "price_per_image_usd", "capabilities")
 """What the playground shows of a model; its upstreams are the operator's."""
@@ -100,7 +103,8 @@ class PlaygroundAuthenticator(_SessionAuthenticator):
             key = ApiKey("", found.name, grant.label, 0)
             principal = None if found.is_disabled else Principal(found, key)
         else:
-            actor = Actor(grant.subject, context_of(request).id)
+            context = context_of(request)
+            context.is_watched, actor = True, Actor(grant.subject, context.id)
             principal = await self.authenticator.find(await self.keys.console_key(tenant, actor))
         if principal is None:
             text = f"The tenant '{named or tenant}' is disabled, or its key 'console' was just revoked."
@@ -116,6 +120,7 @@ class PersonRoutes:
     own_usage: OwnUsageRoutes
     images: ImageRoutes
     clock: Callable[[], float]
+    find_place: FindPlace
 
     @staticmethod
     def build(
@@ -125,6 +130,7 @@ class PersonRoutes:
         usage: UsageSection,
         images: ImageRoutes,
         clock: Callable[[], float],
+        find_place: FindPlace,
     ) -> "PersonRoutes":
         """Builds the routes from those of tenants' keys."""
         return PersonRoutes(
@@ -132,6 +138,7 @@ class PersonRoutes:
             OwnUsageRoutes(members, usage, f"{PREFIX}/usage_now"),
             replace(images, authenticator=playground),
             clock,
+            find_place,
         )
 
     def routes(self) -> list[Route]:
@@ -141,7 +148,18 @@ class PersonRoutes:
             Route("/console/models", AsgiEndpoint(self._list_models), methods=["GET"]),
             Route("/console/images/generations", AsgiEndpoint(self.images.generate), methods=["POST"]),
             Route("/console/images/edits", AsgiEndpoint(self.images.edit), methods=["POST"]),
+            Route("/console/images/waiting/{id}", AsgiEndpoint(self._get_place), methods=["GET"]),
         ]
+
+    async def _get_place(self, request: Request) -> Response:
+        """Returns the place of a request of the tenant in the queue, and the forecast of its wait."""
+        caller = await self.images.authenticator.authenticate_reader(request)
+        place = await self.find_place(f"{caller.tenant.name}:{request.path_params['id']}")
+        wait_s = place.wait_s if place else None
+        forecast_s = None if wait_s is None else math.ceil(wait_s)
+        return json_response(
+            {"waiting": place is not None, "place": place.number if place else None, "forecast_s": forecast_s}
+        )
 
     async def _list_models(self, request: Request) -> Response:
         """Lists the models that the tenant may use, with price and capabilities."""
