@@ -49,15 +49,16 @@ def test_a_refusal_is_found_by_its_request_id_and_holds_no_prompt(gateway: Gatew
     found = refusals(gateway, count=4)
     assert ids[::-1] == [row["request_id"] for row in found]
     assert [
-        ("acme", own, "image-01", "unknown_parameter", 400, "canary"),
+        ("acme", own, None, "unknown_parameter", 400, "canary"),
         (None, None, None, "invalid_api_key", 401, None),
         ("acme", own, None, "model_unknown", 400, "model"),
-        ("acme", own, "image-01", "invalid_value", 400, "size"),
+        ("acme", own, None, "invalid_value", 400, "size"),
     ] == [tuple(row[name] for name in ("tenant", "key", "model", "code", "status", "param")) for row in found]
     assert abs(found[0]["at"] - time.time()) < 60
     [row] = refusals(gateway, f"request_id={ids[0]}")
     assert found[3] == row
-    assert [ids[3], ids[0]] == [each["request_id"] for each in refusals(gateway, "model=image-01&tenant=acme")]
+    mine = refusals(gateway, f"key={own}&tenant=acme&limit=2")
+    assert [ids[3], ids[1]] == [each["request_id"] for each in mine]
     assert [ids[2]] == [each["request_id"] for each in refusals(gateway, "code=invalid_api_key")]
     assert [] == refusals(gateway, "to=2020-01-01")
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
@@ -99,5 +100,7 @@ def test_a_request_that_no_account_can_take_is_a_refusal_and_one_of_the_provider
     gateway.admin("PATCH", "/pool/sim/main", {"state": "disabled"})
     idle = refused(gateway, "")
     [row] = refusals(gateway, count=1)
-    assert (idle, "no_healthy_account") == (row["request_id"], row["code"])
+    assert (idle, "no_healthy_account", "image-01") == (row["request_id"], row["code"], row["model"])
+    assert [row] == refusals(gateway, "model=image-01")
+    assert [] == refusals(gateway, "model=image-02")
     assert [] == refusals(gateway, f"request_id={content}")
