@@ -179,7 +179,7 @@ def test_without_redis_the_page_says_so(page: Any, simulator: Simulator, tmp_pat
         sign_in(page, console)
         redis.close()
         page.get_by_role("link", name="Tenants").click()
-        page.wait_for_selector("main .problem:has-text('redis_unavailable')")
+        page.wait_for_selector("main .problem:has-text('The gateway is temporarily unavailable')")
         page.reload()
         page.wait_for_selector("h1:text-is('The console cannot start')")
         assert page.get_by_role("button", name="Try again").is_visible()
