@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from gateway import __version__
 from gateway.api import middleware
 from gateway.api.addresses import Addresses, AddressMiddleware
+from gateway.api.admin.configuration import ConfigurationSection
 from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, READS_PER_SECOND, Buckets, TenantAuthenticator
 from gateway.api.batches import batch_routes
@@ -33,11 +34,12 @@ from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
 from gateway.app.overview import build_overview, build_refusal_recorder
 from gateway.app.process_events import ProcessEvents
-from gateway.app.reload import ReloadTargets
+from gateway.app.reload import RELOADED, ReloadTargets
 from gateway.app.replays import build_replays
 from gateway.app.routes import console_routes, image_routes, operators_routes, self_service_routes
 from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
+from gateway.config.described import ConfigInForce
 from gateway.config.resolve import Config
 from gateway.domain.catalog import Catalog, SizePolicy
 from gateway.domain.images import Format
@@ -123,14 +125,24 @@ def create_app(
     pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
     erase = storage.erase if storage else None
+    in_force = ConfigInForce(config, frozenset(RELOADED))
+    configuration = ConfigurationSection(__version__, in_force.describe)
     overview = build_overview(config, core.redis, core.scheduling.scheduler, core.gauges)
     admin = backends.build_admin(
-        config, core.redis, admission, upstreams, core.catalog, limits, (pool, overview), erase, core.events
+        config,
+        core.redis,
+        admission,
+        upstreams,
+        core.catalog,
+        limits,
+        (pool, overview, configuration),
+        erase,
+        core.events,
     )
     health, samplers = _build_operations(core, config.calendar.name)
     told = ProcessEvents(core.outbox, core.metrics, core.gauges)
     declare = (members.declare, core.upstreams.configure, admin.provisioner.reload)
-    targets = ReloadTargets(core.catalog, *declare, told.note_reload)
+    targets = ReloadTargets(core.catalog, *declare, told.note_reload, in_force.take_over)
     reloading = (partial(reload, targets),) if reload else ()
     reaping = (storage.reaper.run,) if storage else ()
     tasks = (*samplers, *admin.background_tasks, core.events.sender.run, recorder.run, *reloading, *reaping)

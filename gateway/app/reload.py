@@ -27,6 +27,8 @@ class ReloadTargets:
     declare_tenants: Callable[[Sequence[ProvisionedTenant]], Awaitable[None]]
     note_reload: Callable[[str], Awaitable[None]]
     """Takes the reason for which a changed configuration was refused; empty if it was accepted."""
+    show: Callable[[Config], None]
+    """Takes the configuration that is in force."""
 
     async def apply(self, config: Config) -> None:
         """Applies upstreams before the models that use them, and models before the tenants that may use them.
@@ -38,3 +40,4 @@ class ReloadTargets:
         await self.declare_accounts(config.upstreams.pools)
         self.catalog.take_over(config.catalog)
         await self.declare_tenants(config.tenants)
+        self.show(config)

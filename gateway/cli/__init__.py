@@ -13,6 +13,7 @@ from gateway.cli import (
     apply,
     audit,
     batches,
+    config,
     conformance,
     console,
     contexts,
@@ -77,6 +78,7 @@ app.add_typer(batches.app, name="batch")
 app.add_typer(contexts.app, name="context")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(console.app, name="console")
+app.add_typer(config.app, name="config")
 app.add_typer(me.app, name="me")
 
 

@@ -18,7 +18,7 @@ from gateway.config.alerts import AlertConfig, resolve_alerts
 from gateway.config.declared import declared_tenants
 from gateway.config.egress import check_authorities, read_base_url, read_proxies
 from gateway.config.loading import config_path, read_file
-from gateway.config.problems import Problems
+from gateway.config.problems import ENV_PREFIX, Problems
 from gateway.config.schema import Redis, Settings
 from gateway.config.secrets import read_admin_key, read_key, read_password, read_strong_secret
 from gateway.config.time_zone import read_calendar
@@ -63,6 +63,7 @@ class Config:
     calendar: Calendar = UTC_CALENDAR
     signing_keys: tuple[str, ...] = ()  # of links, the current one first; empty: those that Redis holds
     alerts: AlertConfig = field(default_factory=AlertConfig)
+    variables: frozenset[str] = frozenset()  # names of environment variables that may set settings, in upper case
 
 
 def read_config(path: str | None, environ: Mapping[str, str]) -> Config:
@@ -122,6 +123,7 @@ def _resolve(settings: Settings, environ: Mapping[str, str], problems: Problems,
         calendar,
         tuple(key.plaintext for key in signing_keys),
         alerts,
+        frozenset(name.upper() for name, text in environ.items() if name.startswith(ENV_PREFIX) and text),
     )
 
 

@@ -62,6 +62,7 @@ FAULTS: Final = (
 
 TOLD: Final = (
     *("/tenants", "/tenants/acme", "/tenants/acme/keys", "/tenants/declared/keys", "/pool", "/audit"),
+    *("/overview", "/refusals", "/configuration"),
     *("/usage", "/usage?format=csv", "/usage/records", "/usage/records?format=csv", "/usage/verify"),
 )
 """What the admin API reads out."""

@@ -36,7 +36,9 @@ class Recorder:
         self._is_redis_away = is_redis_away
 
     def running(self) -> ReloadTargets:
-        return ReloadTargets(self.catalog, self._declare_accounts, self._configure, self._declare_tenants, self._note)
+        return ReloadTargets(
+            self.catalog, self._declare_accounts, self._configure, self._declare_tenants, self._note, lambda _: None
+        )
 
     def targets(self) -> list[str]:
         return [target.upstream for target in self.catalog.default.targets]

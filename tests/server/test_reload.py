@@ -213,7 +213,7 @@ async def test_what_redis_was_away_for_is_taken_over_later_and_told_once(file: P
     reload.request_reload()
     with capture_logs() as logged:
         keeping = asyncio.create_task(
-            reload.run(ReloadTargets(catalog, declare_accounts, lambda _: None, declare_tenants, note))
+            reload.run(ReloadTargets(catalog, declare_accounts, lambda _: None, declare_tenants, note, lambda _: None))
         )
         async with asyncio.timeout(20):
             await is_done.wait()

@@ -46,6 +46,7 @@ ROUTES: Final = [
     ("GET", "/models"),
     ("GET", "/overview"),
     ("GET", "/refusals"),
+    ("GET", "/configuration"),
     ("GET", "/audit"),
     ("GET", "/usage"),
     ("GET", "/usage/records"),

@@ -25,7 +25,7 @@ from gateway.api.bodies import context_of
 from gateway.domain.accounts import Secret
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.roles import admin_permission
+from gateway.domain.roles import PERMISSIONS, ConsoleRole, admin_permission
 from gateway.redis import translate_change_errors
 from gateway.tenants.names import TenantNames
 
@@ -69,8 +69,8 @@ class AdminAuthenticator:
 
     keys: Sequence[AdminKey]
 
-    def check(self, authorization: str, method: str) -> str:
-        """Returns the name of the key that was sent.
+    def check(self, authorization: str, permission: str) -> str:
+        """Returns the name of the key that was sent. A read-only one has the permissions of a viewer.
 
         Raises: GatewayError ADMIN_API_DISABLED, ADMIN_UNAUTHORIZED, ADMIN_READ_ONLY.
         """
@@ -81,8 +81,9 @@ class AdminAuthenticator:
             raise GatewayError(
                 ErrorCode.ADMIN_UNAUTHORIZED, "A valid admin key is required: 'Authorization: Bearer ADMIN_KEY'."
             )
-        if key.role is Role.READ and method != "GET":
-            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"Admin key '{key.name}' is read-only.")
+        if key.role is Role.READ and permission not in PERMISSIONS[ConsoleRole.VIEWER]:
+            problem = f"Admin key '{key.name}' is read-only."
+            raise GatewayError(ErrorCode.ADMIN_READ_ONLY, f"{problem} This needs '{permission}'.")
         return key.name
 
 
@@ -130,7 +131,7 @@ class AdminApi:
         if person:
             name = person.name
         else:
-            check = partial(self.access.check, authorization, method)
+            check = partial(self.access.check, authorization, permissions[method])
             name = self.throttle.check_first(address, secret_of(authorization), check)
         context, bucket = context_of(request), f"{name} {network_of(address)}"
         context.admin = name
