@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.domain.roles import AuditScope
 from gateway.redis import Client, execute
 from gateway.tenants.records import record
 from gateway.tenants.store import batched
@@ -75,9 +76,17 @@ class AuditFilter:
     """Unix milliseconds of the oldest entry."""
     end: Cursor | None = None
     """Exclusive."""
+    scope: AuditScope | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Returns whether entries may not match."""
+        return bool(self.actor or self.action or self.scope)
 
     def matches(self, fields: Mapping[str, str]) -> bool:
         if self.actor not in {None, fields["actor"]}:
+            return False
+        if self.scope and not self.scope.shows(fields["action"], *map(_described, (fields["before"], fields["after"]))):
             return False
         if self.action and self.action.endswith("."):
             return fields["action"].startswith(self.action)
@@ -100,16 +109,15 @@ class Audit:
     async def page(self, owners: set[str], limit: int, before: Cursor | None, wanted: AuditFilter = EVERY) -> Page:
         """Returns the newest entries below `before` that are wanted, at most `limit`.
 
-        A filter by actor or action reads at most 2,000 entries, so a page may have fewer, or none, and a `next`.
+        A filter by actor, action or scope reads at most 2,000 entries, so a page may have fewer, or none, and a `next`.
         Raises: GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip per hundred owners, at most 10 with such a filter; reads only entries that can be among
         the newest.
         """
         before = min((place for place in (before, wanted.end) if place), default=None)
-        is_sparse = bool(wanted.actor or wanted.action)
-        count = _ENTRIES_PER_READING if is_sparse else limit
+        count = _ENTRIES_PER_READING if wanted.is_sparse else limit
         found: list[dict[str, object]] = []
-        for _ in range(_READINGS_MAX if is_sparse else 1):
+        for _ in range(_READINGS_MAX if wanted.is_sparse else 1):
             newest = await self._newest(owners, count + 1, before, wanted.first_ms)
             for place, fields in newest[:count]:
                 before = place
@@ -138,6 +146,12 @@ class Audit:
                     newest.append((Cursor(ms, sequence, owner), fields))
             newest = heapq.nlargest(limit, newest, key=lambda entry: entry[0])
         return newest
+
+
+def _described(text: str) -> dict[str, object]:
+    """Parses an object before or after its change; empty if there was none."""
+    found = msgspec.json.decode(text) if text else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """`/admin/v1/audit`: the log of administrative changes."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Final
 
@@ -15,6 +15,7 @@ from gateway.api.bodies import json_response
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.roles import AUDIT_SCOPES, AuditScope
 from gateway.tenants.audit import CONSOLE, ENDPOINTS, Audit, AuditFilter, Cursor, pool_owner
 from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
@@ -36,19 +37,19 @@ class AuditSection:
     def handlers(self) -> Handlers:
         return {"/audit": {"GET": self.list_entries}}
 
-    async def list_entries(self, request: Request, _: Actor) -> Response:
+    async def list_entries(self, request: Request, actor: Actor) -> Response:
         query = QueryFields(request)
         owners = await self._owners(query.text("tenant"), query.text("upstream"))
-        return await self.page(query, owners)
+        return await self.page(query, owners, actor.role and AUDIT_SCOPES.get(actor.role))
 
-    async def page(self, query: QueryFields, owners: set[str]) -> Response:
+    async def page(self, query: QueryFields, owners: set[str], scope: AuditScope | None = None) -> Response:
         """Returns a page of entries of these owners. Raises: GatewayError."""
         limit = query.integer("limit", 1, 1000, 100)
         text = query.text("before")
         before = Cursor.parse(text) if text else None
         if text and before is None:
             raise refused_value("before", "expected the 'next' of an earlier response.")
-        wanted = _parse_filter(query)
+        wanted = replace(_parse_filter(query), scope=scope)
         query.reject_unknown()
         page = await self.audit.page(owners, limit, before, wanted)
         data = await self.names.show(page.entries)

@@ -70,7 +70,7 @@ class ConsoleAccess:
         grant = await self.authorize(request, permission)
         if grant.role.has_tenant:
             raise refused(grant.role, permission)
-        return Actor(grant.subject, context_of(request).id)
+        return Actor(grant.subject, context_of(request).id, grant.role)
 
 
 def refused(role: ConsoleRole, permission: str) -> GatewayError:
