@@ -72,7 +72,7 @@ class ConsoleAccess:
         if grant.role.has_tenant:
             raise refused(grant.role, permission)
         request.scope["state"][HELD] = PERMISSIONS[grant.role]
-        return Actor(grant.subject, context_of(request).id)
+        return Actor(grant.subject, context_of(request).id, grant.role)
 
 
 def refused(role: ConsoleRole, permission: str) -> GatewayError:
