@@ -37,7 +37,8 @@ def self_service_routes(
 
 
 def lead_routes(admin: AdminParts, authenticator: TenantAuthenticator, webhook_hosts: frozenset[str]) -> LeadRoutes:
-    return LeadRoutes(authenticator, admin.tenants, admin.keys, admin.usage, admin.audit, admin.records, webhook_hosts)
+    parts = (admin.tenants, admin.keys, admin.usage, admin.audit, admin.records)
+    return LeadRoutes(authenticator, *parts, webhook_hosts, admin.console.members if admin.console else None)
 
 
 def console_routes(
