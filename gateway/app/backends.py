@@ -290,7 +290,7 @@ def build_admin(
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
     if console:
-        routes += api.routes(console.section.handlers())
+        routes += [*api.routes(console.section.handlers()), *api.routes(console.members.handlers())]
     tasks = (authenticator.listen, provisioner.run, purger.run)
     return AdminParts(
         authenticator,

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 from starlette.routing import Route
 
 from gateway.api.admin import AdminKey
 from gateway.api.admin.console import ConsoleSection
+from gateway.api.admin.members import MemberSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import TenantAuthenticator
@@ -37,6 +39,7 @@ class ConsoleParts:
     grants: Grants
     links: LinkStore
     section: ConsoleSection
+    members: MemberSection
     keys: ApiKeyStore
     names: TenantNames
     limits: BodyLimits
@@ -87,6 +90,10 @@ def build_console(
         grants,
         links,
         ConsoleSection(links, sessions, tenants, names, limits),
+        MemberSection(
+            *(links, sessions, keys, limits, partial(transactions.make, edits=())),
+            *(config.alerts.console_url or "", config.settings.admin.port),
+        ),
         keys,
         names,
         limits,

@@ -38,7 +38,7 @@ def self_service_routes(
 
 def lead_routes(admin: AdminParts, authenticator: TenantAuthenticator, webhook_hosts: frozenset[str]) -> LeadRoutes:
     sections = (admin.tenants, admin.keys, admin.usage, admin.audit, admin.records, admin.refusals)
-    return LeadRoutes(authenticator, *sections, webhook_hosts)
+    return LeadRoutes(authenticator, *sections, webhook_hosts, admin.console.members if admin.console else None)
 
 
 def console_routes(

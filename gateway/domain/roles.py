@@ -28,6 +28,7 @@ _ADMIN_ROUTES: Final = (
     ("/overview", "overview.read", ""),
     ("/tenants/{name}/keys", "keys.read", "keys.write"),
     ("/tenants/{name}/batches", "records.read", "tenants.write"),
+    ("/tenants/{name}/members", "settings.read", "settings.write"),
     ("/tenants", "tenants.read", "tenants.write"),
     ("/keys", "keys.read", "keys.write"),
     ("/usage/records", "records.read", ""),
@@ -52,7 +53,7 @@ PERMISSIONS: Final[Mapping[ConsoleRole, frozenset[str]]] = {
     ConsoleRole.VIEWER: frozenset(name for name in _ALL if name.endswith(".read")) - {"configuration.read"},
     ConsoleRole.LEAD: frozenset(
         {"tenant.read", "tenant.write", "keys.read", "keys.write", "audit.read", "usage.read", "records.read"}
-        | {_PLAYGROUND}
+        | {"members.read", "members.write", _PLAYGROUND}
     ),
     ConsoleRole.MEMBER: frozenset({"usage.read", "records.read", _PLAYGROUND}),
 }
@@ -90,6 +91,7 @@ _TENANT_ROUTES: Final = (
     ("/refusals", "records.read", ""),
     ("/audit", "audit.read", ""),
     ("/keys", "keys.read", "keys.write"),
+    ("/members", "members.read", "members.write"),
     ("", "tenant.read", "tenant.write"),
 )
 """As `_ADMIN_ROUTES`, below `/console/tenant`."""

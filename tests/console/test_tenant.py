@@ -29,6 +29,9 @@ ROUTES = [
     ("GET", "/audit"),
     ("GET", "/requests"),
     ("GET", "/requests/req_1"),
+    ("GET", "/members"),
+    ("POST", "/members"),
+    ("DELETE", "/members/abc"),
 ]
 
 

@@ -8,6 +8,7 @@ def test_a_place_has_the_forecast_that_the_request_had_when_it_joined(clocked: C
     clocked.declare({"a": AccountLimits(requests_per_minute=2), "b": AccountLimits(requests_per_minute=1)})
     clocked.spend(3)
     for number in range(9):
+        clocked.clock.advance(0.01)
         lease_id = f"r{number}"
         joined = clocked.lease(lease_id, f"t{number % 3}", images=1 + number % 2, patience_s=3600)
         found = clocked.run("place", lease_id)

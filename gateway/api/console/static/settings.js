@@ -65,8 +65,8 @@ async function configuration(context) {
       { label: "Setting", cell: (row) => h("code", null, row.setting) },
       { label: "Value", wide: true, cell: (row) => [h("code", null, write(row.value)), row.fingerprint && h("span", { class: "note mono" }, row.fingerprint), row.source !== "default" && row.default !== null && row.default !== undefined && write(row.value) !== write(row.default) && h("span", { class: "note" }, `default ${write(row.default)}`)] },
       { label: "Set in", cell: (row) => [row.source, row.source === "environment" && row.variable && h("span", { class: "note mono" }, row.variable)] },
-      { label: "A change takes effect", cell: (row) => (row.needs_restart ? "after a restart" : "at a reload") }], shown, { none: empty("No setting matches.", "imagegate config") }),
-    cli(`imagegate config${flags({ setting: context.query.get("q") })}`)];
+      { label: "A change takes effect", cell: (row) => (row.needs_restart ? "after a restart" : "at a reload") }], shown, { none: empty("No setting matches.", "imagegate config show") }),
+    cli(`imagegate config show${flags({ setting: context.query.get("q") ?? "" })}`)];
 }
 
 /** @param {Context} context */
