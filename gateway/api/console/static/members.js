@@ -19,14 +19,14 @@ export async function members(context, tenant) {
     { label: "Name", cell: (row) => [row.name, row.subject && h("span", { class: "note mono" }, row.subject)] }, { label: "Access", cell: (row) => badge(...(KINDS[row.kind] ?? ["off", row.kind])) }, { label: "Role", cell: (row) => row.role },
     { label: "Since", cell: (row) => [when(row.created_at), row.created_by && h("span", { class: "note" }, `by ${row.created_by}`)] }, { label: "Last seen", cell: (row) => when(row.seen_at) }, { label: "Ends", cell: (row) => when(row.expires_at, "never") },
     { label: "Actions", num: true, hidden: !canWrite, cell: (row) => end(context, path, row) }],
-  data, { none: empty("No person is signed in and no link is open.", `imagegate console invite NAME --role lead --tenant ${shell(tenant)}`) }), !own && cli("imagegate console sessions", "imagegate console links")],
+  data, { none: empty("No person is signed in and no link is open.", own ? "imagegate me invite NAME" : `imagegate console invite NAME --role lead --tenant ${shell(tenant)}`) }), cli(own ? "imagegate me members" : `imagegate console members ${shell(tenant)}`)],
   canWrite && h("button", { type: "button", class: "primary", onclick: () => invite(context, path, tenant) }, "Invite"));
 }
 
 /** @param {Context} context @param {string} path @param {Row} row */
 function end(context, path, row) {
   if (row.kind === "key") return link(context.session.tenant ? "/console/keys" : `${context.path}?tab=keys`, "Keys");
-  const command = context.session.tenant ? undefined : `imagegate console ${row.kind === "session" ? "end" : "delete-link"} ${row.id}`;
+  const command = context.session.tenant ? `imagegate me end ${row.id}` : `imagegate console ${row.kind === "session" ? "end" : "delete-link"} ${row.id}`;
   return rowButton(row.kind === "session" ? "End" : "Withdraw", `the ${row.kind} of ${row.name}`, () =>
     act(context, () => call("DELETE", `${path}/${encodeURIComponent(row.id)}`), row.kind === "session" ? "The session is ended." : "The link is withdrawn.", command), command);
 }
@@ -35,6 +35,6 @@ function end(context, path, row) {
 const invite = (context, path, tenant) => maker(context, `Invite to ${tenant}`, {
   fields: [{ name: "name", label: "Name of the person", required: true },
     ...(context.session.tenant ? [] : [{ name: "role", label: "Role", choices: { member: "Member: usage and playground", lead: "Lead: also keys and alerts" } }])],
-  action: "Create link", command: context.session.tenant ? undefined : (/** @type {Row} */ { name, role }) => `imagegate console invite ${shell(name || "NAME")}${flags({ role, tenant })}`,
+  action: "Create link", command: (/** @type {Row} */ { name, role }) => context.session.tenant ? `imagegate me invite ${shell(name || "NAME")}` : `imagegate console invite ${shell(name || "NAME")}${flags({ role, tenant })}`,
   submit: (/** @type {Row} */ { name, role }) => call("POST", path, { body: { name, role: role ?? "member" } }),
 }, linkOf);
