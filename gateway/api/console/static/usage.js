@@ -1,7 +1,7 @@
 // @ts-check
 /** Usage and cost: range, two-level grouping, chart, table with the API's total, comparison, exports, verification, closing. */
 import { call, empty, get, h, heading, href, int, link, listsRequests, may, plural, problem, replace, scoped, section, serves, usd, utc, words } from "./core.js";
-import { barChart } from "./chart.js";
+import { barChart, everyDay } from "./chart.js";
 import { choice, cli, confirmation, flags, pager, search, table } from "./ui.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -67,11 +67,11 @@ const nameOf = (row, group) => (group === "key" && row.label ? row.label : group
 const shortTime = (time) => (time.includes("T") ? time.slice(11, 16) : time.length > 7 ? time.slice(5) : time);
 
 /** Draws reports of one group: bars of two groups would have to be added up. @param {Row} report */
-function chart({ by, data, next_cursor: next }) {
+function chart({ by, data, from, to, next_cursor: next }) {
   if (by.length !== 1 || next || !data.length) return null;
   const most = data.reduce((/** @type {Row} */ best, /** @type {Row} */ row) => (Number(row.usd) > Number(best.usd) ? row : best), data[0]);
   const isTime = ["day", "hour", "month"].includes(by[0]);
-  const bars = isTime ? data : [...data].sort((left, right) => Number(right.usd) - Number(left.usd)).slice(0, 20);
+  const bars = by[0] === "day" ? everyDay({ from, to, data }) : isTime ? data : [...data].sort((left, right) => Number(right.usd) - Number(left.usd)).slice(0, 20);
   return section(`Cost by ${words(by[0])}`, barChart({
     title: `Cost by ${words(by[0])} in US dollars`, sentence: `The most is ${usd(most.usd)}: ${nameOf(most, by[0])}.${bars.length < data.length ? ` The ${bars.length} largest of ${int(data.length)} are drawn.` : ""}`,
     columns: [GROUPS[by[0]] ?? words(by[0]), "US dollars"], unit: (value) => `$${value.toLocaleString("en-US")}`,
