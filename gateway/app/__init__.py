@@ -14,8 +14,6 @@ from starlette.middleware import Middleware
 from gateway import __version__
 from gateway.api import middleware
 from gateway.api.addresses import Addresses, AddressMiddleware
-from gateway.api.admin.configuration import ConfigurationSection
-from gateway.api.admin.pool import PoolSection
 from gateway.api.authentication import KEYS_A_TENANT, READS_PER_SECOND, Buckets, TenantAuthenticator
 from gateway.api.batches import batch_routes
 from gateway.api.bodies import BodyLimits
@@ -32,7 +30,7 @@ from gateway.app import backends
 from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
-from gateway.app.overview import build_overview, build_refusal_recorder
+from gateway.app.operators import build_operators_sections, build_refusal_recorder
 from gateway.app.process_events import ProcessEvents
 from gateway.app.reload import RELOADED, ReloadTargets
 from gateway.app.replays import build_replays
@@ -122,22 +120,12 @@ def create_app(
     recorder = build_refusal_recorder(core.redis, core.metrics)
     telemetry, closes = replace(telemetry, note_refusal=recorder.note), (*closes, recorder.flush)
     members, limits, storage = core.scheduling.members, core.body_limits, core.storage
-    pool = PoolSection(core.scheduling.scheduler, members, core.key_monitor, limits)
     admission, upstreams = core.metering.admission, lambda: members.upstreams
     erase = storage.erase if storage else None
     in_force = ConfigInForce(config, frozenset(RELOADED))
-    configuration = ConfigurationSection(__version__, in_force.describe)
-    overview = build_overview(config, core.redis, core.scheduling.scheduler, core.gauges)
+    own = build_operators_sections(in_force, core.redis, core.scheduling, core.key_monitor, core.gauges, limits)
     admin = backends.build_admin(
-        config,
-        core.redis,
-        admission,
-        upstreams,
-        core.catalog,
-        limits,
-        (pool, overview, configuration),
-        erase,
-        core.events,
+        config, core.redis, admission, upstreams, core.catalog, limits, own, erase, core.events
     )
     health, samplers = _build_operations(core, config.calendar.name)
     told = ProcessEvents(core.outbox, core.metrics, core.gauges)

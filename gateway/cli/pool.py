@@ -14,7 +14,7 @@ import typer
 
 from gateway.cli.client import AdminApi, Document, Yes, admin_command, rows
 from gateway.cli.contexts import confirm
-from gateway.cli.output import fail, print_text, terminal_width
+from gateway.cli.output import fail, minute, print_table, print_text, terminal_width
 from gateway.cli.pool_table import render_pool, why
 
 app = typer.Typer(help="Manage upstream accounts and provider keys.", no_args_is_help=True)
@@ -61,6 +61,10 @@ EnabledTarget = Annotated[
         show_default=False,
     ),
 ]
+SecretEnv = Annotated[
+    str | None, typer.Option(metavar="VARIABLE", help="The environment variable that holds the secret.")
+]
+SecretFile = Annotated[str | None, typer.Option(metavar="FILE", help="The file that holds the secret.")]
 _Rate = Annotated[int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="Limit of a new account.")]
 
 
@@ -86,10 +90,8 @@ def list_(
 def add(
     api: AdminApi,
     target: KeyTarget,
-    secret_env: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="The environment variable that holds the secret.")
-    ] = None,
-    secret_file: Annotated[str | None, typer.Option(metavar="FILE", help="The file that holds the secret.")] = None,
+    secret_env: SecretEnv = None,
+    secret_file: SecretFile = None,
     requests_per_minute: _Rate = None,
     images_per_minute: _Rate = None,
     max_concurrency: _Rate = None,
@@ -103,8 +105,6 @@ def add(
     variable, a file or standard input, and stored encrypted. The gateway then checks the key, for free.
     The exit code is 1 if it does not work.
     """
-    if secret_env and secret_file:
-        raise typer.BadParameter("--secret-env and --secret-file cannot be used together")
     upstream, account, key = target.split("/")
     body: Document = {"upstream": upstream, "account": account, "key": key}
     limits = {"requests_per_minute": requests_per_minute, "images_per_minute": images_per_minute}
@@ -112,10 +112,47 @@ def add(
     body |= {name: value for name, value in limits.items() if value is not None}
     body["secret"] = _read_secret(secret_env, secret_file, target)
     response = api.ask("POST", "pool", body=body)
-    api.show(response, partial(_print_added, target))
-    probed = response.get("probe")
-    if isinstance(probed, dict) and not probed.get("works"):
-        raise typer.Exit(1)
+    api.show(response, partial(_print_new, target, "added"))
+    _fail_unless_it_works(response)
+
+
+@admin_command(app, "secret")
+def secret(
+    api: AdminApi,
+    target: KeyTarget,
+    secret_env: SecretEnv = None,
+    secret_file: SecretFile = None,
+) -> None:
+    """Replace the secret of a key that was added at run time.
+
+    New calls use the new secret; the key's cooldowns end. The secret is read from a variable, a file or standard input,
+    and stored encrypted. The gateway then checks it, for free. The exit code is 1 if it does not work. For a key of the
+    configuration, change the secret where the configuration reads it.
+    """
+    body: Document = {"secret": _read_secret(secret_env, secret_file, target)}
+    response = api.ask("POST", "pool", *target.split("/"), "secret", body=body)
+    api.show(response, partial(_print_new, target, "has a new secret"))
+    _fail_unless_it_works(response)
+
+
+@admin_command(app, "history")
+def history(api: AdminApi, target: KeyTarget) -> None:
+    """Show the latest states of a key, of its account and of its upstream, newest first, at most 50."""
+    api.show(api.ask("GET", "pool", *target.split("/"), "history"), _print_history)
+
+
+def _print_history(response: Document) -> None:
+    lines = [
+        (
+            minute(row.get("at")),
+            row.get("scope"),
+            row.get("state"),
+            " ".join(str(row[name]) for name in ("error_code", "model") if row.get(name)),
+            row.get("actor") or "the gateway",
+        )
+        for row in rows(response)
+    ]
+    print_table(("TIME", "OF", "STATE", "WHY", "BY"), lines, empty="No state has changed.")
 
 
 @admin_command(app, "remove")
@@ -159,8 +196,14 @@ def probe(api: AdminApi, target: KeyTarget) -> None:
         raise typer.Exit(1)
 
 
-def _print_added(target: str, response: Document) -> None:
-    print_text(f"{target} ({response.get('fingerprint')}) added.")
+def _fail_unless_it_works(response: Document) -> None:
+    probed = response.get("probe")
+    if isinstance(probed, dict) and not probed.get("works"):
+        raise typer.Exit(1)
+
+
+def _print_new(target: str, act: str, response: Document) -> None:
+    print_text(f"{target} ({response.get('fingerprint')}) {act}.")
     probed = response.get("probe")
     if isinstance(probed, dict):
         _print_probe(target, probed | {"key": response})
@@ -196,6 +239,8 @@ def _read_secret(variable: str | None, file: str | None, target: str) -> str:
     """Reads the secret. Not from the command line, which every process of the machine may see."""
     from gateway.domain.secret_shapes import find_paste_of_key, name_shown, path_shown
 
+    if variable and file:
+        raise typer.BadParameter("--secret-env and --secret-file cannot be used together")
     secret, source = "", "no secret was entered"
     if variable:
         secret = os.environ.get(variable, "")

@@ -14,12 +14,13 @@ from typing import Final
 import msgspec
 import structlog
 
-from gateway.domain.accounts import AccountLimits, Pool, ProviderKey, Secret, cooldown_for
+from gateway.domain.accounts import AccountLimits, Pool, ProviderKey, cooldown_for
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError, KeyState
 from gateway.domain.health import Event
 from gateway.redis import Client, Value, execute
-from gateway.scheduler.encryption import DecryptionError, SecretBox
+from gateway.scheduler.added_keys import AddedKey, AddedKeySecrets
+from gateway.scheduler.encryption import SecretBox
 from gateway.scheduler.scripts import Reply, Scripts, record
 
 _LOG = structlog.get_logger("imagegate.pool")
@@ -33,16 +34,6 @@ _RETRIES_MIN: Final = 3
 _EVENTS: Final = {KeyState.READY: Event.ENABLE, KeyState.DISABLED: Event.DISABLE, KeyState.DRAINING: Event.DRAIN}
 _Change = tuple[str, str, bytes]
 """The first arguments of lua/members.lua."""
-
-
-class _AddedKey(msgspec.Struct, frozen=True):
-    """A key added at run time, as stored in Redis."""
-
-    sealed: str
-    fingerprint: str
-    limits: dict[str, int]
-    added_at: int = 0
-    added_by: str = ""
 
 
 class AccountRegistry:
@@ -61,7 +52,7 @@ class AccountRegistry:
         self._redis = redis
         self._clock = clock
         self._scripts = scripts
-        self._secret_box = secret_box
+        self._secrets = AddedKeySecrets(secret_box, clock)
         self._process = process
         self._audit_keep_s = audit_keep_s
         self.pools: dict[str, Pool] = {}
@@ -72,8 +63,6 @@ class AccountRegistry:
         self.keys: dict[tuple[str, str, str, str], ProviderKey] = {}
         """All of these by (upstream, account, key, fingerprint)."""
         self._unapplied: set[str] = set()
-        self._sealed_with_others: set[str] = set()
-        """Keys that this process cannot decrypt; each is logged once."""
 
     @property
     def upstreams(self) -> tuple[str, ...]:
@@ -157,16 +146,14 @@ class AccountRegistry:
         )
         found: dict[str, ProviderKey] = {}
         for member, text in kept.items():
-            added = msgspec.json.decode(text, type=_AddedKey)
-            secret = self._open(upstream, member, added)
+            added = msgspec.json.decode(text, type=AddedKey)
+            secret = self._secrets.open(f"{upstream}/{member}", added)
             if secret is None:
                 continue
             account, _, name = member.partition("/")
             found[member] = ProviderKey(upstream, account, name, secret)
-            if self._secret_box and not self._secret_box.is_current(added.sealed):
-                sealed = self._secret_box.seal(secret.plaintext, f"{upstream}/{member}")
-                renewed = msgspec.json.encode(msgspec.structs.replace(added, sealed=sealed))
-                await self._scripts.run("members", upstream, ["reseal", member, renewed])
+            if renewed := self._secrets.renew(f"{upstream}/{member}", added, secret):
+                await self._scripts.run("members", upstream, ["reseal", member, msgspec.json.encode(renewed)])
         self._added[upstream] = found
         self._index_keys()
 
@@ -183,23 +170,30 @@ class AccountRegistry:
 
         Raises: GatewayError CONFLICT (the name exists, or no encryption key), NOT_FOUND, REDIS_UNAVAILABLE.
         """
-        if self._secret_box is None:
-            raise GatewayError(
-                ErrorCode.CONFLICT, "Keys cannot be added: set [pool] encryption_keys, which encrypt their secrets."
-            )
-        sealed = self._secret_box.seal(key.secret.plaintext, f"{key.upstream}/{key.id}")
-        given = asdict(limits or AccountLimits())
-        kept = _AddedKey(sealed, key.secret.fingerprint, given, int(self._clock()), actor.name)
-        after = {"fingerprint": key.secret.fingerprint, **(given if limits else {})}
+        kept = self._secrets.seal(key, limits or AccountLimits(), actor)
+        after = {"fingerprint": key.secret.fingerprint, **(kept.limits if limits else {})}
         change = ("add", key.id, msgspec.json.encode(kept))
         found = await self._act(key.upstream, change, actor, "pool.add", after)
         if found.decision == "exists":
             raise GatewayError(ErrorCode.CONFLICT, f"There is already a key '{key.id}' at '{key.upstream}'.")
-        if found.decision == "twin":
-            twin = f"{found.account}/{found.key}"
+        _refuse_twin(found)
+        await self.refresh(key.upstream)
+
+    async def replace(self, key: ProviderKey, actor: Actor) -> None:
+        """Replaces the secret of an added key. New calls use it at once; cooldowns of the former one end.
+
+        Raises: GatewayError NOT_FOUND, CONFLICT (it is configured, the secret is in use, or no encryption key),
+        REDIS_UNAVAILABLE.
+        """
+        kept = self._secrets.seal(key, AccountLimits(), actor)
+        after = {"fingerprint": key.secret.fingerprint}
+        change = ("replace", key.id, msgspec.json.encode(kept))
+        found = await self._act(key.upstream, change, actor, "pool.replace_secret", after)
+        if found.decision == "declared":
             raise GatewayError(
-                ErrorCode.CONFLICT, f"'{twin}' has the same secret: its account would be used beyond its limits."
+                ErrorCode.CONFLICT, f"'{key.id}' is configured: replace its secret where the configuration reads it."
             )
+        _refuse_twin(found)
         await self.refresh(key.upstream)
 
     async def remove(self, upstream: str, account: str, key: str, actor: Actor) -> None:
@@ -270,20 +264,14 @@ class AccountRegistry:
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no '{member}' at '{upstream}'.")
         return found
 
-    def _open(self, upstream: str, member: str, added: _AddedKey) -> Secret | None:
-        """Decrypts a secret; None if this process cannot."""
-        name = f"{upstream}/{member}"
-        try:
-            if self._secret_box is None:
-                raise DecryptionError("no [pool] encryption_keys are set")  # noqa: TRY301
-            secret = Secret(self._secret_box.open(added.sealed, name), added.fingerprint)
-            self._sealed_with_others.discard(name)
-        except DecryptionError as error:
-            if name not in self._sealed_with_others:
-                self._sealed_with_others.add(name)
-                _LOG.error("pool_key_decryption_failed", upstream=upstream, key=member, detail=str(error))
-            return None
-        return secret
+
+def _refuse_twin(found: Reply) -> None:
+    """Raises: GatewayError CONFLICT if another key has the secret."""
+    if found.decision == "twin":
+        twin = f"{found.account}/{found.key}"
+        raise GatewayError(
+            ErrorCode.CONFLICT, f"'{twin}' has the same secret: its account would be used beyond its limits."
+        )
 
 
 def _describe(pool: Pool) -> dict[str, object]:

@@ -28,6 +28,7 @@ All keys of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 | accused, blamed, blamed:MODEL | hash, sets | 40 days idle | errors met by few tenants: see lua/health.lua |
 | served | sorted set | 40 days idle | tenants by last success; at most 1,000: see lua/release.lua |
 | ailing | hash | 40 days idle | tenant -> consecutive failures; at most 1,000: see lua/health.lua |
+| history:MEMBER | list | 40 days idle | JSON of the latest 50 states of a key, an account or "*" |
 | meta | hash | 40 days idle | settings, virtual time, consecutive failures, calls of the last minute, outages |
 | events | stream | 40 days idle | events of the upstream: see events/outbox.py |
 | audit | stream | `[audit]` | one entry per admin change |

@@ -54,6 +54,7 @@ CHANGES: Final[tuple[tuple[str, str, dict[str, Any] | None], ...]] = (
     ("PATCH", "/pool/{upstream}/{account}/{key}", {"state": "disabled"}),
     ("DELETE", "/pool/{upstream}/{account}/{key}", None),
     ("POST", "/pool/{upstream}/{account}/{key}/probe", None),
+    ("POST", "/pool/{upstream}/{account}/{key}/secret", {"secret": "sk_canary_0123456789"}),
     ("POST", "/usage/closings", {"month": "2026-01"}),
     ("POST", "/webhooks", {"name": "x", "url": "https://hooks.example.com/", "event_types": ["*"]}),
     ("PATCH", "/webhooks/{id}", {"enabled": True}),

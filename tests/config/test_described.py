@@ -61,8 +61,13 @@ def test_no_secret_is_shown() -> None:
         alerts={
             "smtp": {"host": "h", "from": "a@b.c", "username": "u", "password": {"env": "SMTP"}},
             "endpoints": [
-                {"name": "slack", "url": "https://hooks.slack.com/services/canaryplain", "events": ["*"]},
-                {"name": "other", "url": {"env": "HOOK"}, "events": ["*"]},
+                {
+                    "name": "slack",
+                    "url": "https://hooks.slack.com/services/canaryplain",
+                    "events": ["*"],
+                    "channel": "slack",
+                },
+                {"name": "other", "url": {"env": "HOOK"}, "events": ["*"], "channel": "slack"},
             ],
         },
     )
@@ -75,7 +80,7 @@ def test_no_secret_is_shown() -> None:
     secret = found["upstreams[0].accounts[0].keys[0].secret"]["value"]
     assert key.secret.fingerprint == secret["fingerprint"]
     assert {"env": "PEPPER"}.items() < found["api_keys.hash_pepper"]["value"].items()
-    assert [{"env", "fingerprint"}] == [set(one) for one in found["storage.signing_keys"]["value"]]
+    assert {"env", "fingerprint"} == set(found["storage.signing_keys[0]"]["value"])
     assert {"env": "ADMIN_TWO"} == found["admin.keys[0].secret"]["value"]
     assert {"env": "SMTP"} == found["alerts.smtp.password"]["value"]
 

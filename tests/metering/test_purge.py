@@ -100,6 +100,8 @@ async def purging(url: str) -> AsyncIterator[Purging]:
             settle(client, numbered(replace(billed, batch="batch_1"), 4, first=100))
             settle(client, [Settled(tenant="shop")])
             await notify(stores.redis)
+            client.xadd("ig3:{acme}:refusals", {"request_id": "req_10", "code": "internal"})
+            client.zadd("ig3:{refusals:}:owners", {"acme": 1, "shop": 2})
             for name in ("day:20260728", "outcome:t1", f"key:{key}:month:202607"):
                 client.set(f"ig3:{{acme}}:{name}", "a prompt of client-of-acme")
         lock = LeaderLock(stores.redis, "purge_leader", "one", 60)

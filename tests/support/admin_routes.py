@@ -32,6 +32,8 @@ ROUTES: Final = [
     ("PATCH", "/pool/sim/main/main-1"),
     ("DELETE", "/pool/sim/main/main-1"),
     ("POST", "/pool/sim/main/main-1/probe"),
+    ("POST", "/pool/sim/main/main-1/secret"),
+    ("GET", "/pool/sim/main/main-1/history"),
     ("GET", "/webhooks"),
     ("POST", "/webhooks"),
     ("GET", "/webhooks/abc"),

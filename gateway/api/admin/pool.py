@@ -19,6 +19,7 @@ from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
 from gateway.generation.key_checks import KeyHealthMonitor
 from gateway.providers.protocol import KeyCheck
 from gateway.scheduler import Scheduler
+from gateway.scheduler.history import StateChange, StateHistory
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.status import AccountStatus, Health, KeyStatus, PoolStatus, effective_health, worst_health
 
@@ -27,6 +28,7 @@ _UPSTREAM: Final = "/pool/{upstream}"
 _KEY: Final = "/pool/{upstream}/{account}/{key}"
 _LIMITS: Final = ("requests_per_minute", "images_per_minute", "max_concurrency", "weight")
 _M = TypeVar("_M", AccountStatus, KeyStatus)
+_Secret = Annotated[str, Meta(pattern=r"^[!-~]{1,500}\Z")]
 _Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
@@ -36,11 +38,17 @@ class _NewKey(Schema):
     upstream: Name
     account: Name
     key: Name
-    secret: Annotated[str, Meta(pattern=r"^[!-~]{1,500}\Z")]
+    secret: _Secret
     requests_per_minute: _Rate | None = None
     images_per_minute: _Rate | None = None
     max_concurrency: _Rate | None = None
     weight: Weight | None = None
+
+
+class _NewSecret(Schema):
+    """The secret that a key has from now on."""
+
+    secret: _Secret
 
 
 class _StateUpdate(Schema):
@@ -63,6 +71,7 @@ class PoolSection:
     roster: AccountRegistry
     prober: KeyHealthMonitor
     limits: BodyLimits
+    history: StateHistory
 
     def handlers(self) -> Handlers:
         return {
@@ -71,6 +80,8 @@ class PoolSection:
             _ACCOUNT: {"GET": self.get, "PATCH": self.hold},
             _KEY: {"GET": self.get, "PATCH": self.hold, "DELETE": self.remove},
             f"{_KEY}/probe": {"POST": self.probe},
+            f"{_KEY}/secret": {"POST": self.replace_secret},
+            f"{_KEY}/history": {"GET": self.list_states},
         }
 
     async def list_pool(self, _: Request, __: Actor) -> Response:
@@ -125,6 +136,22 @@ class PoolSection:
         if check.error_code is None and (await self._pool_status(key.upstream)).state is KeyState.COOLING:
             await self.roster.lift(key.upstream, actor)  # it can be reached
         return json_response(described | {"key": await self._describe_in_place(**request.path_params)})
+
+    async def replace_secret(self, request: Request, actor: Actor) -> Response:
+        """Replaces the secret of a key that was added at run time, then checks it at the provider."""
+        secret = make_secret((await read_document(request, self.limits, _NewSecret)).secret)
+        status = await self._key(**request.path_params)
+        key = ProviderKey(status.upstream, status.account, status.name, secret)
+        await self.roster.replace(key, actor)
+        check = await self.prober.probe(key)
+        await self._settle(key, check)
+        described = await self._describe_in_place(**request.path_params)
+        return json_response(described | {"probe": _describe_probe(check)})
+
+    async def list_states(self, request: Request, _: Actor) -> Response:
+        key = await self._key(**request.path_params)
+        changes = await self.history.of_key(key.upstream, key.account, key.name)
+        return json_response({"data": [_describe_change(change) for change in changes]})
 
     async def _settle(self, key: ProviderKey, check: KeyCheck) -> None:
         """Ends the quarantines that a working key disproves, or begins the cooldown of a key that does not work."""
@@ -241,6 +268,17 @@ def _describe_probe(probe: KeyCheck) -> dict[str, object]:
         "error_code": probe.error_code.value if probe.error_code else None,
         "detail": probe.detail,
         "seconds": round(probe.seconds, 3),
+    }
+
+
+def _describe_change(change: StateChange) -> dict[str, object]:
+    return {
+        "at": change.at_ms // 1000,
+        "scope": change.scope,
+        "state": change.state,
+        "error_code": change.error_code or None,
+        "model": change.model or None,
+        "actor": change.actor or None,
     }
 
 

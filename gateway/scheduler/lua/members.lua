@@ -5,6 +5,7 @@
 --          "renew", "withdraw": ARGV[2] JSON: process, digest, until_us
 --          "add":     ARGV[2] "ACCOUNT/KEY", ARGV[3] JSON: fingerprint, sealed, limits (if the account is not declared)
 --          "reseal":  as "add", for an existing key
+--          "replace": as "add", for an existing key: its secret; the limits stay
 --          "remove":  ARGV[2] "ACCOUNT/KEY"
 --          "hold":    ARGV[2] "ACCOUNT" or "ACCOUNT/KEY", ARGV[3] JSON: event (disable, drain, enable), since_us, by
 --          "lift":    ARGV[2] "*": ends the cooldown of the whole upstream
@@ -154,15 +155,20 @@ local function is_there()
   return false
 end
 
--- A key with the same secret as another is refused: its account's limits would count twice.
-function ACTS.add()
-  if is_there() then return 'exists' end
-  local fingerprint, twin = cjson.decode(text).fingerprint, nil
+-- The key with this secret, as a reply: a second one is refused, as its account's limits would count twice.
+local function twin_of(fingerprint)
+  local twin
   each_field(K.members, function(account, kept)
     for _, key in ipairs(cjson.decode(kept).keys) do
       if key.fingerprint == fingerprint then twin = {decision = 'twin', account = account, key = key.name} end
     end
   end)
+  return twin
+end
+
+function ACTS.add()
+  if is_there() then return 'exists' end
+  local twin = twin_of(cjson.decode(text).fingerprint)
   if twin then return 'twin', twin end
   redis.call('HSET', K.added, subject, text)
   redis.call('HDEL', K.held, subject)
@@ -173,6 +179,19 @@ function ACTS.reseal()
   if redis.call('HEXISTS', K.added, subject) == 0 then return 'missing' end
   redis.call('HSET', K.added, subject, text)
   return 'done'
+end
+
+-- Of a former key only the secret is replaced: cooldowns of it end, a state set by an operator stays.
+function ACTS.replace()
+  local kept = redis.call('HGET', K.added, subject)
+  if not kept then return is_there() and 'declared' or 'missing' end
+  local added, new = cjson.decode(kept), cjson.decode(text)
+  local twin = twin_of(new.fingerprint)
+  if twin then return 'twin', twin end
+  before = cjson.encode({fingerprint = added.fingerprint})
+  added.sealed, added.fingerprint = new.sealed, new.fingerprint
+  redis.call('HSET', K.added, subject, cjson.encode(added))
+  return rebuild(declarations(), name)
 end
 
 function ACTS.remove()
@@ -242,6 +261,7 @@ function ACTS.probed()
   return 'done'
 end
 
+operator, held_subject = ARGV[5], subject
 local decision, found = ACTS[act]()
 if decision == 'done' then
   if act == 'hold' or act == 'remove' or act == 'probed' then begin_outage() end

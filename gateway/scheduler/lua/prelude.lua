@@ -15,6 +15,7 @@
 --   paced_at, paced_n   when the last paced request was due, and its images; batch_at, batch_n of one for a batch
 --   kind, group, score, sums   its place in the index, and its part of the sums in meta: see serving.lua
 local MINUTE = 60 * 1000000
+local HISTORY_MAX = 50      -- states of a key that are kept
 local BATCH = 8             -- expired leases, due timers and waiters of dead processes that one script handles
 local SKEW = 1000000        -- a clock that goes back by more was set
 local SILENCE = 3 * 1000000 -- how late a heartbeat may be, which comes every quarter of a lease
@@ -26,6 +27,7 @@ local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
 local meta, former, touched, events = {}, {}, {}, {}  -- former: values of changed fields of meta
+local operator, held_subject  -- who changes which state in this script, if an operator does
 local before_reply          -- writes what a script has gathered
 local is_freed = false      -- whether this script gave an account capacity or health
 
@@ -92,10 +94,22 @@ local function emit(subject, state, error_code) events[#events + 1] = {subject, 
 
 local function moment(us) return string.format('%.0f', us) end
 
+-- Keeps the latest states of each key, account and upstream; see scheduler/history.py.
+local function keep_history()
+  for _, event in ipairs(events) do
+    local member, model = string.match(event[1], '^([^|]*)|?(.*)$')
+    local name, is_held = 'history:' .. member, operator and string.find(member, held_subject, 1, true) == 1
+    redis.call('LPUSH', touch(name), cjson.encode({at_ms = math.floor(now / 1000), state = event[2],
+      error_code = event[3], model = model, actor = is_held and operator or ''}))
+    redis.call('LTRIM', K[name], 0, HISTORY_MAX - 1)
+  end
+end
+
 -- The reply of every script: JSON with a decision, and the state changes that it made.
 local function reply(found)
   local TTL_S, fields = 40 * 24 * 60 * 60, {}
   if before_reply then before_reply() end
+  keep_history()
   for name, value in pairs(former) do
     if meta[name] ~= value then
       fields[#fields + 1] = name
