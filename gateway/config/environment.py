@@ -86,10 +86,9 @@ def misspelled_variables(settings: Settings, environ: Mapping[str, str]) -> Iter
             continue
         if _OF_SERVICES.search(name) or _SERVICE_URL.match(environ[name]):
             continue
-        if meant := [
-            one for one in _fields_of_sections() if one.endswith(f"__{name.upper().removeprefix(ENV_PREFIX)}")
-        ]:
-            yield name, meant[0]
+        field = "__" + name.upper().removeprefix(ENV_PREFIX)
+        if meant := next((one for one in _fields_of_sections() if one.endswith(field)), ""):
+            yield name, meant
         elif match := get_close_matches(_words(name), by_words, 1, _SIMILAR):
             parts = by_words[match[0]].split("_0_")
             numbers = [*re.findall(r"(?<=_)\d+(?=_)", name), *["0"] * len(parts)]
