@@ -19,7 +19,7 @@ export function reason(row) {
   if (row.state === "ready") return "–";
   if (row.state === "disabled" || row.state === "draining") return ["by ", row.held_by || "an operator", ", ", when(row.since)];
   const model = row.model ? ` for ${row.model} only` : "";
-  return [`${cause || "an error"}${model}, since `, when(row.since), row.until ? [", retry ", when(row.until)] : null];
+  return [`${cause || "an error"}${model}, since `, when(row.since), !row.until ? null : row.until > Date.now() / 1000 ? [", retry ", when(row.until)] : "; the next call tries it"];
 }
 
 /** @param {Row} row */

@@ -58,8 +58,9 @@ const write = (value) => (value === null || value === undefined ? "–" : typeof
 async function configuration(context) {
   const { version, data } = await get("/admin/v1/configuration", undefined, context.signal);
   const [word, source] = [(context.query.get("q") ?? "").toLowerCase(), context.query.get("source")];
-  const shown = data.filter((/** @type {Row} */ row) => row.setting.toLowerCase().includes(word) && (!source || row.source === source));
-  return [h("p", { class: "lead" }, `The settings in force in version ${version}, read-only. Secrets are shown as fingerprints. Change them in the file or the environment.`),
+  const isSet = (/** @type {Row} */ row) => Number(row.source !== "default");
+  const shown = [...data].sort((left, right) => isSet(right) - isSet(left)).filter((/** @type {Row} */ row) => row.setting.toLowerCase().includes(word) && (!source || row.source === source));
+  return [h("p", { class: "lead" }, `The settings in force in version ${version}, read-only. Secrets are shown as fingerprints. Those that the file or the environment sets come first.`),
     h("div", { class: "filters" }, search(context, "q", "Search a setting"), choice(context, "source", "Set in", { "": "All", file: "File", environment: "Environment", default: "Default" })),
     table("Settings in force", [
       { label: "Setting", cell: (row) => h("code", null, row.setting) },

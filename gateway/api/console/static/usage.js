@@ -104,6 +104,7 @@ function tools(context, filter, by) {
   const place = h("div", { role: "status" });
   const range = flags(Object.fromEntries(["tenant", "from", "to", "month", "last", "model", "key", "tag"].map((name) => [name, filter[name] ?? ""])));
   const verifying = flags(Object.fromEntries(["tenant", "from", "to", "month", "last"].map((name) => [name, filter[name] ?? ""])));
+  const isExact = !filter.tag || filter.tag.includes("="); // a tag without a value only groups
   const narrows = serves(context.session, "/usage/export?model");
   const file = (/** @type {string} */ format, /** @type {string} */ label, /** @type {string | undefined} */ groups) =>
     h("a", { class: "button", download: true, href: href("/admin/v1/usage/export", { ...filter, format, by: groups }) }, label);
@@ -118,7 +119,7 @@ function tools(context, filter, by) {
     check.disabled = false;
   } }, "Verify this range");
   return h("div", { class: "columns" },
-    section("Export exactly this filter", !narrows && (filter.model || filter.key) ? h("p", { class: "note" }, "Exports have no filter by model or key. Clear both to export this range.") : [h("div", { class: "actions" }, file("csv", "CSV", by.join(",")), file("jsonl", "Every request, JSONL", undefined), file("focus", "FOCUS 1.2", undefined)),
+    section("Export exactly this filter", !narrows && (filter.model || filter.key) ? h("p", { class: "note" }, "Exports have no filter by model or key. Clear both to export this range.") : [h("div", { class: "actions" }, file("csv", "CSV", by.join(",")), isExact && [file("jsonl", "Every request, JSONL", undefined), file("focus", "FOCUS 1.2", undefined)]),
       cli(`imagegate usage export --format csv --by ${by.join(",")}${range} --output usage.csv`)]),
     section("Verify and close", [h("p", { class: "note" }, "Verification recomputes all totals of the range, of this tenant or of all, from the records and shows every difference. Closing a month stores the proof."),
       h("div", { class: "actions" }, check, may(context.session, "months.close") && h("button", { type: "button", onclick: () => close(context) }, "Close last month")), place, cli(`imagegate usage verify${verifying}`)]));
