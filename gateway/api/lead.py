@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from gateway.api.admin.audit import AuditSection
 from gateway.api.admin.keys import KeySection
+from gateway.api.admin.members import MemberSection
 from gateway.api.admin.records import RecordsSection
 from gateway.api.admin.refusals import RefusalSection
 from gateway.api.admin.schemas import AboutChange, AlertsChange, QueryFields, Schema, read_document
@@ -30,6 +31,7 @@ from gateway.api.middleware import AsgiEndpoint
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor, describe_tenant
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.roles import ConsoleRole
 from gateway.domain.tenants import LEAD, LIMIT_NAMES, QUOTA_NAMES, ApiKey, Principal, Tenant
 from gateway.redis import translate_change_errors
 from gateway.tenants.store import TenantStore
@@ -61,6 +63,8 @@ class LeadRoutes:
     records: RecordsSection
     refusals: RefusalSection
     webhook_hosts: frozenset[str]
+    members: MemberSection | None = None
+    """None if the console is switched off."""
     prefix: str = PREFIX
 
     def routes(self) -> list[Route]:
@@ -75,6 +79,12 @@ class LeadRoutes:
             "/requests": {"GET": self.list_requests},
             "/requests/{id}": {"GET": self.list_requests},
         }
+        if self.members:
+            handlers = {
+                **handlers,
+                "/members": {"GET": self.list_members, "POST": self.invite},
+                "/members/{id}": {"DELETE": self.end_member},
+            }
         return [
             Route(self.prefix + path, AsgiEndpoint(partial(self._serve, by_method)), methods=list(by_method))
             for path, by_method in handlers.items()
@@ -123,6 +133,16 @@ class LeadRoutes:
         _check_own(lead, await self._find(request, lead))
         return await self.keys.revoke(request, actor)
 
+    async def list_members(self, request: Request, lead: Principal, actor: Actor) -> Response:
+        return await self._members_of(request, lead).list_members(request, actor)
+
+    async def invite(self, request: Request, lead: Principal, actor: Actor) -> Response:
+        """Only an administrator invites leads, as only an administrator creates their keys."""
+        return await self._members_of(request, lead).invite(request, actor, (ConsoleRole.MEMBER,))
+
+    async def end_member(self, request: Request, lead: Principal, actor: Actor) -> Response:
+        return await self._members_of(request, lead).end(request, actor)
+
     async def report(self, request: Request, lead: Principal, _: Actor) -> Response:
         with self.authenticator.reporting(lead) as count:
             response, sums = await self.usage.report_of(request, ReportBounds(lead.tenant.name, _GROUPS, _DAYS_MAX))
@@ -156,6 +176,11 @@ class LeadRoutes:
                 )
                 raise GatewayError(ErrorCode.NOT_PERMITTED, text)
             return await handlers[method](request, lead, self.authenticator.actor(request, lead))
+
+    def _members_of(self, request: Request, lead: Principal) -> MemberSection:
+        assert self.members  # else it has no routes
+        request.path_params["name"] = lead.tenant.name
+        return self.members
 
     async def _find(self, request: Request, lead: Principal) -> ApiKey:
         """Returns a key of the lead's tenant. Raises: GatewayError NOT_FOUND, also for a key of another tenant."""

@@ -155,7 +155,7 @@ def create_app(
     app = middleware.App(
         routes=[
             *(*tenant_routes, *operators_routes(health), *admin.routes),
-            *console_routes(admin, images, webhook_hosts),
+            *console_routes(admin, images, webhook_hosts, core.scheduling.scheduler),
         ],
         middleware=[
             Middleware(

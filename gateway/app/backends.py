@@ -259,10 +259,11 @@ def build_admin(
     purger = TenantPurger(redis, transactions, purge_lock, events.purge)
     verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
     keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
-    key_section = KeySection(keys, limits, clock, names, KeyList(redis, names, clock), Audit(redis), tenants)
+    key_list = KeyList(redis, names, clock)
+    key_section = KeySection(keys, limits, clock, names, key_list, Audit(redis), tenants)
     audit = AuditSection(Audit(redis), tenants, upstreams, names)
     tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
-    usage = UsageSection(ledger, verifier, clock, names, config.calendar, tag_keys)
+    usage = UsageSection(ledger, verifier, clock, names, key_list, config.calendar, tag_keys)
     records = RecordsSection(usage, RecordSearch(redis, ledger))
     refusals = RefusalSection(RefusalList(redis, clock), tenants, names)
     lister = TenantLister(tenants, TenantSearch(redis), admission.usage)
@@ -292,7 +293,7 @@ def build_admin(
     provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
     routes = [route for section in sections for route in api.routes(section.handlers())]
     if console:
-        routes += api.routes(console.section.handlers())
+        routes += [*api.routes(console.section.handlers()), *api.routes(console.members.handlers())]
     tasks = (authenticator.listen, provisioner.run, purger.run)
     return AdminParts(
         authenticator,

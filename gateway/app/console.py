@@ -3,11 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 from starlette.routing import Route
 
 from gateway.api.admin import AdminKey
 from gateway.api.admin.console import ConsoleSection
+from gateway.api.admin.members import MemberSection
 from gateway.api.admin.usage import UsageSection
 from gateway.api.auth_throttle import FailedAuthThrottle
 from gateway.api.authentication import TenantAuthenticator
@@ -18,7 +20,7 @@ from gateway.api.console.identity_provider import Fetch, IdentityProvider
 from gateway.api.console.oidc import OidcRoutes
 from gateway.api.console.sign_in import SignInRoutes, SignInTerms
 from gateway.api.console.static_files import StaticFiles
-from gateway.api.console.tenant import MemberAuthenticator, PersonRoutes, PlaygroundAuthenticator
+from gateway.api.console.tenant import FindPlace, MemberAuthenticator, PersonRoutes, PlaygroundAuthenticator
 from gateway.api.images import ImageRoutes
 from gateway.api.lead import LeadRoutes
 from gateway.app.oidc import build_provider
@@ -40,6 +42,7 @@ class ConsoleParts:
     grants: Grants
     links: LinkStore
     section: ConsoleSection
+    members: MemberSection
     keys: ApiKeyStore
     names: TenantNames
     limits: BodyLimits
@@ -53,15 +56,18 @@ class ConsoleParts:
         lead: LeadRoutes,
         usage: UsageSection,
         images: ImageRoutes,
+        find_place: FindPlace,
     ) -> list[Route]:
         """Builds the console's routes from those of tenants' keys, with the same limits."""
         shared = {one.name: getattr(authenticator, one.name) for one in fields(authenticator) if one.name[0] != "_"}
         members = MemberAuthenticator(**shared, access=self.access, grants=self.grants)
-        playground = PlaygroundAuthenticator(**shared, access=self.access, keys=self.keys, names=self.names)
+        playground = PlaygroundAuthenticator(
+            **shared, access=self.access, keys=self.keys, names=self.names, tenants=self.grants.tenants
+        )
         by_key = authenticator.authenticator
         sign_in = SignInRoutes(self.access, self.links, by_key, throttle, self.names, self.limits, self.terms)
         oidc = OidcRoutes(self.provider, sign_in, self.grants, time.time).routes() if self.provider else []
-        persons = PersonRoutes.build(members, playground, lead, usage, images)
+        persons = PersonRoutes.build(members, playground, lead, usage, images, time.time, find_place)
         return [*sign_in.routes(), *oidc, *persons.routes(), *StaticFiles().routes()]
 
 
@@ -92,6 +98,10 @@ def build_console(
         grants,
         links,
         ConsoleSection(links, sessions, tenants, names, limits),
+        MemberSection(
+            *(links, sessions, keys, limits, partial(transactions.make, edits=())),
+            *(config.alerts.console_url or "", config.settings.admin.port),
+        ),
         keys,
         names,
         limits,

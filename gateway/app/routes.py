@@ -11,6 +11,7 @@ from gateway.api.lead import LeadRoutes
 from gateway.api.own_usage import OwnUsageRoutes
 from gateway.api.stored_files import StoredFileRoutes
 from gateway.app.backends import AdminParts
+from gateway.scheduler import Scheduler
 
 
 def image_routes(images: ImageRoutes, links: StoredFileRoutes) -> list[Route]:
@@ -37,15 +38,17 @@ def self_service_routes(
 
 def lead_routes(admin: AdminParts, authenticator: TenantAuthenticator, webhook_hosts: frozenset[str]) -> LeadRoutes:
     sections = (admin.tenants, admin.keys, admin.usage, admin.audit, admin.records, admin.refusals)
-    return LeadRoutes(authenticator, *sections, webhook_hosts)
+    return LeadRoutes(authenticator, *sections, webhook_hosts, admin.console.members if admin.console else None)
 
 
-def console_routes(admin: AdminParts, images: ImageRoutes, webhook_hosts: frozenset[str]) -> list[Route]:
+def console_routes(
+    admin: AdminParts, images: ImageRoutes, webhook_hosts: frozenset[str], scheduler: Scheduler
+) -> list[Route]:
     """Returns the console's own routes; none if it is switched off."""
     if admin.console is None:
         return []
     lead = lead_routes(admin, images.authenticator, webhook_hosts)
-    return admin.console.routes(images.authenticator, admin.throttle, lead, admin.usage, images)
+    return admin.console.routes(images.authenticator, admin.throttle, lead, admin.usage, images, scheduler.place)
 
 
 def operators_routes(ops: HealthRoutes) -> list[Route]:

@@ -22,7 +22,13 @@ def invite(
 ) -> None:
     """Create a link that signs a person in once, within 24 hours."""
     body: Document = {"name": name, "role": role, "tenant": tenant}
-    api.show(api.ask("POST", "console", "invitations", body=body), _print_link)
+    api.show(api.ask("POST", "console", "invitations", body=body), print_link)
+
+
+@admin_command(app, "members")
+def members(api: AdminApi, tenant: Annotated[str, typer.Argument(help="The tenant.")]) -> None:
+    """List who has access to a tenant: sessions, invitations, and keys of leads."""
+    api.show(api.ask("GET", "tenants", tenant, "members"), print_members)
 
 
 @admin_command(app, "links")
@@ -56,7 +62,18 @@ def end(
     api.show(answer, lambda _: print(printable(f"The session of {answer.get('label')} has ended.")))
 
 
-def _print_link(answer: Document) -> None:
+def print_members(answer: Document) -> None:
+    listed = [
+        (
+            *(one.get(name) for name in ("id", "kind", "name", "role")),
+            *("-" if one.get(name) is None else minute(one.get(name)) for name in ("seen_at", "expires_at")),
+        )
+        for one in rows(answer)
+    ]
+    print_table(("ID", "KIND", "NAME", "ROLE", "LAST SEEN", "EXPIRES"), listed, empty="No members.")
+
+
+def print_link(answer: Document) -> None:
     print(printable(str(answer.get("url"))))
     until = minute(answer.get("expires_at"))
     typer.echo(printable(f"Link {answer.get('id')}. It signs {answer.get('name')} in once, until {until}."), err=True)

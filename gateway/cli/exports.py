@@ -26,7 +26,9 @@ from gateway.cli.contexts import confirm
 from gateway.cli.output import ReportProgress, fail, minute, print_fields, print_table, printable, progressing
 from gateway.cli.usage_options import (
     FromOption,
+    KeyOption,
     LastOption,
+    ModelOption,
     MonthOption,
     OptionalByOption,
     TagOption,
@@ -59,6 +61,8 @@ def export(
     format_: FileFormat = "jsonl",
     by: OptionalByOption = None,
     tag: TagOption = None,
+    model: ModelOption = None,
+    key: KeyOption = None,
     bom: Annotated[bool, typer.Option("--bom", help="Begin CSV with a byte order mark, for Excel.")] = False,
     output: OutputOption = None,
     url: UrlOption = DEFAULT_URL,
@@ -66,7 +70,7 @@ def export(
 ) -> None:
     """Export usage or every request's record, oldest day first."""
     query = period_query(tenant, first, last, month, days) | {"format": format_, "bom": "true" if bom else None}
-    query |= {"by": by, "tag": tag}
+    query |= {"by": by, "tag": tag, "model": model, "key": key}
     things = "records" if format_ == "jsonl" else "lines"
     api = AdminApi(url, admin_key, json=True)
     with (

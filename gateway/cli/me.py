@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import audit, keys, refusals, tenants
-from gateway.cli.client import AdminApi, Document, rows, tenant_command
-from gateway.cli.output import print_table
+from gateway.cli import audit, console, keys, refusals, tenants
+from gateway.cli.client import AdminApi, Document, Yes, rows, tenant_command
+from gateway.cli.contexts import confirm
+from gateway.cli.output import print_table, printable
 from gateway.cli.usage import print_own_report
 from gateway.cli.usage_options import FromOption, LastOption, MonthOption, TagOption, ToOption, period_query
 
@@ -72,6 +73,30 @@ def update(api: AdminApi, alert_percent: tenants.AlertPercent = None, alert_to: 
     if not (change := tenants.alerts_document(alert_percent, alert_to)):
         raise typer.BadParameter("nothing to change; set --alert-percent or --alert-to")
     api.show(api.ask("PATCH", body=change), tenants.print_tenant)
+
+
+@tenant_command(app, "members")
+def members(api: AdminApi) -> None:
+    """List who has access to your tenant in the console. Needs a lead's key."""
+    api.show(api.ask("GET", "members"), console.print_members)
+
+
+@tenant_command(app, "invite")
+def invite(api: AdminApi, name: Annotated[str, typer.Argument(help="The person, as the audit log names it.")]) -> None:
+    """Create a link that signs a member in once, within 24 hours. Needs a lead's key."""
+    api.show(api.ask("POST", "members", body={"name": name, "role": "member"}), console.print_link)
+
+
+@tenant_command(app, "end")
+def end(
+    api: AdminApi,
+    member: Annotated[str, typer.Argument(help="ID of the session or invitation, as listed.")],
+    yes: Yes = False,
+) -> None:
+    """End a session, or delete an invitation. Needs a lead's key."""
+    confirm(api.place, f"end {member}", yes=yes)
+    answer = api.ask("DELETE", "members", member)
+    api.show(answer, lambda _: print(printable(f"The {answer.get('kind')} of {answer.get('name')} has ended.")))
 
 
 def _print_usage(response: Document) -> None:

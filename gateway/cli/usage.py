@@ -14,7 +14,9 @@ from gateway.cli.output import fail, print_json, print_table, printable, progres
 from gateway.cli.usage_options import (
     ByOption,
     FromOption,
+    KeyOption,
     LastOption,
+    ModelOption,
     MonthOption,
     TagOption,
     TenantOption,
@@ -44,6 +46,8 @@ def report(
     days: LastOption = None,
     by: ByOption = "day",
     tag: TagOption = None,
+    model: ModelOption = None,
+    key: KeyOption = None,
     format_: FormatOption = "table",
     url: UrlOption = DEFAULT_URL,
     admin_key: AdminKeyOption = "",
@@ -57,7 +61,7 @@ def report(
                 # Before the subcommand it would be ignored: `imagegate usage --tenant a export` exports every tenant.
                 raise typer.BadParameter(f"place options after '{context.invoked_subcommand}'")
         return
-    query = period_query(tenant, first, last, month, days) | {"tag": tag}
+    query = period_query(tenant, first, last, month, days) | {"tag": tag, "model": model, "key": key}
     if format_ == "csv" and not json:
         with AdminApi(url, admin_key, json).download("usage", "export", query=query | {"by": by}) as response:
             save(response, sys.stdout.buffer)
@@ -123,6 +127,8 @@ def _print_report(groups: Sequence[str], response: Document) -> None:
     amounts_total = response.get("total")
     total = amounts_total if isinstance(amounts_total, dict) else {}
     amounts = [name for name in _AMOUNTS if name not in _RARE or total.get(name)]
+    if any(row.get("label") for row in rows(response)):
+        groups = [name for group in groups for name in (("key", "label") if group == "key" else (group,))]
     names = [*groups, *amounts]
     decimals = max(_decimals(row) for row in [*rows(response), total])
     print(printable(f"{response.get('from')} to {response.get('to')}, {response.get('time_zone')}"))
@@ -138,7 +144,7 @@ def _print_report(groups: Sequence[str], response: Document) -> None:
 def _cells(row: Document, names: Sequence[str], decimals: int) -> list[str]:
     """Renders a row's cells, with money padded to the same number of decimals. `-` is a group without a value."""
     pad = "0" * (decimals - _decimals(row))
-    shown = ["-" if row.get(name) == "" else row.get(name) for name in names]
+    shown = ["-" if row.get(name) in {"", None} else row.get(name) for name in names]
     return [f"{value}{pad if name == 'usd' else ''}" for name, value in zip(names, shown, strict=True)]
 
 

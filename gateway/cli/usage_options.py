@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 _GROUPS: Final = (
-    *("day", "month", "tenant", "cost_centre", "owner", "model", "key", "batch", "tag", "user", "upstream"),
+    *("day", "hour", "month", "tenant", "cost_centre", "owner", "model", "key", "batch", "tag", "user", "upstream"),
     "charge_class",
 )
 
@@ -70,6 +70,8 @@ TagOption = Annotated[
         "--tag", metavar="KEY[=VALUE]", help="The tag for --by tag; with a value, only requests that have it."
     ),
 ]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Only requests for this model.")]
+KeyOption = Annotated[str | None, typer.Option("--key", metavar="ID", help="Only requests of this API key.")]
 _BY: Final = typer.Option(
     "--by",
     callback=_parse_by,

@@ -22,8 +22,11 @@ def read_base_url(upstream: Upstream, provider: Provider, where: str) -> str:
     """Returns the base URL without a final slash. Raises: SettingsError if the API's own path follows it twice."""
     base_url = upstream.base_url.rstrip("/")
     try:
+        if "\\" in base_url:
+            raise ValueError("it has a backslash")  # noqa: TRY301 - told as the others
         httpx.URL(base_url)
-    except httpx.InvalidURL as error:
+        _ = urlsplit(base_url).port  # raises for one out of range
+    except (httpx.InvalidURL, ValueError) as error:
         raise SettingsError(f"{where}.base_url: '{upstream.base_url}' is no address ({error})") from error
     path = urlsplit(base_url).path.lower()
     for own in sorted(_beginnings(provider), key=len, reverse=True):

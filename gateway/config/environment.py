@@ -86,13 +86,22 @@ def misspelled_variables(settings: Settings, environ: Mapping[str, str]) -> Iter
             continue
         if _OF_SERVICES.search(name) or _SERVICE_URL.match(environ[name]):
             continue
-        if match := get_close_matches(_words(name), by_words, 1, _SIMILAR):
+        field = "__" + name.upper().removeprefix(ENV_PREFIX)
+        if meant := next((one for one in _fields_of_sections() if one.endswith(field)), ""):
+            yield name, meant
+        elif match := get_close_matches(_words(name), by_words, 1, _SIMILAR):
             parts = by_words[match[0]].split("_0_")
             numbers = [*re.findall(r"(?<=_)\d+(?=_)", name), *["0"] * len(parts)]
             yield (
                 name,
                 "".join(f"{part}_{number}_" for part, number in zip(parts[:-1], numbers, strict=False)) + parts[-1],
             )
+
+
+def _fields_of_sections() -> Iterator[str]:
+    """Yields the variables of all fields of sections, as `IMAGEGATE_SERVER__PORT`, in the order of the file."""
+    paths = (path for path in _paths(Settings) if len(path) == 2)
+    return (ENV_PREFIX + "__".join(path).upper() for path in paths)
 
 
 def _words(name: str) -> str:

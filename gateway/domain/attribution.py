@@ -36,6 +36,25 @@ class TagFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Selects requests by exact values; None selects all."""
+
+    model: str | None = None
+    key: str | None = None
+    """ID of the API key."""
+    tag: TagFilter | None = None
+    """Selects all without a value."""
+
+    def takes(self, key: str, model: str, value: str) -> bool:
+        """Returns whether requests with this key and model, and with this value of the tag, are selected."""
+        is_tagged = self.tag is None or self.tag.value in {None, value}
+        return is_tagged and self.key in {None, key} and self.model in {None, model}
+
+
+EVERY_REQUEST: Final = RequestFilter()
+
+
+@dataclass(frozen=True, slots=True)
 class Attribution:
     """The tags and the end user of a request."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.billing import usd
+from gateway.domain.roles import ConsoleRole
 from gateway.domain.tenants import LIMIT_NAMES, QUOTA_NAMES, ApiKey, Limits, Quotas, Tenant
 
 JsonObject = Mapping[str, object]
@@ -17,6 +18,8 @@ class Actor:
 
     name: str
     request_id: str = ""
+    role: ConsoleRole | None = None
+    """Of a person in the console."""
 
 
 CONFIGURATION: Final = Actor("configuration")

@@ -5,7 +5,7 @@ the cost.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
@@ -87,13 +87,6 @@ def focus_rows(
     for group, amounts in sorted(groups.items()):
         row = shared | _charge(sheet, group, amounts, calendar)
         yield [row[column] for column in FOCUS_COLUMNS]
-
-
-def focus_total(groups: Iterable[UsageTotals]) -> UsageTotals:
-    total = UsageTotals()
-    for amounts in groups:
-        total.add(amounts)
-    return total
 
 
 def _charge(sheet: TenantDay, group: FocusGroup, amounts: UsageTotals, calendar: Calendar) -> dict[str, object]:

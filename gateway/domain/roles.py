@@ -5,6 +5,7 @@ with role `read` may do what a viewer may.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -27,6 +28,7 @@ _ADMIN_ROUTES: Final = (
     ("/overview", "overview.read", ""),
     ("/tenants/{name}/keys", "keys.read", "keys.write"),
     ("/tenants/{name}/batches", "records.read", "tenants.write"),
+    ("/tenants/{name}/members", "settings.read", "settings.write"),
     ("/tenants", "tenants.read", "tenants.write"),
     ("/keys", "keys.read", "keys.write"),
     ("/usage/records", "records.read", ""),
@@ -51,17 +53,45 @@ PERMISSIONS: Final[Mapping[ConsoleRole, frozenset[str]]] = {
     ConsoleRole.VIEWER: frozenset(name for name in _ALL if name.endswith(".read")) - {"configuration.read"},
     ConsoleRole.LEAD: frozenset(
         {"tenant.read", "tenant.write", "keys.read", "keys.write", "audit.read", "usage.read", "records.read"}
-        | {_PLAYGROUND}
+        | {"members.read", "members.write", _PLAYGROUND}
     ),
     ConsoleRole.MEMBER: frozenset({"usage.read", "records.read", _PLAYGROUND}),
 }
 """What each role may do: a lead and a member only for their own tenant, by the console's own routes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditScope:
+    """The entries of the audit log that a role sees."""
+
+    actions: frozenset[str]
+    fields: frozenset[str]
+    """Also entries that change one of these fields of a tenant or key, or of its quotas."""
+
+    def shows(self, action: str, before: Mapping[str, object], after: Mapping[str, object]) -> bool:
+        return action in self.actions or any(_field(before, name) != _field(after, name) for name in self.fields)
+
+
+def _field(described: Mapping[str, object], name: str) -> object:
+    """Returns a field of a tenant or key or of its quotas; None if it is not set."""
+    quotas = described.get("quotas")
+    return described.get(name) or (quotas.get(name) if isinstance(quotas, dict) else None)
+
+
+AUDIT_SCOPES: Final[Mapping[ConsoleRole, AuditScope]] = {
+    ConsoleRole.FINANCE: AuditScope(
+        frozenset({"usage.close", "tenant.credit"}),
+        frozenset({"usd_per_month", "soft_usd_per_month", "cost_centre"}),
+    )
+}
+"""A role that is absent sees all entries that it may read."""
 _TENANT_ROUTES: Final = (
     ("/usage", "usage.read", ""),
     ("/requests", "records.read", ""),
     ("/refusals", "records.read", ""),
     ("/audit", "audit.read", ""),
     ("/keys", "keys.read", "keys.write"),
+    ("/members", "members.read", "members.write"),
     ("", "tenant.read", "tenant.write"),
 )
 """As `_ADMIN_ROUTES`, below `/console/tenant`."""

@@ -8,7 +8,7 @@ _QUOTES: Final = "\"'`\u2018-\u201f\u00ab\u00bb"
 _INVISIBLE: Final = re.compile("[\u00a0\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]")
 _REFERENCE: Final = "it is a reference that nothing replaced; give the value itself"
 _PLACEHOLDER: Final = (
-    r"(?i:<.*>$|(your|my|the|insert|enter|paste|put|add)[-_ ].*(key|token|secret|here)|(sk-)?x{4,}$"
+    r"(?i:<.*>$|(sk-)?(your|my|the|insert|enter|paste|put|add)[-_ ].*(key|token|secret|here)|(sk-)?x{4,}$"
     r"|change[-_ ]?(me|it)|replace[-_ ](me|with)|todo\b|fixme|placeholder|example"
     r"|(none|null|undefined|nil|false|true)$|(api|secret)?[-_ ]?(key|token|secret)([-_ ]here)?$)"
 )

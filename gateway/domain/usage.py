@@ -5,13 +5,13 @@ record per request.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
 from enum import Enum
 from typing import Final
 
-from gateway.domain.attribution import TagFilter, tag_dimension
+from gateway.domain.attribution import EVERY_REQUEST, OTHER, RequestFilter, tag_dimension
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
 from gateway.domain.pricing import Basis
 
@@ -57,6 +57,13 @@ class UsageTotals:
         return int(getattr(self, measure))
 
 
+def total_of(parts: Iterable[UsageTotals]) -> UsageTotals:
+    total = UsageTotals()
+    for part in parts:
+        total.add(part)
+    return total
+
+
 MEASURES: Final = tuple(measure.name for measure in fields(UsageTotals))
 """Names of the measures, in display order."""
 
@@ -90,6 +97,7 @@ class GroupBy(Enum):
     """A column that a report can be grouped by."""
 
     DAY = "day"
+    HOUR = "hour"
     MONTH = "month"
     TENANT = "tenant"
     COST_CENTRE = "cost_centre"
@@ -103,8 +111,11 @@ class GroupBy(Enum):
     CHARGE_CLASS = "charge_class"
 
 
-SPLITS: Final = (GroupBy.BATCH, GroupBy.TAG, GroupBy.USER, GroupBy.UPSTREAM, GroupBy.CHARGE_CLASS)
-"""Columns with sums of their own. A report has at most one of them."""
+SPLITS: Final = (
+    *(GroupBy.HOUR, GroupBy.BATCH, GroupBy.TAG, GroupBy.USER, GroupBy.UPSTREAM),
+    GroupBy.CHARGE_CLASS,
+)
+"""Columns that the sums by key and model lack. A report has at most one of them."""
 HOLDERS: Final = (GroupBy.COST_CENTRE, GroupBy.OWNER)
 """Columns that are fields of the tenant's record, as it is when the report is made or the month was closed."""
 
@@ -150,22 +161,23 @@ class UsageReport:
         limit: int,
         after: Group | None = None,
         known_total: UsageTotals | None = None,
-        tag: TagFilter | None = None,
+        wanted: RequestFilter = EVERY_REQUEST,
         own_key: str | None = None,
     ) -> None:
-        """GroupBy.TAG needs a `tag`; one with a value excludes the other columns of SPLITS.
+        """GroupBy.TAG needs a tag in `wanted`; any tag excludes the other columns of SPLITS.
 
         With `own_key`, all other keys are one, whose ID is empty.
         """
         self.total = known_total or UsageTotals()
         self.is_by_tenant_first = by[0] is GroupBy.TENANT
+        tag = wanted.tag
         self.split = tag_dimension(tag.key) if tag else next((one.value for one in by if one in SPLITS), "")
         """The dimension by which sums are split; "" for none."""
         self.needs_holders = any(one in HOLDERS for one in by)
         self.holders: Mapping[str, Holders] = {}
         """By tenant; to be set before sheets are added, if they are needed."""
         self.groups_read = 0
-        self._tag, self._own_key = tag, own_key
+        self._wanted, self._own_key = wanted, own_key
         self._has_total = known_total is not None
         self._by = by
         self._limit = limit
@@ -184,11 +196,11 @@ class UsageReport:
         columns |= self.holders.get(sheet.tenant, Holders()).of(sheet.day).columns()
         self.groups_read += len(sums)
         for (key, model, value), amounts in sums.items():
-            if self._tag and self._tag.value not in {None, value}:
+            if not self._wanted.takes(key, model, value):
                 continue
             if not self._has_total:
                 self.total.add(amounts)
-            tagged = f"{self._tag.key}={value}" if self._tag and value else ""
+            tagged = f"{self._wanted.tag.key}={value}" if self._wanted.tag and value else ""
             values = columns | dict.fromkeys(SPLITS, value) | {GroupBy.TAG: tagged, GroupBy.MODEL: model}
             values |= {GroupBy.KEY: key if self._own_key in {None, key} else ""}
             group = tuple(values[by] for by in self._by)
@@ -240,6 +252,8 @@ class LedgerEntry:
     correction_of: date | None = None
     """The day of a closed month to which the amounts are a difference; None for a request's own record."""
     basis: Basis = Basis.ANSWER
+    summed: tuple[str, ...] = ()
+    """The dimensions in whose sums it counts; DIMENSION= for those where it is one of OTHER."""
 
     @property
     def cost_usd_micros(self) -> int | None:
@@ -248,6 +262,17 @@ class LedgerEntry:
         costs = [share.cost for share in shares if share.cost is not None]
         is_known = self.correction_of is None and len(costs) == len(shares)
         return math.ceil(sum(costs)) if is_known else None
+
+    def is_selected(self, wanted: RequestFilter) -> bool:
+        return wanted.takes(self.key_id, self.model, self._summed_value(wanted.tag.key) if wanted.tag else "")
+
+    def _summed_value(self, tag: str) -> str:
+        """Returns the value of a tag in whose sums it counts; "" for none."""
+        for name in self.summed:
+            dimension, is_other, _ = name.partition("=")
+            if dimension == tag_dimension(tag):
+                return OTHER if is_other else self.tags.get(tag, "")
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,8 @@ class RequestContext:
     """Called once, when the first byte of the result has been sent. Set with the result."""
     max_wait_s: float | None = None
     """Maximum wait for an account; None applies the upstreams' own."""
+    is_watched: bool = False
+    """Its place in the queue can be asked for."""
     tenant: str = ""
     key_id: str = ""
     admin: str = ""

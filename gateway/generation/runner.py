@@ -207,6 +207,7 @@ class Upstreams:
         lease_request = LeaseRequest(
             *(upstream, target.model, count, tenant.name, tenant.weight, patience_s, tries.asked, repeat, avoided),
             Priority.BATCH if run.context.batch else Priority.INTERACTIVE,
+            f"{tenant.name}:{run.context.id}" if run.context.is_watched else "",
         )
         try:
             found = await self._pool.lease(lease_request, run.context.disconnected.wait)

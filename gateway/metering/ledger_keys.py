@@ -209,6 +209,7 @@ def read_record(tenant: str, fields: Mapping[str, str]) -> LedgerEntry:
         fields.get("user", ""),
         read_day(fields.get("correction_of")),
         _BASES.get(fields.get("price_basis", ""), Basis.ANSWER),
+        tuple(filter(None, fields.get("summed", "").split(","))),
     )
 
 

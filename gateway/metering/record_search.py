@@ -4,10 +4,12 @@ Invariant: a page reads at most 5,000 records and 2,000 tenant days, so it may h
 none, and still a Place to continue at.
 """
 
+import heapq
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, groupby
 from typing import Final, TypeVar
 
 from gateway.domain.usage import LedgerEntry, TenantDay, UsageFilter
@@ -22,7 +24,11 @@ _RECORDS_MAX: Final = 5_000
 """Limit on the records of a page: 20 calls."""
 _TENANT_DAYS_MAX: Final = 2_000
 """Limit on the tenant days of a page: 20 calls for their sizes."""
+_STREAMS_PER_CALL: Final = 20
+"""Tenants per call once there are 250 records, which the newest ones of these tenants rarely replace."""
 _BEGINNING: Final = "0-0"
+_Piece = tuple[list[tuple[TenantDay, Entry]], int, Place]
+"""Records, how many tenant days were read for them, and the place behind them."""
 _T = TypeVar("_T")
 
 
@@ -55,61 +61,96 @@ class RecordSearch:
     async def find(
         self, selection: UsageFilter, wanted: RecordFilter, after: Place | None, limit: int, *, newest_first: bool
     ) -> tuple[RecordPage, int]:
-        """Returns a page by day, tenant and settlement time, and how many records it read.
+        """Returns a page, and how many records it read.
 
+        Oldest first is by day, tenant and time of settlement; newest first by day and time of settlement.
         A record that is corrected meanwhile moves to the end of its tenant day: oldest first, it can be returned twice;
         newest first, it can be missed.
         Raises: GatewayError NOT_FOUND for an unknown tenant, REDIS_UNAVAILABLE.
-        Redis: that of `Ledger.tenant_days`, and at most 40 more round trips, each of at most 250 records.
+        Redis: that of `Ledger.tenant_days`, and at most 40 more round trips, each of at most 250 records. Newest first
+        takes one more for each 20 tenants of a day and 250 records.
         """
         days = await self._ledger.tenant_days(selection)
-        if newest_first:
-            days.reverse()
-        if after:
-            days = [day for day in days if day == after.tenant_day or (day < after.tenant_day) == newest_first]
         found: list[LedgerEntry] = []
         place, count, days_read = after, 0, 0
-        async with aclosing(self._pieces(days, after, newest_first=newest_first)) as pieces:
-            async for tenant_day, entries in pieces:
+        async with aclosing((self._merged if newest_first else self._pieces)(days, after)) as pieces:
+            async for records, days_done, end in pieces:
                 if count >= _RECORDS_MAX or days_read >= _TENANT_DAYS_MAX:
                     return RecordPage(tuple(found), place), count
-                count += len(entries)
-                for name, fields in entries:
+                count += len(records)
+                for tenant_day, (name, fields) in records:
                     entry = read_record(tenant_day.tenant, fields)
                     if wanted.matches(entry):
                         if len(found) == limit:
                             return RecordPage(tuple(found), place), count
                         found.append(entry)
                     place = Place(tenant_day, name)
-                if len(entries) < _RECORDS_PER_CALL:
-                    days_read += 1
-                    place = place if entries else Place(tenant_day, _BEGINNING)
+                days_read, place = days_read + days_done, end
         return RecordPage(tuple(found), None), count
 
-    async def _pieces(
-        self, days: Sequence[TenantDay], after: Place | None, *, newest_first: bool
-    ) -> AsyncGenerator[tuple[TenantDay, list[Entry]], None]:
-        """Yields the records of each tenant day in pieces. The last one of a tenant day is not full."""
-        for batch in batches(days):
-            sizes = await self._each(list[int], [("XLEN", self._stream(day)) for day in batch])
-            weights = [min(size, _RECORDS_PER_CALL) for size in sizes]
+    async def _pieces(self, days: Sequence[TenantDay], after: Place | None) -> AsyncGenerator[_Piece, None]:
+        """Yields the records of each tenant day in pieces, oldest first. The last one of a tenant day is not full."""
+        remaining = [day for day in days if after is None or day >= after.tenant_day]
+        for batch in batches(remaining):
+            weights = [min(size, _RECORDS_PER_CALL) for size in await self._sizes(batch)]
             for group in grouped(batch, weights, _RECORDS_PER_CALL):
-                calls = [self._reading(day, _continued(day, after), newest_first=newest_first) for day in group]
+                starts = [after.id if after and after.tenant_day == day else None for day in group]
+                calls = [self._forward(*reading) for reading in zip(group, starts, strict=True)]
                 for tenant_day, first in zip(group, await self._each(list[list[Entry]], calls), strict=True):
                     entries = first
-                    yield tenant_day, entries
-                    while len(entries) == _RECORDS_PER_CALL:
-                        call = self._reading(tenant_day, entries[-1][0], newest_first=newest_first)
-                        [entries] = await self._each(list[list[Entry]], [call])
-                        yield tenant_day, entries
+                    while True:
+                        is_last = len(entries) < _RECORDS_PER_CALL
+                        end = Place(tenant_day, entries[-1][0] if entries else _BEGINNING)
+                        yield [(tenant_day, entry) for entry in entries], int(is_last), end
+                        if is_last:
+                            break
+                        [entries] = await self._each(list[list[Entry]], [self._forward(tenant_day, entries[-1][0])])
 
-    def _reading(self, tenant_day: TenantDay, after: str | None, *, newest_first: bool) -> tuple[str | int, ...]:
-        stream, count = self._stream(tenant_day), ("COUNT", _RECORDS_PER_CALL)
-        if newest_first:
-            # Redis refuses "(0-0" as an end; no record has that ID or a lower one.
-            end = "+" if after is None else f"({after}" if any(map(int, after.split("-"))) else "0-0"
-            return ("XREVRANGE", stream, end, "-", *count)
-        return ("XRANGE", stream, "-" if after is None else f"({after}", "+", *count)
+    async def _merged(self, days: Sequence[TenantDay], after: Place | None) -> AsyncGenerator[_Piece, None]:
+        """Yields the records of all tenants of each day in pieces, newest first. The last one of a day is not full."""
+        for day, group in groupby(reversed(days), key=lambda one: one.day):
+            if after and (day > after.tenant_day.day or (day == after.tenant_day.day and after.id == _BEGINNING)):
+                continue
+            tenant_days, place = list(group), after if after and day == after.tenant_day.day else None
+            sizes = [size for batch in batches(tenant_days) for size in await self._sizes(batch)]
+            while True:
+                records = await self._newest(tenant_days, sizes, place)
+                is_last = len(records) < _RECORDS_PER_CALL
+                place = Place(tenant_days[-1], _BEGINNING) if is_last else Place(records[-1][0], records[-1][1][0])
+                yield records, len(tenant_days), place
+                if is_last:
+                    break
+
+    async def _newest(
+        self, tenant_days: Sequence[TenantDay], sizes: Sequence[int], before: Place | None
+    ) -> list[tuple[TenantDay, Entry]]:
+        """Returns the newest 250 records of one day before a place; reads only those that may be among them."""
+        newest: list[tuple[TenantDay, Entry]] = []
+        start = 0
+        while start < len(tenant_days):
+            is_full = len(newest) == _RECORDS_PER_CALL
+            fitting = sum(total <= _RECORDS_PER_CALL for total in accumulate(sizes[start : start + _STREAMS_PER_CALL]))
+            end = start + (_STREAMS_PER_CALL if is_full else max(1, fitting))
+            some, oldest = tenant_days[start:end], newest[-1][1][0] if is_full else "-"
+            calls = [self._backward(day, before, oldest) for day in some]
+            for day, entries in zip(some, await self._each(list[list[Entry]], calls), strict=True):
+                newest += [(day, entry) for entry in entries]
+            newest = heapq.nlargest(_RECORDS_PER_CALL, newest, key=_moment)
+            start = end
+        return newest
+
+    def _forward(self, tenant_day: TenantDay, after: str | None) -> tuple[str | int, ...]:
+        start = "-" if after is None else f"({after}"
+        return ("XRANGE", self._stream(tenant_day), start, "+", "COUNT", _RECORDS_PER_CALL)
+
+    def _backward(self, tenant_day: TenantDay, before: Place | None, oldest: str) -> tuple[str | int, ...]:
+        end = "+"
+        if before:
+            end = before.id if tenant_day.tenant < before.tenant_day.tenant else f"({before.id}"
+        return ("XREVRANGE", self._stream(tenant_day), end, oldest, "COUNT", _RECORDS_PER_CALL)
+
+    async def _sizes(self, tenant_days: Sequence[TenantDay]) -> list[int]:
+        return await self._each(list[int], [("XLEN", self._stream(day)) for day in tenant_days])
 
     async def _each(self, kind: type[list[_T]], calls: Iterable[tuple[str | int, ...]]) -> list[_T]:
         """Returns the replies to the calls, in one round trip."""
@@ -119,5 +160,8 @@ class RecordSearch:
         return await execute(self._redis, pipeline.execute(), kind)
 
 
-def _continued(tenant_day: TenantDay, after: Place | None) -> str | None:
-    return after.id if after and after.tenant_day == tenant_day else None
+def _moment(record: tuple[TenantDay, Entry]) -> tuple[int, int, str]:
+    """Returns the time of a record's settlement, and its tenant, which orders those of one time."""
+    tenant_day, (name, _) = record
+    ms, _, sequence = name.partition("-")
+    return int(ms), int(sequence), tenant_day.tenant

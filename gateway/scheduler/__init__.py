@@ -16,7 +16,7 @@ import structlog
 from gateway.domain.accounts import ProviderKey, cooldown_for
 from gateway.domain.errors import ERROR_SPECS, CapacityHint, ErrorCode, GatewayError, Outcome
 from gateway.redis import PREFIX, Value
-from gateway.scheduler.leases import NOT_SENT, CallReport, Lease, LeaseRequest, NoCapacity, Priority, RetryKind
+from gateway.scheduler.leases import NOT_SENT, CallReport, Lease, LeaseRequest, NoCapacity, Place, Priority, RetryKind
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue, WakeReason
 from gateway.scheduler.scripts import Reply, Scripts
@@ -28,6 +28,7 @@ __all__ = [
     "Lease",
     "LeaseRequest",
     "NoCapacity",
+    "Place",
     "Priority",
     "RetryKind",
     "Scheduler",
@@ -78,7 +79,7 @@ class Scheduler:
             reply = await self._ask(request, lease_id, patience_us, asked, unknown_keys)
             asked = reply.requested_us or asked
             if reply.decision == "wait":
-                taken_s, claimed = await self._wait(upstream, lease_id, ends_s, left)
+                taken_s, claimed = await self._wait(request, lease_id, ends_s, left)
                 if claimed is None:
                     continue
                 reply = claimed
@@ -124,6 +125,19 @@ class Scheduler:
         leases, late_s = self._queue.parts[lease.key.upstream].leases, sent_s - lease.taken_s
         if late_s > _LATE_S and lease.id in leases:
             leases[lease.id] = round(late_s * 1e6)
+
+    async def place(self, watched: str) -> Place | None:
+        """Returns the place of the request that a LeaseRequest named so; None if it does not wait.
+
+        Raises: GatewayError REDIS_UNAVAILABLE.
+        Redis: one round trip per upstream, and lua/place.lua where it waits.
+        """
+        for upstream in self._members.upstreams:
+            lease_id = await self._queue.watched(upstream, watched)
+            reply = await self._scripts.run("place", upstream, [lease_id]) if lease_id else None
+            if reply and reply.decision == "wait":
+                return Place(reply.place, None if reply.wait_us < 0 else reply.wait_us / 1e6)
+        return None
 
     async def has_capacity(self) -> bool:
         """Returns True if some upstream can be sent a request now; if not, `snapshot` has the reasons.
@@ -179,15 +193,17 @@ class Scheduler:
         return reply
 
     async def _wait(
-        self, upstream: str, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]]
+        self, request: LeaseRequest, lease_id: str, ends_s: float, left: Callable[[], Awaitable[object]]
     ) -> tuple[float, Reply | None]:
         """Waits for a lease. Returns: when it was claimed, and its reply; None if the scheduler must be asked again.
 
         Raises: GatewayError CLIENT_DISCONNECTED, REDIS_UNAVAILABLE.
         """
-        leaving = asyncio.ensure_future(left())
+        upstream, leaving = request.upstream, asyncio.ensure_future(left())
         self._queue.join(upstream, lease_id)
         try:
+            if request.watched:
+                await self._queue.watch(upstream, request.watched, lease_id, ends_s - self._monotonic())
             while True:
                 wake = await self._queue.sleep(upstream, lease_id, leaving, max(0.0, ends_s - self._monotonic()))
                 taken_s = self._monotonic()

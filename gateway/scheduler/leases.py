@@ -52,6 +52,18 @@ class LeaseRequest:
     avoided: tuple[str, ...] = ()
     """IDs of keys, or "ACCOUNT/" for a whole account."""
     priority: Priority = Priority.INTERACTIVE
+    watched: str = ""
+    """TENANT:REQUEST of a request whose place in the queue can be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Place of a waiting request, as of now: others may get theirs before or after it."""
+
+    number: int
+    """1 is the next."""
+    wait_s: float | None
+    """As foreseen; None if nothing can serve it now."""
 
 
 @dataclass(frozen=True, slots=True)

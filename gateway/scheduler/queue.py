@@ -17,9 +17,9 @@ from typing import Final, TypeVar
 import structlog
 
 from gateway.domain.errors import GatewayError
-from gateway.redis import Client, Value, subscribe
+from gateway.redis import Client, Value, execute, subscribe
 from gateway.scheduler.members import AccountRegistry
-from gateway.scheduler.scripts import Reply, Scripts
+from gateway.scheduler.scripts import Reply, Scripts, record
 
 _LOG = structlog.get_logger("imagegate.pool")
 _T = TypeVar("_T")
@@ -105,6 +105,19 @@ class Queue:
         if not part.waiters:
             self._schedule(part, 0)
         part.waiters[lease_id] = asyncio.get_running_loop().create_future()
+
+    async def watch(self, upstream: str, name: str, lease_id: str, seconds: float) -> None:
+        """Lets the place of a waiting request be asked for by name, if Redis accepts it."""
+        call = self._redis.set(self._watched(upstream, name), lease_id, px=max(1, round(seconds * 1000)))
+        with suppress(GatewayError):
+            await execute(self._redis, call, object)
+
+    async def watched(self, upstream: str, name: str) -> str:
+        """Returns the lease ID that a request waits for, "" for none. Raises: GatewayError REDIS_UNAVAILABLE."""
+        return await execute(self._redis, self._redis.get(self._watched(upstream, name)), str) or ""
+
+    def _watched(self, upstream: str, name: str) -> str:
+        return record(upstream, f"watched:{name}", self._redis.prefix)
 
     async def sleep(
         self, upstream: str, lease_id: str, leaving: "asyncio.Future[object]", seconds: float

@@ -24,6 +24,7 @@ All keys of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 | waiting:PROCESS | set | 40 days idle | IDs of a process's waiting requests |
 | processes | sorted set | 40 days idle | channels of waiting processes by expiry |
 | grants | hash | 40 days idle | lease ID -> channel: unclaimed leases |
+| watched:TENANT:REQUEST | string | its wait | ID of the lease that the request waits for |
 | accused, blamed, blamed:MODEL | hash, sets | 40 days idle | errors met by few tenants: see lua/health.lua |
 | served | sorted set | 40 days idle | tenants by last success; at most 1,000: see lua/release.lua |
 | ailing | hash | 40 days idle | tenant -> consecutive failures; at most 1,000: see lua/health.lua |
@@ -57,7 +58,8 @@ _INDEX: Final = ("tenants/streams", "scheduler/prelude", "scheduler/health", "sc
 _LEASES: Final = (*_INDEX, "scheduler/shares", "scheduler/leases")
 _QUEUE: Final = (*_LEASES, "scheduler/queue", "scheduler/dispatch")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    dict.fromkeys(("lease", "cancel", "heartbeat", "release", "members"), _QUEUE)
+    dict.fromkeys(("cancel", "heartbeat", "release", "members"), _QUEUE)
+    | dict.fromkeys(("lease", "place"), (*_QUEUE, "scheduler/forecast"))
     | {"claim": _LEASES, "snapshot": _LEASES, "has_capacity": _INDEX}
 )
 """By script, the files that stand before it, in this order: the ones that it uses, as Redis runs them at every call."""
@@ -78,6 +80,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     requested_us: str = ""
     wait_us: float = 0
+    place: int = 0
     next_us: float = -1
     is_keeper: bool = False
     assigned: tuple[str, ...] = ()

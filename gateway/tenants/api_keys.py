@@ -91,7 +91,7 @@ class ApiKeyStore:
 
     @retrying
     async def console_key(self, tenant: str, actor: Actor) -> str:
-        """Returns the ID of the key as which people of a tenant buy in the console; creates it at first use.
+        """Returns the ID of the key as which people of a tenant buy in the console; creates it at the first purchase.
 
         Nothing holds its secret. Two processes create one key, because the tenant's record names it.
         Raises: GatewayError NOT_FOUND, TOO_MANY_KEYS, REDIS_UNAVAILABLE. Redis: one round trip once it exists.

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.domain.roles import AuditScope
 from gateway.redis import Client, execute
 from gateway.tenants.merged_streams import Cursor, MergedStreams, Selection
 from gateway.tenants.records import record
@@ -48,9 +49,17 @@ class AuditFilter:
     """Unix milliseconds of the oldest entry."""
     end: Cursor | None = None
     """Exclusive."""
+    scope: AuditScope | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Returns whether entries may not match."""
+        return bool(self.actor or self.action or self.scope)
 
     def matches(self, fields: Mapping[str, str]) -> bool:
         if self.actor not in {None, fields["actor"]}:
+            return False
+        if self.scope and not self.scope.shows(fields["action"], *map(_described, (fields["before"], fields["after"]))):
             return False
         if self.action and self.action.endswith("."):
             return fields["action"].startswith(self.action)
@@ -74,14 +83,20 @@ class Audit:
     async def page(self, owners: set[str], limit: int, before: Cursor | None, wanted: AuditFilter = EVERY) -> Page:
         """Returns the newest entries below `before` that are wanted, at most `limit`.
 
-        A filter by actor or action reads at most 2,000 entries, so a page may have fewer, or none, and a `next`.
+        A filter by actor, action or scope reads at most 2,000 entries, so a page may have fewer, or none, and a `next`.
         Raises: GatewayError REDIS_UNAVAILABLE.
         Redis: one round trip per hundred owners, at most 10 with such a filter.
         """
         end = min((place for place in (before, wanted.end) if place), default=None)
-        matches = wanted.matches if wanted.actor or wanted.action else None
+        matches = wanted.matches if wanted.is_sparse else None
         found, following = await self._streams.page(owners, limit, Selection(wanted.first_ms, end, matches))
         return Page([_render(*entry) for entry in found], following)
+
+
+def _described(text: str) -> dict[str, object]:
+    """Parses an object before or after its change; empty if there was none."""
+    found = msgspec.json.decode(text) if text else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _render(at: Cursor, fields: dict[str, str]) -> dict[str, object]:

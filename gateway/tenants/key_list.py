@@ -1,7 +1,7 @@
 """Lists the API keys of all tenants in pages, and those that need attention."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, TypeVar
@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from gateway.domain.tenants import ApiKey, Limits, Quotas
 from gateway.redis import Client, execute
 from gateway.tenants.names import TenantNames
-from gateway.tenants.records import names_record, read_key, record, use_record
+from gateway.tenants.records import lookup_record, names_record, read_key, record, use_record
 from gateway.tenants.store import batched, grouped
 
 _PLACE: Final = re.compile(r"([a-z0-9][a-z0-9._-]{0,62})/([A-Za-z0-9]{10})?", re.ASCII)
@@ -121,6 +121,30 @@ class KeyList:
                 pipeline.get(use_record(self._redis, key.tenant, key.id))
             used += await execute(self._redis, pipeline.execute(), list[str | None])
         return [replace(key, last_used_at=int(at) if at else None) for key, at in zip(keys, used, strict=True)]
+
+    async def labels(self, key_ids: Sequence[str]) -> dict[str, str]:
+        """Returns the labels of the keys that exist, by ID. Raises: GatewayError REDIS_UNAVAILABLE.
+
+        Redis: two round trips per 1,000 keys.
+        """
+        found: dict[str, str] = {}
+        for start in range(0, len(key_ids), 1000):
+            some = key_ids[start : start + 1000]
+            pipeline = self._redis.pipeline(transaction=False)
+            for key_id in some:
+                pipeline.get(lookup_record(self._redis, key_id))
+            owners = await execute(self._redis, pipeline.execute(), list[str | None])
+            owned = [(tenant, key_id) for key_id, tenant in zip(some, owners, strict=True) if tenant]
+            pipeline = self._redis.pipeline(transaction=False)
+            for tenant, key_id in owned:
+                pipeline.hget(record(self._redis, tenant, "keys"), key_id)
+            texts = await execute(self._redis, pipeline.execute(), list[str | None]) if owned else []
+            found |= {
+                key_id: read_key(text).key(key_id, tenant).label
+                for (tenant, key_id), text in zip(owned, texts, strict=True)
+                if text
+            }
+        return found
 
     async def _page(self, keys: list[ApiKey], names: dict[str, str], following: KeyPlace | None) -> KeyPage:
         shown = (replace(key, tenant=names.get(key.tenant, key.tenant)) for key in await self.last_used(keys))

@@ -43,6 +43,8 @@ CHANGES: Final[tuple[tuple[str, str, dict[str, Any] | None], ...]] = (
     ("POST", "/tenants/{name}/credit", {"images": 1, "reason": "outage"}),
     ("POST", "/tenants/{name}/keys", {}),
     ("POST", "/tenants/{name}/batches/{id}/cancel", None),
+    ("POST", "/tenants/{name}/members", {"name": "x", "role": "lead"}),
+    ("DELETE", "/tenants/{name}/members/{id}", None),
     ("PATCH", "/keys/{id}", {"label": "x"}),
     ("DELETE", "/keys/{id}", None),
     ("POST", "/keys/{id}/rotate", {}),

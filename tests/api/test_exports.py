@@ -82,9 +82,10 @@ def test_a_focus_export_is_served_and_has_its_sum(gateway: Gateway, books: "redi
         ("format=xlsx", "Invalid value: 'xlsx'. Supported values are: 'csv', 'jsonl', and 'focus'."),
         ("from=2026-13-01", "expected a day, YYYY-MM-DD, as 2026-01-31, but got '2026-13-01'."),
         ("format=focus&by=day", "format=focus has every request's own. Use it with format=csv."),
-        ("format=jsonl&tag=env", "format=jsonl has every request's own. Use it with format=csv."),
+        ("format=jsonl&by=key", "format=jsonl has every request's own. Use it with format=csv."),
+        ("format=jsonl&bom=true", "JSON Lines have no byte order mark. Use it with format=csv or format=focus."),
         ("bom=1", "expected true or false."),
-        ("by=hour", "Invalid value: 'hour'."),
+        ("by=minute", "Invalid value: 'minute'."),
         ("cursor=x", "Unknown parameter: 'cursor'."),
         ("limit=1", "Unknown parameter: 'limit'."),
     ],
@@ -101,7 +102,9 @@ def test_an_unknown_tenant_and_records_that_are_gone_are_refused(gateway: Gatewa
     assert 404 == refusal(export(gateway, f"{JULY}&tenant=nobody"))[0]
     status, told = refusal(export(gateway, f"{JULY}&format=focus"))
     assert 409 == status
-    assert "tenant 'acme' on 2026-07-28: its records, which have the prices, are gone. Export CSV" in told
+    assert (
+        "The records of tenant 'acme' on 2026-07-28 are gone. Export CSV by day, which needs the totals alone." == told
+    )
 
 
 def test_files_of_exports_have_a_limit_and_are_released(make_gateway: MakeGateway, books: "redis.Redis") -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 import redis
@@ -39,21 +39,47 @@ def ids(gateway: Gateway, query: str) -> tuple[list[str], int]:
         page, pages = get(gateway, f"cursor={page['next_cursor']}&limit=1000"), pages + 1
 
 
-def test_newest_first_is_the_reverse_of_oldest_first_in_pages_of_any_size(
+def times(books: "redis.Redis") -> Iterator[tuple[tuple[str, int, int, str], str]]:
+    """Yields day, time and tenant of each record, and its request ID."""
+    for name in books.scan_iter("ig3:*:ledger:*"):
+        _, tenant, _, day = name.split(":")
+        for entry_id, fields in cast("list[tuple[str, dict[str, str]]]", books.xrange(name)):
+            ms, sequence = map(int, entry_id.split("-"))
+            yield (day, ms, sequence, tenant), fields["request_id"]
+
+
+def test_newest_first_goes_by_time_over_all_tenants_in_pages_of_any_size(
     gateway: Gateway, books: "redis.Redis"
 ) -> None:
-    for number, tenant in enumerate("abc"):
-        settle(books, numbered(Settled(tenant=tenant), 4, 10 * number))
-        settle(books, numbered(Settled(tenant=tenant, day=TODAY - timedelta(days=1)), 3, 100 + 10 * number))
-    settle(books, numbered(Settled(tenant="d"), 600, 1000))
-    oldest_first, _ = ids(gateway, JULY)
-    assert 621 == len(oldest_first)
+    settled = [
+        Settled("abcd"[number * number % 4], TODAY - timedelta(days=number % 2), request_id=f"req_{number}")
+        for number in range(640)
+    ]
+    settled += numbered(Settled("busy"), 300, 1000)
+    settle(books, settled)
+    expected = [request_id for _, request_id in sorted(times(books), reverse=True)]
+    assert 940 == len(expected)
     for limit in (1, 3, 250, 1000):
         page = get(gateway, f"{JULY}&order=desc&limit={limit}")
-        assert oldest_first[::-1][:limit] == [record["request_id"] for record in page["data"]]
-        assert (621, limit < 621) == (page["total"], page["next_cursor"] is not None)
-        following = get(gateway, f"cursor={page['next_cursor']}&limit=1000")["data"] if page["next_cursor"] else []
-        assert oldest_first[::-1][limit:] == [record["request_id"] for record in following]
+        assert expected[:limit] == [record["request_id"] for record in page["data"]]
+        assert (940, limit < 940) == (page["total"], page["next_cursor"] is not None)
+        following = ids(gateway, f"{JULY}&order=desc&cursor={page['next_cursor']}")[0] if page["next_cursor"] else []
+        assert expected[limit:] == following
+    assert sorted(expected) == sorted(ids(gateway, JULY)[0])
+
+
+def test_records_of_one_moment_have_one_order(gateway: Gateway, books: "redis.Redis") -> None:
+    for tenant in "acb":
+        settle(books, [Settled(tenant)])
+        books.delete(name := f"ig3:{{{tenant}}}:ledger:{TODAY:%Y%m%d}")
+        for number in range(3):
+            fields = {name: str(value) for name, value in Settled(request_id=f"{tenant}{number}").fields().items()}
+            books.xadd(name, fields, f"5-{number}")  # type: ignore[arg-type] # as settle
+    pages = [get(gateway, f"{JULY}&order=desc&limit=1")]
+    while cursor := pages[-1]["next_cursor"]:
+        pages.append(get(gateway, f"cursor={cursor}&limit=1"))
+    found = [page["data"][0]["request_id"] for page in pages]
+    assert [f"{tenant}{number}" for number in (2, 1, 0) for tenant in "cba"] == found
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

@@ -19,6 +19,7 @@ from gateway.domain.usage import MEASURES, PURCHASES, GroupBy
 from gateway.metering.ledger import Ledger
 from gateway.metering.verification import LedgerVerifier
 from gateway.redis import connect
+from gateway.tenants.key_list import KeyList
 from gateway.tenants.names import TenantNames
 from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
 from tests.support.harness import Gateway
@@ -99,10 +100,13 @@ def test_a_report_has_rows_and_a_total(gateway: Gateway, books: "redis.Redis") -
         ("day", [{"day": "2026-07-01"}, {"day": "2026-07-28"}]),
         ("tenant", [{"tenant": "acme"}, {"tenant": "b"}]),
         ("model", [{"model": "a|b"}, {"model": "image-01"}]),
-        ("key", [{"key": "k2"}, {"key": "key1"}]),
-        ("key,%20model", [{"key": "k2", "model": "a|b"}, {"key": "key1", "model": "image-01"}]),
+        ("key", [{"key": "k2", "label": None}, {"key": "key1", "label": None}]),
+        (
+            "key,%20model",
+            [{"key": "k2", "model": "a|b", "label": None}, {"key": "key1", "model": "image-01", "label": None}],
+        ),
         ("batch", [{"batch": ""}, {"batch": "batch_1"}]),
-        ("batch,key", [{"batch": "", "key": "k2"}, {"batch": "batch_1", "key": "key1"}]),
+        ("batch,key", [{"batch": "", "key": "k2", "label": None}, {"batch": "batch_1", "key": "key1", "label": None}]),
         ("tenant,day,tenant", [{"tenant": "acme", "day": "2026-07-01"}, {"tenant": "b", "day": "2026-07-28"}]),
     ],
 )
@@ -112,7 +116,7 @@ def test_a_report_is_grouped_as_asked(
     settle(books, [Settled(day=date(2026, 7, 1), batch="batch_1"), Settled(tenant="b", key="k2", model="a|b")])
     answer = get(gateway, "/usage", f"{JULY}&by={by}")
     assert expected == [{name: row[name] for name in row if name not in COUNTS} for row in answer["data"]]
-    assert list(expected[0]) == answer["by"]
+    assert [name for name in expected[0] if name != "label"] == answer["by"]
 
 
 @pytest.mark.parametrize("by", ["day", "tenant", "model", "key", "batch", "day,tenant,model,key", "model,tenant"])
@@ -170,8 +174,8 @@ async def test_days_that_are_not_given_are_this_month_up_to_today(
 ) -> None:
     client = connect(redis_url, 2.0)
     clock = datetime.fromisoformat(now).replace(tzinfo=UTC).timestamp
-    ledger = Ledger(client)
-    section = UsageSection(ledger, LedgerVerifier(ledger, 400, clock), clock, TenantNames(client))
+    ledger, names = Ledger(client), TenantNames(client)
+    section = UsageSection(ledger, LedgerVerifier(ledger, 400, clock), clock, names, KeyList(client, names, clock))
     for path, handlers in section.handlers().items():
         transport = httpx.ASGITransport(_only(handlers["GET"]))
         async with httpx.AsyncClient(transport=transport, base_url="http://test", verify=False) as http:
@@ -257,11 +261,13 @@ def test_unknown_parameters_and_tenants_are_refused_by_name(gateway: Gateway, pa
 
 
 @pytest.mark.shares_gateway
-@pytest.mark.parametrize("by", ["hour", "Day", "day,", "day;tenant", "day,hour", ","])
+@pytest.mark.parametrize("by", ["minute", "Day", "day,", "day;tenant", "day,minute", ","])
 def test_an_unknown_group_is_refused_with_the_known_ones(gateway: Gateway, by: str) -> None:
     found = refused(gateway, "/usage", f"by={by.replace(';', '%3B')}")
     assert ("invalid_value", "by") == (found["code"], found["param"])
-    assert "Supported values are: 'day', 'month', 'tenant', 'cost_centre', 'owner', 'model'," in found["message"]
+    assert (
+        "Supported values are: 'day', 'hour', 'month', 'tenant', 'cost_centre', 'owner', 'model'," in found["message"]
+    )
 
 
 @pytest.mark.shares_gateway

@@ -16,6 +16,9 @@ def test_an_invited_person_signs_in_and_is_signed_out_again(ask: Ask, gateway: G
     assert "Ann Lee" in ask("console", "links").stdout
     browser = Browser(gateway.url)
     assert 200 == browser.redeem(token).status_code
+    members = json.loads(ask("console", "members", "acme", "--json").stdout)["data"]
+    assert [("session", "Ann Lee", "lead")] == [(row["kind"], row["name"], row["role"]) for row in members]
+    assert "Ann Lee" in ask("console", "members", "acme").stdout
     assert "No unused links." in ask("console", "links").stdout
     [session] = json.loads(ask("console", "sessions", "--json").stdout)["data"]
     assert ("Ann Lee", "lead", "acme") == (session["label"], session["role"], session["tenant"])

@@ -102,3 +102,14 @@ def test_what_goes_wrong_is_said_with_its_remedy(gateway: Gateway, me: Me, lead:
     nobody = me("usage", key=plain, IMAGEGATE_URL="http://127.0.0.1:1")
     check_refused(nobody, "check --url")
     assert plain not in nobody.stderr
+
+
+def test_a_lead_invites_and_ends_a_member(me: Me, lead: str) -> None:
+    made = me("invite", "Bob Lee", key=lead)
+    assert 0 == made.returncode, made.stderr
+    assert "/console/link#" in made.stdout
+    [invited, own] = json.loads(me("members", "--json", key=lead).stdout)["data"]
+    assert [("invitation", "Bob Lee"), ("key", "lead")] == [(row["kind"], row["name"]) for row in (invited, own)]
+    assert "Bob Lee" in me("members", key=lead).stdout
+    assert "The invitation of Bob Lee has ended." in me("end", invited["id"], "--yes", key=lead).stdout
+    check_refused(me("end", invited["id"], "--yes", key=lead), "no session or invitation")

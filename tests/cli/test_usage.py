@@ -350,10 +350,22 @@ def test_refusals_of_the_gateway_are_one_line(ask: Ask, command: tuple[str, ...]
     check_refused(ask(*command, "--admin-key", "wrong"), "admin key")
 
 
+def test_usage_of_one_key_and_model_by_the_hour(gateway: Gateway, ask: Ask, books: "redis.Redis") -> None:
+    key = gateway.admin("POST", "/tenants/acme/keys", {"label": "web"}).json()["id"]
+    settle(books, [Settled(key=key), Settled(key=key, model="other"), Settled()])
+    only = ("--key", key, "--model", "image-01")
+    day = ("--from", "2026-07-28", "--to", "2026-07-28")
+    _, names, row, total = printed(ask("usage", *day, "--by", "hour,key", *only)).splitlines()
+    assert ["HOUR", "KEY", "LABEL", "REQUESTS", "ASKED", "IMAGES", "USD"] == names.split()
+    assert ["2026-07-28T12:00Z", key, "web", "1", "1", "1", "0.0035"] == row.split()
+    assert ["TOTAL", "1", "1", "1", "0.0035"] == total.split()
+    assert 1 == printed(ask("usage", "export", *JULY, *only)).count("\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--by", "hour"),
+        ("--by", "minute"),
         ("--by", ""),
         ("--by", "day,"),
         ("--format", "xml"),

@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { flat } from "./audit.js";
-import { ceiling } from "./chart.js";
+import { ceiling, everyDay } from "./chart.js";
 import { duration, href, relative, shell, usd, utc } from "./core.js";
 import { limitFlags, limitsOf } from "./limits.js";
-import { explain } from "./request.js";
+import { aroundDay, explain } from "./request.js";
+import { waitingText } from "./playground.js";
 import { curl, node, pythonCode } from "./snippets.js";
 import { flags } from "./ui.js";
 import { rangeOf } from "./usage.js";
@@ -59,5 +60,22 @@ test("a record is explained", () => {
 
 test("scales and audit entries are flat", () => {
   assert.deepEqual([1, 25, 100, 5000], [0, 24.1, 100, 4100].map(ceiling));
-  assert.deepEqual({ "limits.concurrency": "3", models: "a, b" }, flat({ limits: { concurrency: 3 }, models: ["a", "b"], none: null }));
+  assert.deepEqual({ "limits.concurrency": "3", models: "a, b", expires_at: "2026-11-30 06:00:00 UTC" },
+    flat({ limits: { concurrency: 3 }, models: ["a", "b"], none: null, expires_at: Date.UTC(2026, 10, 30, 6) / 1000 }));
+});
+
+test("the line of a waiting request says its place and when it is sent", () => {
+  const seen = { waiting: true, place: 1203, forecast_s: 125 };
+  assert.deepEqual(["In the queue at place 1,203. It is sent in about 2 min 5 s.", "In the queue at place 1,203. When it is sent cannot be forecast.", "The provider makes the images.", ""],
+    [seen, { ...seen, forecast_s: null }, { waiting: false, place: null, forecast_s: null }, null].map(waitingText));
+});
+
+test("a chart has a bar for each day of its range", () => {
+  const data = [{ day: "2026-11-29", usd: "0.5" }];
+  assert.deepEqual([["2026-11-28", "0"], ["2026-11-29", "0.5"], ["2026-11-30", "0"]], everyDay({ from: "2026-11-28", to: "2026-11-30", data }).map((row) => [row.day, row.usd]));
+  assert.equal(data, everyDay({ from: "2025-01-01", to: "2026-11-30", data }));
+});
+
+test("a request is searched in the days around its own", () => {
+  assert.deepEqual([{ from: "2026-02-27", to: "2026-03-01" }, { last: "30d" }], ["2026-02-28", "yesterday"].map(aroundDay));
 });

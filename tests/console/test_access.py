@@ -77,6 +77,35 @@ def test_a_role_uses_exactly_what_the_table_permits(
             assert (403, "not_permitted") == (answer.status_code, error_code(answer)), (method, path)
 
 
+def test_finance_sees_the_entries_of_money_alone(gateway: Gateway, people: dict[ConsoleRole, Browser]) -> None:
+    admin(gateway.url, "POST", "/tenants", {"name": "paid", "quotas": {"usd_per_month": "5.00"}})
+    admin(gateway.url, "POST", "/tenants", {"name": "free", "quotas": {"images_per_day": 5}})
+    changes: list[dict[str, object]] = [
+        {"weight": 2},
+        {"quotas": {"usd_per_month": "6.00"}},
+        {"quotas": {"images_per_day": 9}},
+        {"cost_centre": "cc1"},
+        {"quotas": {"soft_usd_per_month": "3.00"}, "weight": 3},
+    ]
+    for change in changes:
+        assert 200 == admin(gateway.url, "PATCH", "/tenants/paid", change).status_code
+    for quotas in ({}, {"usd_per_month": "1.00"}):
+        admin(gateway.url, "POST", "/tenants/paid/keys", {"quotas": quotas})
+    admin(gateway.url, "POST", "/tenants/paid/credit", {"images": 1, "reason": "outage"})
+    finance, viewer = people[ConsoleRole.FINANCE], people[ConsoleRole.VIEWER]
+    seen = {
+        tenant: [entry["action"] for entry in finance.get(f"/admin/v1/audit?tenant={tenant}").json()["data"]]
+        for tenant in ("paid", "free")
+    }
+    shown = ["tenant.credit", "key.create", *["tenant.update"] * 3, "tenant.create"]
+    assert {"paid": shown, "free": []} == seen
+    assert 9 == len(viewer.get("/admin/v1/audit?tenant=paid").json()["data"])
+    assert {"tenant.credit", "key.create", "tenant.update", "tenant.create", "usage.close"} >= {
+        entry["action"] for entry in finance.get("/admin/v1/audit?limit=1000").json()["data"]
+    }
+    assert 3 == len(finance.get("/admin/v1/audit?tenant=paid&action=tenant.update").json()["data"])
+
+
 def test_a_viewer_may_read_everything_but_the_configuration() -> None:
     for method, path in ROUTES:
         needed = admin_permission(path.replace("/tenants/acme", "/tenants/{name}"), method)

@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import typer
 
+from gateway.cli import app
 from tests.clients.programs import Packages, install
 
 HERE: Final = Path(__file__).parent
@@ -55,6 +57,21 @@ def test_nothing_parses_html_and_nothing_is_inline() -> None:
     assert [] == found
     page = (STATIC / "index.html").read_text()
     assert [] == re.findall(r"<style|style=|\son\w+=|<script(?![^>]*src=)", page)
+
+
+def test_the_commands_that_pages_show_exist() -> None:
+    program = typer.main.get_command(app)
+    shown = [text for path in STATIC.glob("*.js") for text in re.findall(r'[`"]imagegate ([^`"$]+)', path.read_text())]
+    assert 30 < len(shown)
+    assert [] == [text for text in shown if not _exists(program, text.split())]
+
+
+def _exists(command: Any, words: list[str]) -> bool:
+    """Tells if the first words name a command, and the others are no unknown options."""
+    while words and words[0][0] != "-" and hasattr(command, "commands"):
+        command = command.commands.get(words.pop(0))
+    options = {option for each in getattr(command, "params", ()) for option in (*each.opts, *each.secondary_opts)}
+    return command is not None and all(word in options for word in words if word.startswith("--"))
 
 
 def test_it_stays_small() -> None:

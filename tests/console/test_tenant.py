@@ -1,13 +1,15 @@
 """What leads and members do in the console, and the playground."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
 
 from gateway.domain.roles import PERMISSIONS, ConsoleRole, tenant_permission
 from tests.support.console import Browser, error_code, person
-from tests.support.harness import Gateway, MakeGateway, admin
+from tests.support.harness import Gateway, MakeGateway, Simulator, admin
+from tests.support.scarce import ask, scarce, wait_for_queue
 
 PROMPT = {"prompt": "a lighthouse", "response_format": "b64_json"}
 ROUTES = [
@@ -27,6 +29,9 @@ ROUTES = [
     ("GET", "/audit"),
     ("GET", "/requests"),
     ("GET", "/requests/req_1"),
+    ("GET", "/members"),
+    ("POST", "/members"),
+    ("DELETE", "/members/abc"),
 ]
 
 
@@ -54,6 +59,14 @@ def test_a_lead_creates_and_revokes_a_key_under_its_own_name(gateway: Gateway) -
 
 
 @pytest.mark.shares_gateway
+def test_the_playground_knows_price_and_capabilities_of_the_models_that_the_tenant_may_use(gateway: Gateway) -> None:
+    admin(gateway.url, "POST", "/tenants", {"name": "initech", "models": ["image-01"]})
+    [model] = person(gateway.url, "member", "initech").get("/console/models").json()["data"]
+    assert {"id", "aliases", "price_per_image_usd", "capabilities"} == model.keys()
+    assert ("image-01", "0.0035", True) == (model["id"], model["price_per_image_usd"], model["capabilities"]["edits"])
+
+
+@pytest.mark.shares_gateway
 def test_a_lead_sees_no_other_tenant(gateway: Gateway) -> None:
     admin(gateway.url, "POST", "/tenants", {"name": "globex"})
     other = admin(gateway.url, "POST", "/tenants/globex/keys", {}).json()
@@ -65,6 +78,9 @@ def test_a_lead_sees_no_other_tenant(gateway: Gateway) -> None:
 def test_the_playground_buys_as_the_tenants_key_of_the_console(make_gateway: MakeGateway) -> None:
     gateway = make_gateway()
     member, lead = Browser(gateway.url).sign_in(gateway.api_key), person(gateway.url, "lead", "acme")
+    chief, found = Browser(gateway.url).sign_in(), member.get("/console/models")
+    assert found.json()["data"] == chief.get("/console/models?tenant=acme").json()["data"] != []
+    assert "console" not in [key["label"] for key in admin(gateway.url, "GET", "/tenants/acme/keys").json()["data"]]
     answers = [browser.call("POST", "/console/images/generations", PROMPT) for browser in (member, lead, member)]
     assert [200, 200, 200] == [answer.status_code for answer in answers], answers[0].text
     assert "0.0035" == answers[0].headers["x-imagegate-cost-usd"]
@@ -83,9 +99,48 @@ def test_two_people_who_begin_at_once_get_one_key(two_gateways: tuple[str, str])
     admin(first, "POST", "/tenants", {"name": "acme"})
     browsers = [person(url, "member", "acme", name=f"p{number}") for number, url in enumerate(two_gateways * 3)]
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda browser: browser.get("/console/models"), browsers))
+        buy = partial(Browser.call, method="POST", path="/console/images/generations", body=PROMPT)
+        answers = list(pool.map(buy, browsers))
     assert {200} == {answer.status_code for answer in answers}
     assert ["console"] == [key["label"] for key in admin(first, "GET", "/tenants/acme/keys").json()["data"]]
+
+
+def test_a_waiting_purchase_has_a_place_and_a_forecast(make_gateway: MakeGateway, simulator: Simulator) -> None:
+    gateway = make_gateway(scarce(simulator.url, limits={"requests_per_minute": 1}, max_wait_s=170))
+    admin(gateway.url, "POST", "/tenants", {"name": "globex"})
+    member, path = Browser(gateway.url).sign_in(gateway.api_key), "/console/images/waiting/play-1"
+    none = {"waiting": False, "place": None, "forecast_s": None}
+    assert none == member.get(path).json()
+    assert 200 == member.call("POST", "/console/images/generations", PROMPT).status_code  # takes the minute
+    with ThreadPoolExecutor(1) as pool:
+        ahead = ask(gateway, prompt="x")
+        wait_for_queue(gateway, 1)
+        sent = pool.submit(member.call, "POST", "/console/images/generations", PROMPT, **{"x-request-id": "play-1"})
+        wait_for_queue(gateway, 2)
+        found = member.get(path).json()
+        assert [True, 2] == [found["waiting"], found["place"]]
+        assert 110 < found["forecast_s"] < 130
+        chief = Browser(gateway.url).sign_in()
+        assert 2 == chief.get(f"{path}?tenant=acme").json()["place"]
+        assert (
+            none == chief.get(f"{path}?tenant=globex").json() == person(gateway.url, "lead", "globex").get(path).json()
+        )
+        assert 403 == person(gateway.url, "viewer").get(f"{path}?tenant=acme").status_code
+        admin(gateway.url, "PATCH", "/pool/sim/main", {"state": "disabled"})
+        assert [503, 503] == [sent.result(30).status_code, ahead.answer().status_code]
+    assert none == member.get(path).json()
+
+
+def test_a_page_can_read_what_a_purchase_came_to(make_gateway: MakeGateway) -> None:
+    member = Browser((gateway := make_gateway()).url).sign_in(gateway.api_key)
+    body = PROMPT | {"background": "auto", "user": "ann", "quality": "high"}
+    answer = member.call("POST", "/console/images/generations", body, **{"x-request-id": "play-2"})
+    assert 200 == answer.status_code, answer.text
+    named = {
+        name: answer.headers.get(f"x-{name}") for name in ("request-id", "imagegate-cost-usd", "imagegate-ignored")
+    }
+    assert {"request-id": "play-2", "imagegate-cost-usd": "0.0035", "imagegate-ignored": "quality"} == named
+    assert answer.headers["x-imagegate-queue-ms"].isdecimal()
 
 
 def test_an_admin_names_the_tenant_and_its_limits_hold(make_gateway: MakeGateway) -> None:
@@ -110,12 +165,12 @@ def test_a_member_cannot_name_another_tenant(make_gateway: MakeGateway) -> None:
     assert ["acme"] == [row["tenant"] for row in report]
 
 
-def test_a_revoked_key_of_the_console_is_replaced_at_the_next_use(make_gateway: MakeGateway) -> None:
+def test_a_revoked_key_of_the_console_is_replaced_at_the_next_purchase(make_gateway: MakeGateway) -> None:
     gateway = make_gateway()
     member = Browser(gateway.url).sign_in(gateway.api_key)
     ids = []
     for _ in range(2):
-        assert 200 == member.get("/console/models").status_code
+        assert 200 == member.call("POST", "/console/images/generations", PROMPT).status_code
         keys = admin(gateway.url, "GET", "/tenants/acme/keys").json()["data"]
         [found] = [key["id"] for key in keys if key["label"] == "console"]
         admin(gateway.url, "DELETE", f"/keys/{found}")

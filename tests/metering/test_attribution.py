@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 import redis
 
-from gateway.domain.attribution import Attribution, TagFilter
+from gateway.domain.attribution import Attribution, RequestFilter, TagFilter
 from gateway.domain.usage import Discrepancy, GroupBy, Reconciliation, TenantDay, UsageFilter, UsageReport
 from gateway.metering.ledger import Ledger
 from gateway.metering.verification import LedgerVerifier
@@ -35,7 +35,7 @@ def books(redis_url: str) -> Iterator["redis.Redis"]:
 async def usage(url: str, *by: GroupBy, tag: TagFilter | None = None) -> tuple[list[Any], int]:
     """Returns the rows as (group, requests, images, micro-dollars), and the total of micro-dollars."""
     async with connected(url) as client:
-        report = UsageReport(by, 1000, tag=tag)
+        report = UsageReport(by, 1000, wanted=RequestFilter(tag=tag))
         await Ledger(client).fill(report, UsageFilter(DAY, DAY))
     rows = [(*group, one.requests, one.delivered, one.usd_micros) for group, one in report.rows()]
     return rows, report.total.usd_micros

@@ -14,12 +14,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.domain.attribution import TagFilter
+from gateway.domain.attribution import RequestFilter, TagFilter
 from gateway.domain.billing import AccountOutcome, BatchLine, Timings
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import SPLITS, Group, GroupBy, LedgerEntry, TenantDay, UsageFilter, UsageReport, UsageTotals
 from gateway.metering.ledger import Ledger
 from gateway.metering.record_places import READINGS_MAX
+from gateway.metering.record_sums import fill
 from gateway.redis import connect
 from tests.metering.desk import Desk
 from tests.support.bookkeeping import TODAY, Settled, know, numbered, settle
@@ -46,13 +47,13 @@ async def pages(
 ) -> tuple[list[tuple[Group, UsageTotals]], UsageTotals]:
     """All rows, page by page, and the total that the first page told."""
     tag = TagFilter("env") if GroupBy.TAG in by else None
-    report = UsageReport(by, limit, tag=tag)
-    await ledger.fill(report, selection)
+    report = UsageReport(by, limit, wanted=RequestFilter(tag=tag))
+    await fill(ledger, report, selection)
     rows, total = report.rows(), report.total
     while report.has_more:
         assert limit == len(report.rows())
-        report = UsageReport(by, limit, rows[-1][0], total, tag)
-        await ledger.fill(report, selection)
+        report = UsageReport(by, limit, rows[-1][0], total, RequestFilter(tag=tag))
+        await fill(ledger, report, selection)
         assert total == report.total
         rows += report.rows()
     return rows, total
@@ -69,6 +70,7 @@ def grouped(requests: Iterable[Settled], by: tuple[GroupBy, ...]) -> list[tuple[
     """The plain model of a report."""
     of: dict[GroupBy, Callable[[Settled], str]] = {
         GroupBy.DAY: lambda request: str(request.day),
+        GroupBy.HOUR: lambda request: f"{request.day}T12:00Z",
         GroupBy.TENANT: lambda request: request.tenant,
         GroupBy.MODEL: lambda request: request.model,
         GroupBy.KEY: lambda request: request.key,

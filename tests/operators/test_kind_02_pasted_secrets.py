@@ -52,6 +52,7 @@ def problem_of(source: SecretSource, environ: dict[str, str]) -> str:
         (f"{KEY},{KEY}2", "give each key an entry of its own"),
         (f"{KEY};{KEY}2", "give each key an entry of its own"),
         ("your-api-key-here", "placeholder of an example"),
+        ("sk-your-key", "placeholder of an example"),
         ("YOUR_API_KEY", "placeholder of an example"),
         ("<api key>", "placeholder of an example"),
         ("sk-xxxxxxxx", "placeholder of an example"),

@@ -29,6 +29,8 @@ def read(**variables: str) -> Settings:
         ("ADMIN_KEY_FILE", "ADMIN__KEY__FILE"),
         ("STORAGE_KEEP_HOUR", "STORAGE__KEEP_HOURS"),
         ("REQUESTS_DEADLINE_S", "REQUESTS__DEADLINE_S"),
+        ("PORT", "SERVER__PORT"),
+        ("TIMEOUT_MS", "REDIS__TIMEOUT_MS"),
     ],
 )
 def test_a_variable_with_one_underscore_is_warned_of(variable: str, meant: str, shows: Shows) -> None:

@@ -128,6 +128,7 @@ class AdminApi:
         person = (
             await self.find_person(request, permissions[method]) if self.find_person and not authorization else None
         )
+        role = person.role if person else None
         if person:
             name = person.name
         else:
@@ -148,7 +149,7 @@ class AdminApi:
             QueryFields(request).reject_unknown()
         with translate_change_errors() if method != "GET" else nullcontext():
             await self._resolve(request)
-            return await handlers[method](request, Actor(name, context.id))
+            return await handlers[method](request, Actor(name, context.id, role))
 
     async def _resolve(self, request: Request) -> None:
         """Replaces the tenant's name in path and query by its ID: no handler meets a name that was changed.

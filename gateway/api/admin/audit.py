@@ -1,7 +1,7 @@
 """`/admin/v1/audit`: the log of administrative changes."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +13,7 @@ from gateway.api.bodies import json_response
 from gateway.api.refusals import refused_value
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.domain.roles import AUDIT_SCOPES, AuditScope
 from gateway.tenants.audit import CONSOLE, ENDPOINTS, Audit, AuditFilter, pool_owner
 from gateway.tenants.names import TenantNames
 from gateway.tenants.store import TenantStore
@@ -31,16 +32,16 @@ class AuditSection:
     def handlers(self) -> Handlers:
         return {"/audit": {"GET": self.list_entries}}
 
-    async def list_entries(self, request: Request, _: Actor) -> Response:
+    async def list_entries(self, request: Request, actor: Actor) -> Response:
         query = QueryFields(request)
         owners = await self._owners(query.text("tenant"), query.text("upstream"))
-        return await self.page(query, owners)
+        return await self.page(query, owners, actor.role and AUDIT_SCOPES.get(actor.role))
 
-    async def page(self, query: QueryFields, owners: set[str]) -> Response:
+    async def page(self, query: QueryFields, owners: set[str], scope: AuditScope | None = None) -> Response:
         """Returns a page of entries of these owners. Raises: GatewayError."""
         limit = query.integer("limit", 1, 1000, 100)
         before = parse_before(query)
-        wanted = _parse_filter(query)
+        wanted = replace(_parse_filter(query), scope=scope)
         query.reject_unknown()
         page = await self.audit.page(owners, limit, before, wanted)
         data = await self.names.show(page.entries)

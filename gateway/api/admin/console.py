@@ -18,11 +18,11 @@ from gateway.tenants.names import TenantNames
 from gateway.tenants.sessions import Link, LinkStore, OpenSession, SessionStore, describe_link
 from gateway.tenants.store import TenantStore
 
-_Label = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+PersonName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
 class _NewInvitation(Schema):
-    name: _Label
+    name: PersonName
     role: ConsoleRole
     tenant: Name | None = None
 

@@ -22,10 +22,12 @@ from starlette.types import Receive, Scope, Send
 from gateway.api.admin import Handlers
 from gateway.api.admin.periods import parse_month
 from gateway.api.admin.schemas import QueryFields, Schema, read_document
-from gateway.api.admin.usage import UsageSection, parse_by
+from gateway.api.admin.usage import UsageSection
+from gateway.api.admin.usage_columns import check_hours, parse_by
 from gateway.api.bodies import BodyLimits, json_response
 from gateway.api.refusals import refused_value, wrong_value
 from gateway.api.usage_amounts import describe_record
+from gateway.domain.attribution import RequestFilter
 from gateway.domain.audit import Actor
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import GroupBy, UsageFilter
@@ -130,22 +132,26 @@ class ExportSection:
         if form not in _FORMATS:
             raise wrong_value("format", form, _FORMATS)
         selection = UsageFilter(*self.usage.parse_days(query), query.text("tenant"))
-        texts = {name: query.text(name) for name in ("by", "tag")}
+        columns = query.text("by")
+        if columns is not None and form != "csv":
+            raise refused_value("by", f"format={form} has every request's own. Use it with format=csv.")
+        by = parse_by(columns)
+        check_hours(by, selection)
+        wanted = self.usage.parse_wanted(query, by)
+        if wanted.tag and wanted.tag.value is None and form != "csv":
+            raise refused_value("tag", f"format={form} has every request's own. Use KEY=VALUE, or format=csv.")
         has_bom = query.text("bom")
         if has_bom not in {None, "true", "false"}:
             raise refused_value("bom", "expected true or false.")
+        if has_bom == "true" and form == "jsonl":
+            raise refused_value("bom", "JSON Lines have no byte order mark. Use it with format=csv or format=focus.")
         query.reject_unknown()
-        for name, text in texts.items():
-            if text is not None and form != "csv":
-                raise refused_value(name, f"format={form} has every request's own. Use it with format=csv.")
-        by = parse_by(texts["by"], None)
-        tag = self.usage.parse_tag(texts["tag"], None, by) if form == "csv" else None
         lines = {
-            "csv": self.exports.csv(selection, by, tag),
-            "focus": self.exports.focus(selection),
-            "jsonl": self._records(selection),
+            "csv": self.exports.csv(selection, by, wanted),
+            "focus": self.exports.focus(selection, wanted),
+            "jsonl": self._records(selection, wanted),
         }[form]
-        start = b"\xef\xbb\xbf" if has_bom == "true" and form != "jsonl" else b""
+        start = b"\xef\xbb\xbf" if has_bom == "true" else b""
         spool = await self._render(lines, start)
         kind = "application/jsonl" if form == "jsonl" else "text/csv; charset=utf-8; header=present"
         known = request.headers.get("if-none-match", "")
@@ -180,8 +186,8 @@ class ExportSection:
             raise refused_value("from", why) from None
         return spool
 
-    async def _records(self, selection: UsageFilter) -> AsyncIterator[str]:
-        async for record in self.exports.records(selection):
+    async def _records(self, selection: UsageFilter, wanted: RequestFilter) -> AsyncIterator[str]:
+        async for record in self.exports.records(selection, wanted):
             yield json.dumps(describe_record(record), default=str, separators=(",", ":")) + "\n"
 
 

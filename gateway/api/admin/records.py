@@ -1,4 +1,7 @@
-"""`/admin/v1/usage/records`: the ledger's records, oldest or newest first, and those of one request."""
+"""`/admin/v1/usage/records`: the ledger's records, oldest or newest first, and those of one request.
+
+Oldest first they are by tenant within each day, as an export needs them; newest first by time over all tenants.
+"""
 
 from dataclasses import astuple, dataclass, fields
 from datetime import date

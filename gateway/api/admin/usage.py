@@ -4,7 +4,7 @@ Cursors are opaque and encode the filter of the first page, so that paging is st
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Annotated, Final, TypeVar
@@ -17,15 +17,14 @@ from starlette.responses import Response
 from gateway.api.admin import Handlers
 from gateway.api.admin.periods import check_days, days_before, parse_period
 from gateway.api.admin.schemas import QueryFields
+from gateway.api.admin.usage_columns import check_hours, parse_by, parse_tag
 from gateway.api.bodies import json_response
-from gateway.api.refusals import excerpt, listed, refused_value, wrong_value
-from gateway.domain.attribution import TagFilter
+from gateway.api.refusals import refused_value, wrong_value
+from gateway.domain.attribution import RequestFilter
 from gateway.domain.audit import Actor
 from gateway.domain.calendar import UTC_CALENDAR, Calendar
-from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.usage import (
     MEASURES,
-    SPLITS,
     Group,
     GroupBy,
     TenantDay,
@@ -35,12 +34,13 @@ from gateway.domain.usage import (
 )
 from gateway.metering.exports import amounts_document
 from gateway.metering.ledger import Ledger
+from gateway.metering.record_sums import fill
 from gateway.metering.verification import LedgerVerifier
 from gateway.providers.replies import JSON_DECODE_ERRORS
+from gateway.tenants.key_list import KeyList
 from gateway.tenants.names import TenantNames
 
 _ROWS_MAX: Final = 1000
-_NO_TAGS: Final = "No tag has sums: [attribution] keys names none."
 _Total = Annotated[tuple[int, ...], Meta(min_length=len(MEASURES), max_length=len(MEASURES))]
 
 
@@ -58,8 +58,13 @@ class _ReportCursor(PageCursor, frozen=True, tag="report"):
     by: str
     after: Group
     total: _Total
-    filter: str | None = None
-    """The tag."""
+    tag: str | None = None
+    model: str | None = None
+    key: str | None = None
+
+    @property
+    def wanted(self) -> dict[str, str | None]:
+        return {"tag": self.tag, "model": self.model, "key": self.key}
 
 
 class _VerifyCursor(PageCursor, frozen=True, tag="verify"):
@@ -98,6 +103,7 @@ class UsageSection:
     verifier: LedgerVerifier
     clock: Callable[[], float]
     names: TenantNames
+    keys: KeyList
     calendar: Calendar = UTC_CALENDAR
     tag_keys: tuple[str, ...] = ()
     """Of the tags that have sums."""
@@ -115,8 +121,9 @@ class UsageSection:
         """Returns the response, and the number of sums that it took. Raises: GatewayError."""
         query = QueryFields(request)
         cursor, selection = self.parse(query, _ReportCursor, bounds.tenant if bounds else None)
-        by = parse_by(query.text("by"), cursor)
-        tag = self.parse_tag(query.text("tag"), cursor, by)
+        by = _parse_columns(query, cursor)
+        wanted = self.parse_wanted(query, by, cursor.wanted if cursor else None)
+        check_hours(by, selection)
         if bounds:
             bounds.check(by, selection)
         limit = query.integer("limit", 1, _ROWS_MAX, _ROWS_MAX)
@@ -124,23 +131,31 @@ class UsageSection:
             raise wrong_value("compare", str(compare), ["previous"])
         query.reject_unknown()
         after, total = (cursor.after, UsageTotals(*cursor.total)) if cursor else (None, None)
-        report = UsageReport(by, limit, after, total, tag)
-        await self.ledger.fill(report, selection)
+        report = UsageReport(by, limit, after, total, wanted)
+        await fill(self.ledger, report, selection)
         rows, columns = report.rows(), [column.value for column in by]
         data = [dict(zip(columns, group, strict=True)) | amounts_document(sums) for group, sums in rows]
         following = None
         if report.has_more:
             sums, place = tuple(report.total.of(measure) for measure in MEASURES), (",".join(columns), rows[-1][0])
-            of = (selection.first, selection.last, selection.tenant)
-            following = _ReportCursor(*of, *place, sums, str(tag) if tag else None)
-        body = {"by": columns, "data": await self.names.show(data), "total": amounts_document(report.total)}
+            of, tag = (selection.first, selection.last, selection.tenant), str(wanted.tag) if wanted.tag else None
+            following = _ReportCursor(*of, *place, sums, tag, wanted.model, wanted.key)
+        data = await self.names.show(await self._with_labels(data))
+        body = {"by": columns, "data": data, "total": amounts_document(report.total)}
         if compare:
-            body["previous"] = await self._previous(selection, by, tag)
+            body["previous"] = await self._previous(selection, wanted)
         return self.page(selection, body, following), report.groups_read
 
-    async def _previous(self, of: UsageFilter, by: tuple[GroupBy, ...], tag: TagFilter | None) -> dict[str, object]:
-        """Returns the total of as many days directly before. Costs as much as a first page."""
-        before, report = days_before(of), UsageReport(by, 1, tag=tag)
+    async def _with_labels(self, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        """Returns the rows with the present label of each `key`; None if there is no such key any more."""
+        if not rows or "key" not in rows[0]:
+            return rows
+        labels = await self.keys.labels(sorted({str(row["key"]) for row in rows}))
+        return [row | {"label": labels.get(str(row["key"]))} for row in rows]
+
+    async def _previous(self, of: UsageFilter, wanted: RequestFilter) -> dict[str, object]:
+        """Returns the total of as many days directly before. Costs as much as a first page by day."""
+        before, report = days_before(of), UsageReport((GroupBy.DAY,), 1, wanted=wanted)
         await self.ledger.fill(report, before)
         return {"from": before.first, "to": before.last, "total": amounts_document(report.total)}
 
@@ -220,50 +235,28 @@ class UsageSection:
                 raise refused_value("cursor", f"it belongs to a request with another '{name}'.")
         return cursor, UsageFilter(cursor.first, cursor.last, cursor.tenant)
 
-    def parse_tag(self, text: str | None, cursor: _ReportCursor | None, by: tuple[GroupBy, ...]) -> TagFilter | None:
-        """Parses `tag`, which is KEY or KEY=VALUE. Raises: GatewayError INVALID_VALUE, MISSING_PARAMETER."""
-        if cursor and text not in {None, cursor.filter}:
-            raise refused_value("cursor", "it belongs to a request with another 'tag'.")
-        text = cursor.filter if cursor else text
-        splits = [group.value for group in by if group in SPLITS and (group is not GroupBy.TAG or text is None)]
-        if text is not None:
-            splits.append(GroupBy.TAG.value)
-        if splits[1:]:
-            raise refused_value("by", f"usage by {listed(splits)} has separate sums. Ask for one of them at a time.")
-        keys = f"Tags with sums: {', '.join(self.tag_keys)}." if self.tag_keys else _NO_TAGS
-        if text is None:
-            if GroupBy.TAG in by:
-                raise GatewayError(
-                    ErrorCode.MISSING_PARAMETER,
-                    f"Missing required parameter: 'tag', the key of the tag to group by. {keys}",
-                    param="tag",
-                )
-            return None
-        key, is_filter, value = text.partition("=")
-        if key not in self.tag_keys:
-            raise refused_value(
-                "tag", f"expected KEY or KEY=VALUE of a tag with sums, but got '{excerpt(key)}'. {keys}"
-            )
-        if is_filter and not value:
-            raise refused_value("tag", "the value is empty. Leave out '=' to group by all values.")
-        return TagFilter(key, value if is_filter else None)
+    def parse_wanted(
+        self, query: QueryFields, by: tuple[GroupBy, ...], continued: Mapping[str, str | None] | None = None
+    ) -> RequestFilter:
+        """Parses `tag`, `model` and `key`, or takes those of the page that is continued.
+
+        Raises: GatewayError INVALID_VALUE, MISSING_PARAMETER.
+        """
+        values = {name: query.text(name) for name in ("tag", "model", "key")}
+        of = continued or values
+        for name, value in values.items():
+            if value not in {None, of[name]}:
+                raise refused_value("cursor", f"it belongs to a request with another '{name}'.")
+        return RequestFilter(of["model"], of["key"], parse_tag(of["tag"], self.tag_keys, by))
 
 
-def parse_by(text: str | None, cursor: _ReportCursor | None) -> tuple[GroupBy, ...]:
-    """Parses the grouping columns, in order. Raises: GatewayError INVALID_VALUE."""
-    known = {group.value: group for group in GroupBy}
-
-    def parse(text: str) -> tuple[GroupBy, ...]:
-        names = [name.strip() for name in text.split(",")]
-        for name in names:
-            if name not in known:
-                raise wrong_value("by", name, list(known))
-        return tuple(dict.fromkeys(known[name] for name in names))
-
+def _parse_columns(query: QueryFields, cursor: _ReportCursor | None) -> tuple[GroupBy, ...]:
+    """Parses the grouping columns, or takes those of the cursor. Raises: GatewayError INVALID_VALUE."""
+    text = query.text("by")
     if cursor is None:
-        return parse(text or GroupBy.DAY.value)
-    by = parse(cursor.by)
-    if text and parse(text) != by:
+        return parse_by(text)
+    by = parse_by(cursor.by)
+    if text and parse_by(text) != by:
         raise refused_value("cursor", "it belongs to a request with another 'by'.")
     if len(cursor.after) != len(by):
         raise refused_value("cursor", "expected the 'next_cursor' of an earlier response.")

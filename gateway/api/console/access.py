@@ -24,7 +24,7 @@ from gateway.tenants.sessions import Grant, OpenSession, SessionStore
 COOKIE: Final = "__Host-imagegate"
 """The prefix `__Host-` makes browsers refuse it without `Secure`, with a domain, or for a part of the paths."""
 OWN_HEADER: Final = "x-imagegate-console"
-_SAFE: Final = frozenset({"GET", "HEAD"})
+SAFE: Final = frozenset({"GET", "HEAD"})
 _MAX_CHARS: Final = 128
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -71,7 +71,7 @@ class ConsoleAccess:
         if grant.role.has_tenant:
             raise refused(grant.role, permission)
         request.scope["state"][HELD] = PERMISSIONS[grant.role]
-        return Actor(grant.subject, context_of(request).id)
+        return Actor(grant.subject, context_of(request).id, grant.role)
 
 
 def refused(role: ConsoleRole, permission: str) -> GatewayError:
@@ -80,7 +80,7 @@ def refused(role: ConsoleRole, permission: str) -> GatewayError:
 
 def check_origin(request: Request) -> None:
     """Refuses what a page of another site may have sent. Raises: GatewayError CROSS_SITE_REQUEST."""
-    if request.method in _SAFE:
+    if request.method in SAFE:
         return
     headers = request.headers
     if OWN_HEADER not in headers:

@@ -1,6 +1,6 @@
 // @ts-check
 /** Changes of tenants, keys and provider keys: who, what, before and after. */
-import { empty, h, words, when } from "./core.js";
+import { empty, h, utc, words, when } from "./core.js";
 import { pager, table } from "./ui.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -28,5 +28,5 @@ function change(row) {
 export function flat(value, prefix = "") {
   if (value === null || value === undefined) return {};
   if (typeof value !== "object" || Array.isArray(value)) return { [prefix]: Array.isArray(value) ? value.join(", ") : String(value) };
-  return Object.assign({}, ...Object.entries(value).map(([name, each]) => flat(each, prefix ? `${prefix}.${name}` : name)));
+  return Object.assign({}, ...Object.entries(value).map(([name, each]) => flat(/_at$|_until$/.test(name) && typeof each === "number" ? utc(each) : each, prefix ? `${prefix}.${name}` : name)));
 }

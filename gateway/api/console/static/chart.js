@@ -11,6 +11,8 @@ const GUTTER_PX = 52;
 const TOP = 14;
 const BOTTOM = 24;
 const GRID_LINES = 4;
+const DAY_MS = 86_400_000;
+const DAYS_MAX = 92;
 
 /** Rounds up to a number of the form 1, 2, 2.5 or 5 times a power of ten. @param {number} value */
 export function ceiling(value) {
@@ -40,6 +42,14 @@ function draw(bars, unit, width) {
       fromEnd % labelEvery === 0 && svg("text", { x: fromEnd ? middle : Math.min(middle + thick / 2, width), y: HEIGHT - 6, class: "label", "text-anchor": fromEnd ? "middle" : "end" }, bar.label));
   });
   return [lines, drawn];
+}
+
+/** Returns a row for each day of a range; days without a request have none of the API. @param {{from: string, to: string, data: Row[]}} report @returns {Row[]} */
+export function everyDay({ from, to, data }) {
+  const [first, days] = [Date.parse(from), Math.round((Date.parse(to) - Date.parse(from)) / DAY_MS) + 1];
+  if (!(days > 0 && days <= DAYS_MAX)) return data;
+  const found = new Map(data.map((row) => [row.day, row]));
+  return [...Array(days).keys()].map((index) => new Date(first + index * DAY_MS).toISOString().slice(0, 10)).map((day) => found.get(day) ?? { day, usd: "0" });
 }
 
 /** Draws bars in the width that there is. @param {{title: string, sentence: string, bars: Bar[], unit: (value: number) => string, columns: [string, string]}} options */

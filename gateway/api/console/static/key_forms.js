@@ -1,7 +1,7 @@
 // @ts-check
 /** API keys: the table of them, and the dialogs that create, change, rotate and revoke one. */
 import { badge, call, empty, h, link, may, scoped, usd, when } from "./core.js";
-import { announce, confirmation, copyable, dialog, editor, flags, form, table } from "./ui.js";
+import { announce, confirmation, copyable, editor, flags, maker, rowButton, table } from "./ui.js";
 import { limitFields, limitFlags, limitsOf, limitWords } from "./limits.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -37,8 +37,7 @@ function state(key) {
 function actions(context, key) {
   if (key.revoked_at || key.declared) return h("span", { class: "note" }, key.declared ? "in the configuration" : "");
   const name = key.label || key.id;
-  const button = (/** @type {string} */ label, /** @type {() => void} */ onclick) => h("button", { type: "button", class: "plain", "aria-label": `${label} ${name}`, onclick }, label);
-  return h("span", { class: "rowactions" }, button("Change", () => changeKey(context, key)), button("Rotate", () => rotateKey(context, key)), button("Revoke", () => revokeKey(context, key)));
+  return h("span", { class: "rowactions" }, rowButton("Change", name, () => changeKey(context, key)), rowButton("Rotate", name, () => rotateKey(context, key)), rowButton("Revoke", name, () => revokeKey(context, key)));
 }
 
 /** @param {Context} context @param {Row} key */
@@ -64,32 +63,21 @@ const keyFlags = (values, key) => flags({ label: values.label !== (key?.label ??
 /** Creates a key and shows it once. @param {Context} context @param {string} [tenant] */
 export function createKey(context, tenant) {
   const own = context.session.tenant;
-  dialog("Create key", (close) => {
-    const body = h("div", null, form({
-      fields: [
-        ...(own || tenant ? [] : [{ name: "tenant", label: "Tenant", required: true }]),
-        { name: "label", label: "Label", required: true, help: "What uses the key, as web or ci." },
-        { name: "days", label: "Days until it expires", inputmode: "numeric", pattern: "[1-9]\\d{0,4}", help: "Empty: it never expires." },
-        ...(own ? [] : [{ name: "role", label: "Use", choices: { "": "Makes images", lead: "Manages the tenant's keys (lead)" } }]),
-        ...limitFields()],
-      action: "Create key", cancel: close, command: (values) => `${command(context, "create", tenant ?? values.tenant)}${keyFlags(values)}`,
-      submit: (values) => call("POST", own ? "/console/tenant/keys" : `/admin/v1/tenants/${encodeURIComponent(tenant ?? values.tenant)}/keys`, { body: keyBody(values) }),
-      done: (made) => showSecret(body, made, close),
-    }));
-    return body;
-  }, context.reload);
+  maker(context, "Create key", {
+    fields: [
+      ...(own || tenant ? [] : [{ name: "tenant", label: "Tenant", required: true }]),
+      { name: "label", label: "Label", required: true, help: "What uses the key, as web or ci." },
+      { name: "days", label: "Days until it expires", inputmode: "numeric", pattern: "[1-9]\\d{0,4}", help: "Empty: it never expires." },
+      ...(own ? [] : [{ name: "role", label: "Use", choices: { "": "Makes images", lead: "Manages the tenant's keys (lead)" } }]),
+      ...limitFields()],
+    action: "Create key", command: (/** @type {Row} */ values) => `${command(context, "create", tenant ?? values.tenant)}${keyFlags(values)}`,
+    submit: (/** @type {Row} */ values) => call("POST", own ? "/console/tenant/keys" : `/admin/v1/tenants/${encodeURIComponent(tenant ?? values.tenant)}/keys`, { body: keyBody(values) }),
+  }, secretOf);
 }
 
-/** @param {HTMLElement} place @param {Row} made @param {() => void} close */
-function showSecret(place, made, close) {
-  const done = h("button", { type: "button", class: "primary", onclick: close }, "I have stored it");
-  place.replaceChildren(
-    h("p", { class: "told done" }, "This is the only time that the key is shown. Store it now."),
-    copyable(made.key, "The key"), h("h3", null, "For a program"), copyable(`export OPENAI_API_KEY=${made.key}`, "Environment variable"),
-    h("div", { class: "buttons" }, done));
-  place.querySelector("button")?.focus();
-  announce("The key is created. It is shown once.");
-}
+/** @param {Row} made */
+const secretOf = (made) => ({ text: "This is the only time that the key is shown. Store it now.", secret: made.key, label: "The key",
+  more: [h("h3", null, "For a program"), copyable(`export OPENAI_API_KEY=${made.key}`, "Environment variable")] });
 
 /** @param {Context} context @param {Row} key */
 const changeKey = (context, key) => editor(context, `Change ${key.label || key.id}`, {
@@ -102,16 +90,12 @@ const changeKey = (context, key) => editor(context, `Change ${key.label || key.i
 /** @param {Context} context @param {Row} key */
 function rotateKey(context, key) {
   const graces = { 86400: "24 hours", 604800: "7 days", 3600: "1 hour", 0: "not at all: it is refused at once" };
-  dialog(`Rotate ${key.label || key.id}`, (close) => {
-    const body = h("div", null, form({
-      intro: h("p", null, "The key gets a new secret. ID, label and limits stay. Programs have until the old secret expires to change."),
-      fields: [{ name: "grace", label: "The old secret stays valid for", choices: graces, value: "86400" }],
-      action: "Rotate", cancel: close, command: ({ grace }) => `${command(context, "rotate", key.tenant)} ${key.id} --grace ${grace === "0" ? 0 : `${Number(grace) / 3600}h`}`,
-      submit: ({ grace }) => call("POST", `${pathOf(context, key)}/rotate`, { body: { grace_s: Number(grace) } }),
-      done: (made) => showSecret(body, made, close),
-    }));
-    return body;
-  }, context.reload);
+  maker(context, `Rotate ${key.label || key.id}`, {
+    intro: h("p", null, "The key gets a new secret. ID, label and limits stay. Programs have until the old secret expires to change."),
+    fields: [{ name: "grace", label: "The old secret stays valid for", choices: graces, value: "86400" }],
+    action: "Rotate", command: (/** @type {Row} */ { grace }) => `${command(context, "rotate", key.tenant)} ${key.id} --grace ${grace === "0" ? 0 : `${Number(grace) / 3600}h`}`,
+    submit: (/** @type {Row} */ { grace }) => call("POST", `${pathOf(context, key)}/rotate`, { body: { grace_s: Number(grace) } }),
+  }, secretOf);
 }
 
 /** @param {Context} context @param {Row} key */

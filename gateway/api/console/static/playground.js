@@ -1,12 +1,14 @@
 // @ts-check
 /** The playground: a request with its cost before, its wait, its pictures, its cost after, and the code for it. */
-import { duration, empty, get, h, heading, href, link, plural, problem, replace, request, section, usd } from "./core.js";
+import { duration, empty, get, h, heading, href, int, link, plural, problem, replace, request, section, usd } from "./core.js";
 import { control, copyable, facts, valuesOf } from "./ui.js";
 import { curl, node, pythonCode } from "./snippets.js";
 
 /** @typedef {import("./core.js").Row} Row */
 /** @typedef {import("./core.js").Context} Context */
 const TIMEOUT_S = 600;
+const FIRST_LOOK_MS = 1000;
+const LOOK_MS = 5000;
 const FORMATS = { "": "The model's own", png: "PNG", jpeg: "JPEG", webp: "WebP" };
 const LANGUAGES = /** @type {Record<string, (body: Row, file: string | null) => string>} */ ({ curl, Python: pythonCode, Node: node });
 
@@ -33,6 +35,7 @@ export default async function playground(context) {
 function bench(context, models, tenant) {
   const results = h("div", { class: "results" }, h("div", { class: "stage" }, h("p", null, "The images appear here.")));
   const about = h("p", { class: "note" });
+  const sizes = h("datalist", { id: "sizes" });
   const code = h("div", null);
   const button = h("button", { type: "submit", class: "primary" }, "Make images");
   /** @type {{name: string, url: string} | null} */
@@ -48,8 +51,8 @@ function bench(context, models, tenant) {
   [{ name: "prompt", label: "Prompt", rows: 5, required: true, value: context.query.get("prompt") ?? "" },
     { name: "model", label: "Model", choices: Object.fromEntries(models.map((model) => [model.id, model.id])), value: context.query.get("model") ?? models[0]?.id }].map(control), about,
   h("div", { class: "grid" }, [
-    { name: "n", label: "Images", type: "number", min: 1, max: 10, value: 1 }, { name: "size", label: "Size", placeholder: "1024x1024", pattern: "auto|\\d+x\\d+" },
-    { name: "output_format", label: "Format", choices: FORMATS }, { name: "seed", label: "Seed", inputmode: "numeric", pattern: "-?\\d+", placeholder: "random" }].map(control)),
+    { name: "n", label: "Images", type: "number", min: 1, max: 10, value: 1 }, { name: "size", label: "Size", placeholder: "1024x1024", pattern: "auto|\\d+x\\d+", list: "sizes" },
+    { name: "output_format", label: "Format", choices: FORMATS }, { name: "seed", label: "Seed", inputmode: "numeric", pattern: "-?\\d+", placeholder: "random" }].map(control)), sizes,
   control({ name: "picture", label: "Picture to edit", type: "file", help: "Optional. Choose none to make a new image." }),
   h("div", { class: "buttons" }, button));
   const file = /** @type {any} */ (element.elements.namedItem("picture"));
@@ -63,7 +66,8 @@ function bench(context, models, tenant) {
   const update = () => {
     const values = valuesOf(element);
     const model = models.find((each) => each.id === values.model) ?? {};
-    about.textContent = aboutModel(model, Number(values.n) || 1);
+    replace(about, aboutModel(model, Number(values.n) || 1));
+    replace(sizes, [...new Set(String(model.capabilities?.sizes ?? "").match(/\d+x\d+/g) ?? [])].map((value) => h("option", { value })));
     replace(code, section("Code for this request", copyable(LANGUAGES[language]?.(bodyOf(values), picture?.name ?? null) ?? "", `Code in ${language}`),
       h("div", { class: "actions" }, Object.keys(LANGUAGES).map((name) => h("button", { type: "button", id: `code-${name}`, "aria-pressed": String(name === language), class: name === language ? "" : "plain", onclick() {
         language = name;
@@ -80,8 +84,9 @@ function aboutModel(model, n) {
   const { capabilities = {}, price_per_image_usd: price } = model;
   const micros = price === undefined || price === null ? null : Math.round(Number(price) * 1e6) * n; // a forecast, not a bill
   const sizes = Array.isArray(capabilities.sizes) ? capabilities.sizes.join("; ") : capabilities.sizes;
-  return [micros === null ? null : `At most ${usd((micros / 1e6).toFixed(6).replace(/0{1,4}$/, ""))} for ${plural(n, "image")}.`, sizes && `Sizes: ${sizes}.`,
-    capabilities.edits === undefined ? null : capabilities.edits ? "It edits pictures." : "It does not edit pictures."].filter(Boolean).join(" ");
+  return [micros !== null && h("strong", null, `At most ${usd((micros / 1e6).toFixed(6).replace(/0{1,4}$/, ""))} for ${plural(n, "image")}. `),
+    [sizes && `Sizes: ${sizes}.`, capabilities.prompt_max_chars > 0 && `Prompts of up to ${plural(capabilities.prompt_max_chars, "character")}.`,
+      capabilities.edits === undefined ? null : capabilities.edits ? "It edits pictures." : "It does not edit pictures."].filter(Boolean).join(" ")];
 }
 
 /** Returns the body of a request; empty fields are left out. @param {Row} values @returns {Row} */
@@ -100,9 +105,10 @@ const dataUrl = (blob) => new Promise((resolve, reject) => {
 /** @param {Context} context @param {HTMLElement} place @param {Row} body @param {{url: string} | null} picture @param {string | null} tenant */
 async function run(context, place, body, picture, tenant) {
   const id = crypto.randomUUID();
-  const line = h("p", { role: "status" }, "Sent. The request waits for an account with room, then for the provider.");
+  const line = h("p", { role: "status" }, "Sent.");
   replace(place, h("div", { class: "stage" }, h("progress", { "aria-label": "The request runs" }), line));
   const began = performance.now();
+  const stop = followQueue(context, line, id, tenant);
   try {
     const response = await request("POST", `/console/images/${picture ? "edits" : "generations"}`, {
       query: { tenant }, headers: { "x-request-id": id }, timeout_s: TIMEOUT_S, signal: context.signal,
@@ -114,7 +120,33 @@ async function run(context, place, body, picture, tenant) {
     history.length = Math.min(history.length, 20);
   } catch (error) {
     if (!context.signal.aborted) replace(place, problem(error), h("p", null, link(`/console/requests/${id}`, "What happened to this request")));
+  } finally {
+    stop();
   }
+}
+
+/** Says in `line` at which place of the queue the request waits. Returns: what ends that.
+ * @param {Context} context @param {HTMLElement} line @param {string} id @param {string | null} tenant */
+function followQueue(context, line, id, tenant) {
+  const over = new AbortController();
+  const signal = AbortSignal.any([context.signal, over.signal]);
+  const ask = async () => {
+    if (document.hidden || signal.aborted) return;
+    const seen = await get(`/console/images/waiting/${id}`, { tenant }, signal).catch(() => null); // only the line depends on it
+    const text = waitingText(seen);
+    if (text && line.textContent !== text) line.textContent = text;
+  };
+  const timers = [setTimeout(ask, FIRST_LOOK_MS), setInterval(ask, LOOK_MS)];
+  signal.addEventListener("abort", () => timers.forEach(clearTimeout));
+  return () => over.abort();
+}
+
+/** @param {Row | null} seen */
+export function waitingText(seen) {
+  if (!seen) return "";
+  if (!seen.waiting) return "The provider makes the images.";
+  const forecast = seen.forecast_s === null ? "When it is sent cannot be forecast." : seen.forecast_s < 1 ? "It is sent within a second." : `It is sent in about ${duration(seen.forecast_s * 1000)}.`;
+  return `In the queue at place ${int(seen.place)}. ${forecast}`;
 }
 
 const TYPES = /** @type {Record<string, string>} */ ({ png: "image/png", jpeg: "image/jpeg", webp: "image/webp", gif: "image/gif" });

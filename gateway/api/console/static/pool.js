@@ -1,7 +1,7 @@
 // @ts-check
 /** The pool: upstreams, accounts and provider keys with their states in words, room, and what an operator may do. */
-import { badge, call, duration, empty, get, h, heading, int, link, may, section, usd, when, words } from "./core.js";
-import { act, choice, dialog, editor, facts, flags, search, table } from "./ui.js";
+import { badge, call, duration, empty, get, h, heading, int, link, may, section, shell, usd, when, words } from "./core.js";
+import { act, choice, cli, dialog, editor, facts, flags, rowButton, search, table } from "./ui.js";
 
 /** @typedef {import("./core.js").Row} Row */
 /** @typedef {import("./core.js").Context} Context */
@@ -19,8 +19,11 @@ export function reason(row) {
   if (row.state === "ready") return "–";
   if (row.state === "disabled" || row.state === "draining") return ["by ", row.held_by || "an operator", ", ", when(row.since)];
   const model = row.model ? ` for ${row.model} only` : "";
-  return [`${cause || "an error"}${model}, since `, when(row.since), row.until ? [", retry ", when(row.until)] : null];
+  return [`${cause || "an error"}${model}, since `, when(row.since), !row.until ? null : row.until > Date.now() / 1000 ? [", retry ", when(row.until)] : "; the next call tries it"];
 }
+
+/** @param {Row} row */
+const fullName = (row) => [row.upstream, row.account, row.key].filter(Boolean).join("/");
 
 /** @param {Row} key */
 export const pathOf = (key) => [key.upstream, key.account, key.key].filter(Boolean).map(encodeURIComponent).join("/");
@@ -44,9 +47,10 @@ export default async function pool(context) {
 function ofUpstream(context, upstream, canWrite, keep) {
   const keys = upstream.accounts.flatMap((/** @type {Row} */ account) => account.keys).filter(keep);
   const accounts = upstream.accounts.filter((/** @type {Row} */ account) => keep(account) || account.keys.some(keep));
-  const lift = upstream.state === "cooling" && canWrite && h("button", { type: "button", onclick: () => act(context, () => call("PATCH", `/admin/v1/pool/${encodeURIComponent(upstream.name)}`, { body: { state: "ready" } }), "The cooldown is ended.") }, "End cooldown");
+  const [enable, ready] = [`imagegate pool enable ${shell(upstream.name)}`, upstream.accounts.filter((/** @type {Row} */ account) => account.state === "ready").length];
+  const lift = upstream.state === "cooling" && canWrite && h("button", { type: "button", title: enable, onclick: () => act(context, () => call("PATCH", `/admin/v1/pool/${encodeURIComponent(upstream.name)}`, { body: { state: "ready" } }), "The cooldown is ended.", enable) }, "End cooldown");
   return section(upstream.name, [
-    facts([["State", [stateBadge(upstream.state), upstream.state !== "ready" && h("span", { class: "note" }, " ", reason(upstream))]], ["Waiting", `${int(upstream.waiting)} interactive, ${int(upstream.waiting_batch)} batch`],
+    facts([["State", [stateBadge(upstream.state), upstream.state !== "ready" && h("span", { class: "note" }, " ", reason(upstream))]], ["Accounts ready", `${int(ready)} of ${int(upstream.accounts.length)}`], ["Waiting", `${int(upstream.waiting)} interactive, ${int(upstream.waiting_batch)} batch`],
       ["Calls in the last minute", int(upstream.calls_last_minute)], ["Retries in the last minute", int(upstream.retries_last_minute)]]),
     h("h3", null, "Accounts"),
     table(`Accounts of ${upstream.name}`, [
@@ -58,7 +62,8 @@ function ofUpstream(context, upstream, canWrite, keep) {
     table(`Keys of ${upstream.name}`, [
       { label: "Key", cell: (row) => [link(`/console/pool/${pathOf(row)}`, `${row.account}/${row.key}`), h("span", { class: "note mono" }, row.fingerprint)] },
       { label: "State", cell: (row) => stateBadge(row.state) }, { label: "Why", wide: true, cell: reason },
-      { label: "Actions", num: true, hidden: !canWrite, cell: (row) => [h("button", { type: "button", class: "plain", "aria-label": `Probe ${row.account}/${row.key}`, onclick: () => probe(context, row) }, "Probe"), holds(context, row)] }], keys, { none: empty("No key matches.") }),
+      { label: "Actions", num: true, hidden: !canWrite, cell: (row) => [rowButton("Probe", `${row.account}/${row.key}`, () => probe(context, row), `imagegate pool probe ${shell(fullName(row))}`), holds(context, row)] }], keys, { none: empty("No key matches.") }),
+    canWrite && cli(...["list", "probe", "drain", "disable", "enable"].map((verb) => `imagegate pool ${verb}${verb === "list" ? "" : ` ${shell(upstream.name)}/ACCOUNT/KEY`}`)),
   ], lift);
 }
 
@@ -70,17 +75,21 @@ export function holds(context, row) {
   const name = `${row.account}${row.key ? `/${row.key}` : ""}`;
   const held = row.state === "disabled" || row.state === "draining";
   const choices = held ? { Enable: "ready" } : { Drain: "draining", Disable: "disabled" };
-  return h("span", { class: "rowactions" }, Object.entries(choices).map(([label, state]) => h("button", { type: "button", class: "plain", "aria-label": `${label} ${name}`,
-    onclick: () => act(context, () => call("PATCH", `/admin/v1/pool/${pathOf(row)}`, { body: { state } }), `${name}: ${words(state)}.`) }, label)));
+  return h("span", { class: "rowactions" }, Object.entries(choices).map(([label, state]) => {
+    const command = `imagegate pool ${label.toLowerCase()} ${shell(fullName(row))}`;
+    return rowButton(label, name, () => act(context, () => call("PATCH", `/admin/v1/pool/${pathOf(row)}`, { body: { state } }), `${name}: ${words(state)}.`, command), command);
+  }));
 }
 
 /** Checks a key at the provider, for free. @param {Context} context @param {Row} row */
 export async function probe(context, row) {
   const result = await act(context, () => call("POST", `/admin/v1/pool/${pathOf(row)}/probe`, { timeout_s: 60 }), "The provider responded to the probe.");
-  if (result) dialog(`Probe of ${row.account}/${row.key}`, () => [
-    h("p", { class: `told ${result.works ? "done" : "wrong"}` }, result.works ? "The key works." : `The key does not work: ${words(result.error_code ?? "unknown")}.`),
-    result.detail && h("p", null, result.detail), h("p", { class: "note" }, `The provider responded in ${duration(result.seconds * 1000)}. A probe makes no image and costs nothing.`)]);
+  if (result) dialog(`Probe of ${row.account}/${row.key}`, () => [probed(result), cli(`imagegate pool probe ${shell(fullName(row))}`)]);
 }
+
+/** @param {Row} result */
+export const probed = (result) => [h("p", { class: `told ${result.works ? "done" : "wrong"}` }, result.works ? "The key works." : `The key does not work: ${words(result.error_code ?? "unknown")}.`),
+  result.detail && h("p", null, result.detail), h("p", { class: "note" }, `The provider responded in ${duration(result.seconds * 1000)}. A probe makes no image and costs nothing.`)];
 
 /** @param {Context} context @param {Row[]} upstreams */
 const addKey = (context, upstreams) => editor(context, "Add a provider key", {
@@ -93,4 +102,3 @@ const addKey = (context, upstreams) => editor(context, "Add a provider key", {
   action: "Add key", command: (/** @type {Row} */ values) => `imagegate pool add ${values.upstream}/${values.account || "ACCOUNT"}/${values.key || "KEY"} --secret-env VARIABLE${flags({ "requests-per-minute": values.requests_per_minute, "images-per-minute": values.images_per_minute, "max-concurrency": values.max_concurrency })}`,
   submit: (/** @type {Row} */ values) => call("POST", "/admin/v1/pool", { timeout_s: 60, body: Object.fromEntries(Object.entries(values).filter(([, value]) => value !== "").map(([name, value]) => [name, /minute|concurrency/.test(name) ? Number(value) : value])) }),
 }, "The key is added.");
-

@@ -1,31 +1,69 @@
 // @ts-check
 /** One request explained: what happened, who paid, what each call came to. */
-import { ApiError, duration, empty, get, h, heading, int, link, moment, plural, scoped, section, serves, usd } from "./core.js";
-import { copyButton, facts, table } from "./ui.js";
+import { ApiError, duration, empty, get, h, heading, int, link, moment, plural, problem, replace, scoped, section, serves, shell, usd } from "./core.js";
+import { cli, copyButton, facts, table } from "./ui.js";
 import { outcomeBadge } from "./requests.js";
 
 /** @typedef {import("./core.js").Row} Row */
 const PAGES_MAX = 100;
+const DAY_MS = 86_400_000;
 
 /** @param {import("./core.js").Context} context */
 export default async function requestPage(context) {
-  const { params: [id], session, signal } = context;
+  const { params: [id], query, session, signal } = context;
   const own = Boolean(session.tenant);
-  const [found, refused] = await Promise.all([
-    search(scoped(session, `${own ? "/requests" : "/usage/records"}/${encodeURIComponent(id)}`), signal).catch(missing),
-    serves(session, "/refusals") ? get(scoped(session, "/refusals"), { request_id: id, limit: 20 }, signal) : { data: [] },
-  ]);
-  const records = found ? (found.data ?? [found]) : [];
-  const title = heading("Request", copyButton(id, "Copy ID"), [link("/console/requests", "Requests"), " / ", h("code", null, id)]);
-  if (!records.length && !refused.data.length) return [title, empty("No record of the last 30 days has this ID.", `imagegate usage export --format jsonl | grep ${id}`)];
-  return [title, records.map((/** @type {Row} */ record) => describe(record, own)), refused.data.map(refusal)];
+  const path = scoped(session, `${own ? "/requests" : "/usage/records"}/${encodeURIComponent(id)}`);
+  const near = query.get("day") ? search(path, { ...aroundDay(query.get("day") ?? ""), ...(own ? {} : { tenant: query.get("tenant") }) }, signal) : null;
+  const [records, refused] = await Promise.all([near ?? [], serves(session, "/refusals") ? searchRefusals(scoped(session, "/refusals"), id, signal) : []]);
+  const place = h("div", { class: "results" });
+  if (records.length) replace(place, shown(id, records, refused, own));
+  else void searchAll(place, path, refused, { id, own, signal });
+  return [heading("Request", copyButton(id, "Copy ID"), [link("/console/requests", "Requests"), " / ", h("code", null, id)]), place];
 }
 
-/** Reads pages until one has the request; the API reads a bounded part at a time. @param {string} path @param {AbortSignal} signal */
-async function search(path, signal) {
-  let page = await get(path, { last: "30d" }, signal);
-  for (let pages = 1; !page.data.length && page.next_cursor && pages < PAGES_MAX; pages += 1) page = await get(path, { last: "30d", cursor: page.next_cursor }, signal);
-  return page;
+/** @param {string} id @param {Row[]} records @param {Row[]} refused @param {boolean} own */
+const shown = (id, records, refused, own) => [records.map((record) => describe(record, own)), refused.map(refusal),
+  !own && cli(`imagegate usage records --last 30d --request-id ${shell(id)}`, ...(refused.length ? [`imagegate refusals --request-id ${shell(id)}`] : []))];
+
+/** Searches the records of 30 days, newest first, and shows how far it is.
+ * @param {HTMLElement} place @param {string} path @param {Row[]} refused @param {{id: string, own: boolean, signal: AbortSignal}} options */
+async function searchAll(place, path, refused, { id, own, signal }) {
+  const line = h("p", { role: "status", class: "note" }, "Searching the records of 30 days, newest first…");
+  replace(place, refused.map(refusal), h("div", null, h("progress", { "aria-label": "The records are searched" }), line));
+  try {
+    const records = await search(path, { last: "30d", order: "desc" }, signal, (parts) => {
+      if (parts % 5 === 0) line.textContent = `Searching the records of 30 days, newest first: ${plural(parts, "part")} read…`;
+    });
+    if (records.length || refused.length) replace(place, shown(id, records, refused, own));
+    else replace(place, empty("No record of the last 30 days and no kept refusal has this ID.", own ? undefined : `imagegate usage records --from DAY --request-id ${shell(id)}`));
+  } catch (error) {
+    if (!signal.aborted) replace(place, refused.map(refusal), problem(error));
+  }
+}
+
+/** Returns the days around one: the gateway's days may be those of another zone. @param {string} day */
+export function aroundDay(day) {
+  const [middle, today] = [Date.parse(day), Date.now()];
+  const write = (/** @type {number} */ at) => new Date(at).toISOString().slice(0, 10);
+  return Number.isNaN(middle) ? { last: "30d" } : { from: write(middle - DAY_MS), to: write(Math.min(middle + DAY_MS, Math.max(today, middle))) };
+}
+
+/** Reads pages until one has the request; the API reads a bounded part at a time.
+ * @param {string} path @param {Row} range @param {AbortSignal} signal @param {(parts: number) => void} [progress] @returns {Promise<Row[]>} */
+async function search(path, range, signal, progress) {
+  let page = await get(path, range, signal).catch(missing);
+  for (let parts = 1; page && !page.data.length && page.next_cursor && parts < PAGES_MAX; parts += 1) {
+    progress?.(parts);
+    page = await get(path, { ...range, cursor: page.next_cursor }, signal);
+  }
+  return page?.data ?? [];
+}
+
+/** @param {string} path @param {string} id @param {AbortSignal} signal @returns {Promise<Row[]>} */
+async function searchRefusals(path, id, signal) {
+  let page = await get(path, { request_id: id, limit: 1000 }, signal);
+  for (let pages = 1; !page.data.length && page.next && pages < PAGES_MAX; pages += 1) page = await get(path, { request_id: id, limit: 1000, before: page.next }, signal);
+  return page.data;
 }
 
 /** @param {any} error */
@@ -72,7 +110,8 @@ export function explain(record) {
 /** @param {Row} row */
 const refusal = (row) => section("Refused", [h("p", { class: "told wrong" }, row.message),
   h("p", null, ADVICE[row.code] ?? "The gateway refused the request before it was sent. It cost nothing."),
-  facts([["Time", moment(row.at)], ["Code", h("code", null, row.code)], ["Status", `HTTP ${row.status}`], ["Tenant", row.tenant], ["Key", row.label || (row.key ?? row.key_id)], ["Model", row.model || "–"]])]);
+  facts([["Time", moment(row.at)], ["Code", h("code", null, row.code)], ["Status", `HTTP ${row.status}`], ["Field", row.param ?? "–"],
+    ...(row.tenant === undefined ? [] : [/** @type {[string, any]} */ (["Tenant", row.tenant ?? "unknown"])]), ["Key", row.label || row.key || "–"], ["Model", row.model || "–"]])]);
 
 const ADVICE = /** @type {Record<string, string>} */ ({
   rate_limited: "A limit of requests, images or concurrency was reached. Clients that wait for retry-after succeed later. An administrator can raise the limit.",

@@ -1,7 +1,7 @@
 // @ts-check
 /** Settings: access, webhooks and alerts, changes, configuration, this gateway. */
-import { badge, call, empty, get, h, heading, may, scoped, section, serves, utc } from "./core.js";
-import { choice, editor, facts, search, table, tabs } from "./ui.js";
+import { badge, call, empty, get, h, heading, may, moment, scoped, section, serves, words } from "./core.js";
+import { choice, cli, editor, facts, flags, search, table, tabs } from "./ui.js";
 import { auditTable } from "./audit.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -13,7 +13,9 @@ export default async function settings(context) {
   const { session, query } = context;
   /** @type {Record<string, string>} */
   const parts = { "": "This gateway" };
-  if (!session.tenant && may(session, "settings.read")) Object.assign(parts, { access: "Access", webhooks: "Webhooks & alerts", ...(serves(session, "/configuration") && { configuration: "Configuration" }) });
+  if (!session.tenant && may(session, "settings.read")) Object.assign(parts, { access: "Access", webhooks: "Webhooks & alerts" });
+  if (!session.tenant && may(session, "configuration.read") && serves(session, "/configuration")) parts.configuration = "Configuration";
+  if (session.tenant && may(session, "members.read") && serves(session, "/members")) parts.members = "Members";
   if (session.tenant && may(session, "tenant.write")) parts.alerts = "Alerts";
   if (may(session, "audit.read")) parts.audit = "Changes";
   const tab = query.get("tab") ?? "";
@@ -21,6 +23,7 @@ export default async function settings(context) {
   const pages = {
     "": () => gateway(context), audit: () => audit(context), configuration: () => configuration(context), alerts: () => alerts(context),
     access: async () => (await import("./access.js")).default(context), webhooks: async () => (await import("./webhooks.js")).default(context),
+    members: async () => (await import("./members.js")).members(context, session.tenant ?? ""),
   };
   return [heading("Settings"), tabs(context, "tab", parts, "Parts of the settings"), await (tab in parts ? pages[tab] : pages[""])?.()];
 }
@@ -32,8 +35,9 @@ async function gateway({ session, signal }) {
   return [
     section("Gateway", facts([["Version", session.version], ["Readiness", badge(tones[ready.status] ?? "off", ready.status ?? "unknown")], ["Time zone of days and months", session.time_zone], ["Organisation", session.organisation || "–"]])),
     ready.reasons?.length > 0 && h("ul", { class: "list" }, ready.reasons.map((/** @type {string} */ text) => h("li", null, text, ""))),
-    section("Your session", facts([["Signed in as", session.label], ["Identity", session.subject], ["Role", session.role], ["May", session.may?.join(", ")],
-      ["Ends at the latest", session.expires_at ? utc(session.expires_at) : "–"], ["Ends when idle", session.idle_expires_at ? utc(session.idle_expires_at) : "–"]])),
+    section("Your session", facts([["Signed in as", session.label], ["Identity", session.subject], ["Role", session.tenant ? `${session.role} of ${session.tenant}` : session.role],
+      ["Ends at the latest", session.expires_at ? moment(session.expires_at) : "–"], ["Ends when idle", session.idle_expires_at ? moment(session.idle_expires_at) : "–"]])),
+    h("details", null, h("summary", null, "What the role may do"), h("ul", { class: "list" }, session.may?.map((each) => h("li", null, words(each), h("code", null, each))))),
   ];
 }
 
@@ -43,20 +47,27 @@ async function audit(context) {
   const own = Boolean(session.tenant);
   const filter = own ? {} : { actor: query.get("actor"), action: query.get("action"), tenant: query.get("tenant"), from: query.get("from"), to: query.get("to") };
   const page = await get(scoped(session, "/audit"), { ...filter, limit: ENTRIES, before: query.get("before") }, signal);
-  return [!own && h("div", { class: "filters" }, search(context, "actor", "Who"), choice(context, "action", "What", { "": "Everything", "tenant.": "Tenants", "key.": "Keys", "pool.": "Pool" }),
+  return [!own && h("div", { class: "filters" }, search(context, "actor", "Who"), choice(context, "action", "What", { "": "Everything", "tenant.": "Tenants", "key.": "Keys", "pool.": "Pool", "usage.": "Closed months", "webhook.": "Webhooks", "invitation.": "Links", "session.": "Sessions" }),
     search(context, "tenant", "Tenant"), search(context, "from", "From", { type: "date" }), search(context, "to", "To", { type: "date" })), auditTable(context, page)];
 }
 
+/** @param {any} value */
+const write = (value) => (value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
+
 /** @param {Context} context */
-async function configuration({ signal, query, ...context }) {
-  const { version, data } = await get("/admin/v1/configuration", undefined, signal);
-  const word = (query.get("q") ?? "").toLowerCase();
-  const write = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
-  return [h("p", { class: "lead" }, `The settings in force in version ${version}. Secrets are shown as fingerprints. Change them in the file or the environment.`),
-    h("div", { class: "filters" }, search({ ...context, signal, query }, "q", "Search a setting")),
+async function configuration(context) {
+  const { version, data } = await get("/admin/v1/configuration", undefined, context.signal);
+  const [word, source] = [(context.query.get("q") ?? "").toLowerCase(), context.query.get("source")];
+  const isSet = (/** @type {Row} */ row) => Number(row.source !== "default");
+  const shown = [...data].sort((left, right) => isSet(right) - isSet(left)).filter((/** @type {Row} */ row) => row.setting.toLowerCase().includes(word) && (!source || row.source === source));
+  return [h("p", { class: "lead" }, `The settings in force in version ${version}, read-only. Secrets are shown as fingerprints. Those that the file or the environment sets come first.`),
+    h("div", { class: "filters" }, search(context, "q", "Search a setting"), choice(context, "source", "Set in", { "": "All", file: "File", environment: "Environment", default: "Default" })),
     table("Settings in force", [
-      { label: "Setting", cell: (row) => h("code", null, row.setting) }, { label: "Value", wide: true, cell: (row) => [h("code", null, write(row.value)), write(row.value) !== write(row.default) && h("span", { class: "note" }, `default ${write(row.default)}`)] },
-      { label: "Takes effect", cell: (row) => (row.needs_restart ? "after a restart" : "at a reload") }], data.filter((/** @type {Row} */ row) => row.setting.includes(word)), { none: empty("No setting matches.", "imagegate check") })];
+      { label: "Setting", cell: (row) => h("code", null, row.setting) },
+      { label: "Value", wide: true, cell: (row) => [h("code", null, write(row.value)), row.fingerprint && h("span", { class: "note mono" }, row.fingerprint), row.source !== "default" && row.default !== null && row.default !== undefined && write(row.value) !== write(row.default) && h("span", { class: "note" }, `default ${write(row.default)}`)] },
+      { label: "Set in", cell: (row) => [row.source, row.source === "environment" && row.variable && h("span", { class: "note mono" }, row.variable)] },
+      { label: "A change takes effect", cell: (row) => (row.needs_restart ? "after a restart" : "at a reload") }], shown, { none: empty("No setting matches.", "imagegate config show") }),
+    cli(`imagegate config show${flags({ setting: context.query.get("q") ?? "" })}`)];
 }
 
 /** @param {Context} context */

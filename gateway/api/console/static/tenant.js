@@ -1,7 +1,7 @@
 // @ts-check
 /** One tenant: what it may use and has used, its keys, alerts, batches and changes. */
-import { call, empty, get, h, heading, href, int, link, may, section, usd, utc, when } from "./core.js";
-import { act, confirmation, editor, facts, table, tabs } from "./ui.js";
+import { call, empty, get, h, heading, href, int, link, may, section, serves, usd, utc, when } from "./core.js";
+import { act, confirmation, editor, facts, flags, rowButton, table, tabs } from "./ui.js";
 import { metersOfTenant } from "./limits.js";
 import { createKey, keyTable } from "./key_forms.js";
 import { auditTable } from "./audit.js";
@@ -20,15 +20,15 @@ export default async function tenantPage(context) {
   const canWrite = may(session, "tenants.write");
   /** @type {Record<string, string>} */
   const shown = { "": "Summary", ...(may(session, "keys.read") && { keys: "Keys" }), ...(may(session, "usage.read") && { usage: "Usage" }),
-    ...(may(session, "records.read") && { batches: "Batches" }), ...(may(session, "audit.read") && { audit: "Changes" }) };
+    ...(serves(session, "/tenants/{name}/members") && { members: "Members" }), ...(may(session, "records.read") && { batches: "Batches" }), ...(may(session, "audit.read") && { audit: "Changes" }) };
   return [
     heading(tenant.name, canWrite && [
       h("button", { type: "button", onclick: () => edit(context, path, tenant) }, "Change"),
       h("button", { type: "button", onclick: () => credit(context, path, tenant) }, "Give back quota"),
-      tenant.disabled ? h("button", { type: "button", onclick: () => act(context, () => call("PATCH", path, { body: { disabled: false } }), "The tenant is enabled.") }, "Enable")
+      tenant.disabled ? h("button", { type: "button", onclick: () => act(context, () => call("PATCH", path, { body: { disabled: false } }), "The tenant is enabled.", `imagegate tenant update ${tenant.name} --enable`) }, "Enable")
         : h("button", { type: "button", onclick: () => disable(context, path, tenant) }, "Disable")], stateOf(tenant)),
     tabs(context, "tab", shown, "Parts of the tenant"),
-    await part(tab, context, path, tenant),
+    await part(tab in shown ? tab : "", context, path, tenant),
   ];
 }
 
@@ -52,12 +52,20 @@ async function part(tab, context, path, tenant) {
     return section("Batches", table("Batches, newest first", [
       { label: "Batch", cell: (row) => h("code", null, row.id) }, { label: "State", cell: (row) => row.status },
       { label: "Lines", num: true, cell: (row) => int(row.request_counts?.total) }, { label: "Completed", num: true, cell: (row) => int(row.request_counts?.completed) },
-      { label: "Failed", num: true, cell: (row) => int(row.request_counts?.failed) }, { label: "Created", cell: (row) => when(row.created_at) }],
+      { label: "Failed", num: true, cell: (row) => int(row.request_counts?.failed) }, { label: "Created", cell: (row) => when(row.created_at) },
+      { label: "Actions", num: true, hidden: !may(session, "tenants.write"), cell: (row) => ["validating", "in_progress", "finalizing"].includes(row.status) && rowButton("Cancel", row.id, () => cancel(context, `${path}/batches/${encodeURIComponent(row.id)}`, tenant, row)) }],
     batches.data, { none: empty("The tenant has no batch.", `imagegate batch list ${tenant.name}`) }));
   }
+  if (tab === "members") return (await import("./members.js")).members(context, tenant.name);
   if (tab === "audit") return auditTable(context, await get("/admin/v1/audit", { tenant: tenant.name, limit: ENTRIES, before: query.get("before") }, signal));
   return summary(tenant);
 }
+
+/** @param {Context} context @param {string} path @param {Row} tenant @param {Row} batch */
+const cancel = (context, path, tenant, batch) => confirmation({
+  title: `Cancel ${batch.id}`, action: "Cancel the batch", command: `imagegate batch cancel ${tenant.name} ${batch.id}`, text: "Lines that were sent are finished and charged. The others are not made.",
+  submit: () => call("POST", `${path}/cancel`), done: context.reload,
+});
 
 /** @param {Row} tenant */
 const summary = (tenant) => [
@@ -82,13 +90,13 @@ const credit = (context, path, tenant) => editor(context, `Give back quota to ${
   intro: h("p", null, "A credit is subtracted from what counts as used. The bill stays as it is."),
   fields: [{ name: "images", label: "Images", inputmode: "numeric", pattern: "\\d+" }, { name: "usd", label: "US dollars", inputmode: "decimal", pattern: "\\d+(\\.\\d{1,6})?" },
     { name: "reason", label: "Reason", required: true, help: "The audit shows it." }],
-  action: "Give back", command: (/** @type {Row} */ values) => `imagegate tenant credit ${tenant.name}${values.images && ` --images ${values.images}`}${values.usd && ` --usd ${values.usd}`} --reason '${values.reason}'`,
+  action: "Give back", command: (/** @type {Row} */ values) => `imagegate tenant credit ${tenant.name}${values.images && ` --images ${values.images}`}${values.usd && ` --usd ${values.usd}`}${flags({ reason: values.reason || "REASON" })}`,
   submit: (/** @type {Row} */ values) => call("POST", `${path}/credit`, { body: { ...(values.images && { images: Number(values.images) }), ...(values.usd && { usd: values.usd }), reason: values.reason, id: crypto.randomUUID() } }),
 }, "The quota is credited.");
 
 /** @param {Context} context @param {string} path @param {Row} tenant */
 const disable = (context, path, tenant) => confirmation({
-  title: `Disable ${tenant.name}`, name: tenant.name, action: "Disable", command: `imagegate tenant disable ${tenant.name}`,
+  title: `Disable ${tenant.name}`, name: tenant.name, action: "Disable", command: `imagegate tenant update ${tenant.name} --disable`,
   text: "Every request of the tenant's keys is refused within a second. Running requests complete. You can enable it again.",
   submit: () => call("PATCH", path, { body: { disabled: true } }), done: context.reload,
 });

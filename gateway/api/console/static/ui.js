@@ -60,7 +60,7 @@ export const choice = (context, name, label, choices) =>
 
 /** @param {Context} context @param {string} name @param {string} label @param {Row} [props] */
 export const search = (context, name, label, props) =>
-  h("label", { class: "filter" }, label, h("input", { id: `filter-${name}`, type: "search", value: context.query.get(name) ?? "", autocomplete: "off", spellcheck: "false",
+  h("label", { class: "filter" }, label, h("input", { id: `filter-${name}`, type: "search", size: 14, value: context.query.get(name) ?? "", autocomplete: "off", spellcheck: "false",
     onchange: (/** @type {any} */ event) => context.refine({ [name]: event.target.value.trim(), after: "", cursor: "", before: "" }), ...props }));
 
 /** @param {string} text @param {string} [label] */
@@ -82,8 +82,11 @@ export function copyButton(text, label = "Copy") {
 export const copyable = (text, label) =>
   h("div", { class: "copyable" }, h("pre", { tabindex: "0", "aria-label": label }, h("code", null, text)), copyButton(text));
 
-/** The command that does the same. @param {string} command */
-export const cli = (command) => h("details", { class: "cli" }, h("summary", null, "Command line"), copyable(command, "Command"));
+/** The commands that do the same. @param {...string} commands */
+export const cli = (...commands) => h("details", { class: "cli" }, h("summary", null, "Command line"), commands.map((command) => copyable(command, "Command")));
+
+/** A button in a row of a table. @param {string} label @param {string} name of what it acts on @param {() => void} onclick @param {string} [command] that does the same */
+export const rowButton = (label, name, onclick, command) => h("button", { type: "button", class: "plain", "aria-label": `${label} ${name}`, title: command, onclick }, label);
 
 /** Options of a command; empty values are left out, lists are repeated. @param {Row} options */
 export const flags = (options) => Object.entries(options)
@@ -112,7 +115,7 @@ export function dialog(title, content, closed) {
 }
 
 /** @typedef {{name: string, label: string, help?: Child, type?: string, value?: any, choices?: Record<string, string>, required?: boolean,
- *   pattern?: string, placeholder?: string, min?: number, max?: number, step?: string, autocomplete?: string, rows?: number, group?: string, inputmode?: string}} Field */
+ *   pattern?: string, placeholder?: string, min?: number, max?: number, step?: string, autocomplete?: string, rows?: number, group?: string, inputmode?: string, list?: string}} Field */
 
 /** @param {Field} field */
 export function control(field) {
@@ -125,7 +128,7 @@ export function control(field) {
   else if (field.type === "checkbox") {
     input = h("input", { id, name: field.name, type: "checkbox", "aria-describedby": notes, checked: field.value });
     return h("div", { class: "field check" }, h("label", null, input, field.label), field.help && h("p", { class: "help", id: `${id}-help` }, field.help), h("p", { class: "error", id: `${id}-error` }));
-  } else input = h("input", { ...props, type: field.type ?? "text", pattern: field.pattern, min: field.min, max: field.max, step: field.step, inputmode: field.inputmode, spellcheck: "false" });
+  } else input = h("input", { ...props, type: field.type ?? "text", pattern: field.pattern, min: field.min, max: field.max, step: field.step, inputmode: field.inputmode, list: field.list, spellcheck: "false" });
   return h("div", { class: "field" }, h("label", { for: id }, field.label), input,
     field.help && h("p", { class: "help", id: `${id}-help` }, field.help), h("p", { class: "error", id: `${id}-error` }));
 }
@@ -203,6 +206,20 @@ export const confirmation = ({ title, text, name, action, command, submit, done 
     submit, done: (result) => (close(), done(result)),
   }));
 
+/** Opens a dialog with a form whose result is a secret or link, shown once.
+ * @param {Context} context @param {string} title @param {any} options @param {(made: Row) => {text: string, secret: string, label: string, more?: Child} | null} shown */
+export const maker = (context, title, options, shown) => dialog(title, (close) => {
+  const body = h("div", null, form({ cancel: close, ...options, done(/** @type {Row} */ made) {
+    const found = shown(made);
+    if (!found) return close();
+    replace(body, h("p", { class: "told done" }, found.text), copyable(found.secret, found.label), found.more,
+      h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", onclick: close }, "I have stored it")));
+    body.querySelector("button")?.focus();
+    announce(`${found.label} is shown once.`);
+  } }));
+  return body;
+}, context.reload);
+
 /** Opens a dialog with a form; closes it and reports when the change is made.
  * @param {Context} context @param {string} title @param {any} options @param {string} said */
 export const editor = (context, title, options, said) => dialog(title, (close) => form({
@@ -213,11 +230,12 @@ export const editor = (context, title, options, said) => dialog(title, (close) =
     else context.reload();
   } }));
 
-/** Makes a change and says so; a refusal opens a dialog. @param {Context} context @param {() => Promise<any>} change @param {string} said */
-export async function act(context, change, said) {
+/** Makes a change and says so, with the command that does the same; a refusal opens a dialog.
+ * @param {Context} context @param {() => Promise<any>} change @param {string} said @param {string} [command] */
+export async function act(context, change, said, command) {
   try {
     const result = await change();
-    announce(said);
+    announce(command ? `${said} Command: ${command}` : said);
     context.reload();
     return result;
   } catch (error) {

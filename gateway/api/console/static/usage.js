@@ -1,15 +1,15 @@
 // @ts-check
 /** Usage and cost: range, two-level grouping, chart, table with the API's total, comparison, exports, verification, closing. */
 import { call, empty, get, h, heading, href, int, link, listsRequests, may, plural, problem, replace, scoped, section, serves, usd, utc, words } from "./core.js";
-import { barChart } from "./chart.js";
+import { barChart, everyDay } from "./chart.js";
 import { choice, cli, confirmation, flags, pager, search, table } from "./ui.js";
 
 /** @typedef {import("./core.js").Row} Row */
 /** @typedef {import("./core.js").Context} Context */
 const ROWS = 100;
-const RANGES = { "": "This month", last_month: "Last month", "7d": "Last 7 days", "30d": "Last 30 days", "90d": "Last 90 days", custom: "From – to" };
-const GROUPS = /** @type {Record<string, string>} */ ({ day: "Day", hour: "Hour", month: "Month", tenant: "Tenant", cost_centre: "Cost centre", model: "Model", key: "Key", tag: "Tag", user: "User", upstream: "Upstream" });
-const ADMIN_ONLY = new Set(["tenant", "cost_centre", "upstream", "hour"]);
+const RANGES = { "": "This month", last_month: "Last month", "1d": "Today", "7d": "Last 7 days", "30d": "Last 30 days", "90d": "Last 90 days", custom: "From – to" };
+const GROUPS = /** @type {Record<string, string>} */ ({ day: "Day", hour: "Hour", month: "Month", tenant: "Tenant", cost_centre: "Cost centre", owner: "Owner", model: "Model", key: "Key", tag: "Tag", user: "User", upstream: "Upstream" });
+const ADMIN_ONLY = new Set(["tenant", "cost_centre", "owner", "upstream", "hour"]);
 
 /** Returns the range as the API takes it. @param {URLSearchParams} query @param {Date} [now] @returns {Row} */
 export function rangeOf(query, now = new Date()) {
@@ -29,14 +29,14 @@ export default async function usage(context) {
   const canCompare = serves(session, "/usage?compare");
   const compare = canCompare && query.get("compare") === "previous" ? "previous" : undefined;
   const asked = { ...filter, by: by.join(","), compare };
-  const groups = Object.fromEntries(Object.entries(GROUPS).filter(([name]) => !(own && ADMIN_ONLY.has(name))));
+  const groups = Object.fromEntries(Object.entries(GROUPS).filter(([name]) => !(own && ADMIN_ONLY.has(name)) && (name !== "hour" || narrow.length)));
   const head = [
     heading("Usage & cost", null, `Every amount is exact and comes from the API. Days are those of ${session.time_zone ?? "UTC"}.`),
     h("div", { class: "filters" }, choice(context, "range", "Range", RANGES),
       query.get("range") === "custom" && [search(context, "from", "From", { type: "date" }), search(context, "to", "To", { type: "date" })],
       choice(context, "by", "Group by", { "": "Day", ...Object.fromEntries(Object.entries(groups).filter(([name]) => name !== "day")) }),
-      choice(context, "then", "Then by", { "": "–", ...groups }),
-      !own && search(context, "tenant", "Tenant"), narrow.map((name) => search(context, name, name === "key" ? "Key ID" : "Model")), search(context, "tag", "Tag"),
+      choice(context, "then", "Then by", { "": "–", ...Object.fromEntries(Object.entries(groups).filter(([name]) => name !== by[0])) }),
+      !own && search(context, "tenant", "Tenant"), narrow.map((name) => search(context, name, name === "key" ? "Key ID" : "Model")), search(context, "tag", "Tag", { placeholder: "KEY=VALUE" }),
       canCompare && choice(context, "compare", "Compare", { "": "–", previous: "Previous period" })),
   ];
   let report;
@@ -61,18 +61,21 @@ function totals({ total, previous, from, to }) {
 }
 
 /** @param {Row} row @param {string} group */
-const nameOf = (row, group) => (group === "key" && row.label ? row.label : row[group] || "none");
+const nameOf = (row, group) => (group === "key" && row.label ? row.label : group === "hour" ? row.hour.replace("T", " ") || "corrections" : row[group] || "none");
+
+/** Writes a day without its year, and an hour without its day. @param {string} time */
+const shortTime = (time) => (time.includes("T") ? time.slice(11, 16) : time.length > 7 ? time.slice(5) : time);
 
 /** Draws reports of one group: bars of two groups would have to be added up. @param {Row} report */
-function chart({ by, data, next_cursor: next }) {
+function chart({ by, data, from, to, next_cursor: next }) {
   if (by.length !== 1 || next || !data.length) return null;
   const most = data.reduce((/** @type {Row} */ best, /** @type {Row} */ row) => (Number(row.usd) > Number(best.usd) ? row : best), data[0]);
   const isTime = ["day", "hour", "month"].includes(by[0]);
-  const bars = isTime ? data : [...data].sort((left, right) => Number(right.usd) - Number(left.usd)).slice(0, 20);
+  const bars = by[0] === "day" ? everyDay({ from, to, data }) : isTime ? data : [...data].sort((left, right) => Number(right.usd) - Number(left.usd)).slice(0, 20);
   return section(`Cost by ${words(by[0])}`, barChart({
     title: `Cost by ${words(by[0])} in US dollars`, sentence: `The most is ${usd(most.usd)}: ${nameOf(most, by[0])}.${bars.length < data.length ? ` The ${bars.length} largest of ${int(data.length)} are drawn.` : ""}`,
     columns: [GROUPS[by[0]] ?? words(by[0]), "US dollars"], unit: (value) => `$${value.toLocaleString("en-US")}`,
-    bars: bars.map((/** @type {Row} */ row) => ({ label: by[0] === "day" ? row.day.slice(5) : String(nameOf(row, by[0])), value: Number(row.usd), text: usd(row.usd) })),
+    bars: bars.map((/** @type {Row} */ row) => ({ label: isTime ? shortTime(row[by[0]]) : String(nameOf(row, by[0])), value: Number(row.usd), text: usd(row.usd) })),
   }));
 }
 
@@ -99,7 +102,10 @@ function cell(context, row, group) {
 /** @param {Context} context @param {Row} filter @param {(string | null)[]} by */
 function tools(context, filter, by) {
   const place = h("div", { role: "status" });
-  const range = flags({ tenant: filter.tenant, from: filter.from, to: filter.to, month: filter.month, last: filter.last, tag: filter.tag });
+  const range = flags(Object.fromEntries(["tenant", "from", "to", "month", "last", "model", "key", "tag"].map((name) => [name, filter[name] ?? ""])));
+  const verifying = flags(Object.fromEntries(["tenant", "from", "to", "month", "last"].map((name) => [name, filter[name] ?? ""])));
+  const isExact = !filter.tag || filter.tag.includes("="); // a tag without a value only groups
+  const narrows = serves(context.session, "/usage/export?model");
   const file = (/** @type {string} */ format, /** @type {string} */ label, /** @type {string | undefined} */ groups) =>
     h("a", { class: "button", download: true, href: href("/admin/v1/usage/export", { ...filter, format, by: groups }) }, label);
   const check = h("button", { type: "button", async onclick() {
@@ -113,10 +119,10 @@ function tools(context, filter, by) {
     check.disabled = false;
   } }, "Verify this range");
   return h("div", { class: "columns" },
-    section("Export exactly this filter", filter.model || filter.key ? h("p", { class: "note" }, "Exports have no filter by model or key. Clear both to export this range.") : [h("div", { class: "actions" }, file("csv", "CSV", by.join(",")), file("jsonl", "Every request, JSONL", undefined), file("focus", "FOCUS 1.2", undefined)),
+    section("Export exactly this filter", !narrows && (filter.model || filter.key) ? h("p", { class: "note" }, "Exports have no filter by model or key. Clear both to export this range.") : [h("div", { class: "actions" }, file("csv", "CSV", by.join(",")), isExact && [file("jsonl", "Every request, JSONL", undefined), file("focus", "FOCUS 1.2", undefined)]),
       cli(`imagegate usage export --format csv --by ${by.join(",")}${range} --output usage.csv`)]),
     section("Verify and close", [h("p", { class: "note" }, "Verification recomputes all totals of the range, of this tenant or of all, from the records and shows every difference. Closing a month stores the proof."),
-      h("div", { class: "actions" }, check, may(context.session, "months.close") && h("button", { type: "button", onclick: () => close(context) }, "Close last month")), place, cli(`imagegate usage${range} verify`)]));
+      h("div", { class: "actions" }, check, may(context.session, "months.close") && h("button", { type: "button", onclick: () => close(context) }, "Close last month")), place, cli(`imagegate usage verify${verifying}`)]));
 }
 
 /** Verifies all parts of a range; the API checks a bounded part at a time. @param {Row} filter */
