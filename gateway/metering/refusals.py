@@ -103,6 +103,7 @@ class RefusalRecorder:
             pipeline.expire(record(self._redis, owner, "refusals"), KEEP_S)
             if owner != NO_TENANT:
                 pipeline.zadd(owners_record(self._redis.prefix), {owner: now_s})
+        pipeline.expire(owners_record(self._redis.prefix), KEEP_S)
         hour = _counts_record(self._redis, datetime.fromtimestamp(now_s, UTC))
         for code, count in counts.items():
             pipeline.hincrby(hour, code, count)
