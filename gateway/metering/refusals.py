@@ -80,8 +80,9 @@ class RefusalRecorder:
     async def run(self) -> None:
         """Writes and trims; runs until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY_S)
-            await self.flush()
+            for _ in range(round(LOCK_S / _EVERY_S)):
+                await asyncio.sleep(_EVERY_S)
+                await self.flush()
             with suppress(GatewayError):  # Redis is unavailable: the next round trims
                 if await self._lock.acquire():
                     await self.trim()
