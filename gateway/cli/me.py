@@ -12,7 +12,6 @@ from gateway.cli.output import print_table, printable
 from gateway.cli.usage import print_own_report
 from gateway.cli.usage_options import (
     FromOption,
-    KeyOption,
     LastOption,
     ModelOption,
     MonthOption,
@@ -44,6 +43,7 @@ GroupOption = Annotated[
         show_default=False,
     ),
 ]
+KeyIdOption = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="Only requests of this API key.")]
 
 
 @tenant_command(app, "usage")
@@ -56,15 +56,15 @@ def show_usage(
     by: GroupOption = None,
     tag: TagOption = None,
     model: ModelOption = None,
-    key: KeyOption = None,
+    key_id: KeyIdOption = None,
 ) -> None:
     """Show what is left of limits and quotas, and the usage."""
     query: Document = period_query(None, first, last, month, days)
     if by is not None:
-        print_own_report(api, by, query | {"tag": tag, "model": model, "key": key})
+        print_own_report(api, by, query | {"tag": tag, "model": model, "key": key_id})
         return
-    if tag or model or key:
-        raise typer.BadParameter("--tag, --model and --key need --by, and a lead's key")
+    if tag or model or key_id:
+        raise typer.BadParameter("--tag, --model and --key-id need --by, and a lead's key")
     own = replace(api, surface=replace(api.surface, prefix="/v1"))
     api.show(own.ask("GET", "usage", query=query), _print_usage)
 

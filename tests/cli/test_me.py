@@ -98,7 +98,7 @@ def test_what_goes_wrong_is_said_with_its_remedy(gateway: Gateway, me: Me, lead:
     check_refused(me("usage", key="sk-ig-wrong"), "the gateway rejected the API key; check --key or IMAGEGATE_API_KEY")
     check_refused(me("usage", "--by", "upstream", key=lead), "'upstream'")
     check_refused(me("usage", "--by", "tag", key=lead), "Missing required parameter: 'tag'")
-    for option in ("--tag", "--model", "--key"):
+    for option in ("--tag", "--model", "--key-id"):
         assert "need --by" in me("usage", option, "feature", key=plain).stderr
     check_refused(me("key", "show", "unknown000", key=lead), "There is no key 'unknown000'.")
     nobody = me("usage", key=plain, IMAGEGATE_URL="http://127.0.0.1:1")
