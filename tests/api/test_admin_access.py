@@ -78,7 +78,6 @@ def test_a_reader_may_use_every_route_that_reads_and_no_other(url: str, method: 
     call(url, ALICE, "POST", "/tenants", {"name": "acme"})
     answer = call(url, READER, method, path)
     permission = admin_permission(path.replace("/tenants/acme", "/tenants/{name}"), method)
-    assert (method == "GET" and path != "/configuration") == (permission in PERMISSIONS[ConsoleRole.VIEWER])
     if permission in PERMISSIONS[ConsoleRole.VIEWER]:
         assert answer.status_code in {200, 404}
     else:

@@ -74,6 +74,7 @@ def test_what_is_out_of_rotation_or_expires_is_named(gateway: Gateway) -> None:
     assert [("sim", 1, 0, 0)] == [
         (row["upstream"], row["accounts"], row["with_room"], row["requests_free"]) for row in found["pool"]
     ]
+    assert [] == found["certificates"]
     assert [("sim", 0, 0, None)] == [tuple(row.values()) for row in found["queue"]]
     printed = run("overview", "--url", gateway.url, "--admin-key", ADMIN_KEY)
     assert 0 == printed.returncode

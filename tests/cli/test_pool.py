@@ -249,7 +249,7 @@ def test_a_probe_of_a_key_that_does_not_work_is_1_with_the_reason(make_gateway: 
     assert fits(done.stdout)
 
 
-@pytest.mark.parametrize("command", ["add", "remove", "enable", "disable", "drain", "probe"])
+@pytest.mark.parametrize("command", ["add", "remove", "enable", "disable", "drain", "probe", "secret"])
 @pytest.mark.parametrize("target", ["", "sim", "sim/", "//", "sim/main/main-1/x", "sim/main/ x"])
 def test_a_target_that_is_none_is_wrong_usage(command: str, target: str) -> None:
     if (command, target) == ("enable", "sim"):
@@ -274,6 +274,17 @@ def test_json_is_the_answer_of_the_api(ask: Ask, command: tuple[str, ...]) -> No
     answer: dict[str, Any] = json.loads(done.stdout)
     assert {"data", "key", "works"} & set(answer)
     assert SECRET not in done.stdout
+
+
+def test_a_secret_is_replaced_and_never_shown(ask: Ask) -> None:
+    ask("add", TARGET, stdin=SECRET)
+    done = ask("secret", TARGET, "--secret-env", "NEW_SECRET", NEW_SECRET=f"{SECRET}-2")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert re.match(rf"{TARGET} \(fp-[0-9a-f]{{8}}\) has a new secret\.\n{TARGET} works", done.stdout)
+    assert SECRET not in done.stdout
+    check_refused(ask("secret", "sim/main/main-1", stdin=SECRET), "is configured")
+    both = ask("secret", TARGET, "--secret-env", "X", "--secret-file", "y", X=SECRET)
+    assert (2, "") == (both.returncode, both.stdout)
 
 
 def test_the_audit_tells_of_the_pool_next_to_the_tenants(ask: Ask, gateway: Gateway) -> None:
