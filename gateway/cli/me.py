@@ -10,7 +10,15 @@ from gateway.cli.client import AdminApi, Document, Yes, rows, tenant_command
 from gateway.cli.contexts import confirm
 from gateway.cli.output import print_table, printable
 from gateway.cli.usage import print_own_report
-from gateway.cli.usage_options import FromOption, LastOption, MonthOption, TagOption, ToOption, period_query
+from gateway.cli.usage_options import (
+    FromOption,
+    LastOption,
+    ModelOption,
+    MonthOption,
+    TagOption,
+    ToOption,
+    period_query,
+)
 
 app = typer.Typer(help="See what is left, and manage your own tenant, with its API key.", no_args_is_help=True)
 key_app = typer.Typer(help="Manage your tenant's API keys, with a lead's key.", no_args_is_help=True)
@@ -38,6 +46,7 @@ GroupOption = Annotated[
         show_default=False,
     ),
 ]
+KeyIdOption = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="Only requests of this API key.")]
 
 
 @tenant_command(app, "usage")
@@ -49,14 +58,16 @@ def show_usage(
     days: LastOption = None,
     by: GroupOption = None,
     tag: TagOption = None,
+    model: ModelOption = None,
+    key_id: KeyIdOption = None,
 ) -> None:
     """Show what is left of limits and quotas, and the usage."""
     query: Document = period_query(None, first, last, month, days)
     if by is not None:
-        print_own_report(api, by, query | {"tag": tag})
+        print_own_report(api, by, query | {"tag": tag, "model": model, "key": key_id})
         return
-    if tag is not None:
-        raise typer.BadParameter("--tag needs --by, and a lead's key")
+    if tag or model or key_id:
+        raise typer.BadParameter("--tag, --model and --key-id need --by, and a lead's key")
     own = replace(api, surface=replace(api.surface, prefix="/v1"))
     api.show(own.ask("GET", "usage", query=query), _print_usage)
 

@@ -4,12 +4,12 @@ Invariant: a page reads at most 5,000 records and 2,000 tenant days, so it may h
 none, and still a Place to continue at.
 """
 
-import heapq
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Final, TypeVar
 
 from gateway.domain.usage import LedgerEntry, TenantDay, UsageFilter
@@ -26,7 +26,11 @@ _TENANT_DAYS_MAX: Final = 2_000
 """Limit on the tenant days of a page: 20 calls for their sizes."""
 _STREAMS_PER_CALL: Final = 20
 """Tenants per call once there are 250 records, which the newest ones of these tenants rarely replace."""
+_HELD_MAX: Final = 5_000
+"""Limit on the records that are held for the next pieces: about 10 MB."""
+_COUNT: Final = ("COUNT", _RECORDS_PER_CALL)
 _BEGINNING: Final = "0-0"
+_Moment = tuple[int, int, str]
 _Piece = tuple[list[tuple[TenantDay, Entry]], int, Place]
 """Records, how many tenant days were read for them, and the place behind them."""
 _T = TypeVar("_T")
@@ -111,43 +115,47 @@ class RecordSearch:
         for day, group in groupby(reversed(days), key=lambda one: one.day):
             if after and (day > after.tenant_day.day or (day == after.tenant_day.day and after.id == _BEGINNING)):
                 continue
-            tenant_days, place = list(group), after if after and day == after.tenant_day.day else None
+            place = after if after and day == after.tenant_day.day else None
+            tenant_days = list(group)
             sizes = [size for batch in batches(tenant_days) for size in await self._sizes(batch)]
+            reading = _DayReading.at(tenant_days, place)
             while True:
-                records = await self._newest(tenant_days, sizes, place)
+                is_whole = await self._read_newest(reading, dict(zip(tenant_days, sizes, strict=True)))
+                records, reading.held = reading.held[:_RECORDS_PER_CALL], reading.held[_RECORDS_PER_CALL:]
                 is_last = len(records) < _RECORDS_PER_CALL
-                place = Place(tenant_days[-1], _BEGINNING) if is_last else Place(records[-1][0], records[-1][1][0])
-                yield records, len(tenant_days), place
+                place = Place(tenant_days[-1], _BEGINNING) if is_last else Place(records[-1][1], records[-1][2][0])
+                yield [record[1:] for record in records], len(tenant_days), place
                 if is_last:
                     break
+                if not is_whole:
+                    reading = _DayReading.at(tenant_days, place)
 
-    async def _newest(
-        self, tenant_days: Sequence[TenantDay], sizes: Sequence[int], before: Place | None
-    ) -> list[tuple[TenantDay, Entry]]:
-        """Returns the newest 250 records of one day before a place; reads only those that may be among them."""
-        newest: list[tuple[TenantDay, Entry]] = []
-        start = 0
-        while start < len(tenant_days):
-            is_full = len(newest) == _RECORDS_PER_CALL
-            fitting = sum(total <= _RECORDS_PER_CALL for total in accumulate(sizes[start : start + _STREAMS_PER_CALL]))
-            end = start + (_STREAMS_PER_CALL if is_full else max(1, fitting))
-            some, oldest = tenant_days[start:end], newest[-1][1][0] if is_full else "-"
-            calls = [self._backward(day, before, oldest) for day in some]
+    async def _read_newest(self, reading: "_DayReading", sizes: Mapping[TenantDay, int]) -> bool:
+        """Reads on until the newest 250 unread records of a day are held; of each tenant only what may be among them.
+
+        Returns: whether all that were read are held; if not, these 250 alone are.
+        """
+        is_whole, start = True, 0
+        pending = [day for day, end in reading.ends.items() if end is not None]
+        while start < len(pending):
+            is_full = len(reading.held) >= _RECORDS_PER_CALL
+            totals = accumulate(sizes[day] for day in pending[start : start + _STREAMS_PER_CALL])
+            end = start + (
+                _STREAMS_PER_CALL if is_full else max(1, sum(total <= _RECORDS_PER_CALL for total in totals))
+            )
+            oldest = reading.held[_RECORDS_PER_CALL - 1][2][0] if is_full else "-"
+            some = [day for day in pending[start:end] if not is_full or reading.reaches(day, oldest)]
+            calls = [("XREVRANGE", self._stream(day), str(reading.ends[day]), oldest, *_COUNT) for day in some]
             for day, entries in zip(some, await self._each(list[list[Entry]], calls), strict=True):
-                newest += [(day, entry) for entry in entries]
-            newest = heapq.nlargest(_RECORDS_PER_CALL, newest, key=_moment)
+                reading.add(day, entries, None if oldest == "-" else f"({oldest}")
+            if len(reading.held) > _HELD_MAX:
+                is_whole, reading.held = False, reading.held[:_RECORDS_PER_CALL]
             start = end
-        return newest
+        return is_whole
 
     def _forward(self, tenant_day: TenantDay, after: str | None) -> tuple[str | int, ...]:
         start = "-" if after is None else f"({after}"
-        return ("XRANGE", self._stream(tenant_day), start, "+", "COUNT", _RECORDS_PER_CALL)
-
-    def _backward(self, tenant_day: TenantDay, before: Place | None, oldest: str) -> tuple[str | int, ...]:
-        end = "+"
-        if before:
-            end = before.id if tenant_day.tenant < before.tenant_day.tenant else f"({before.id}"
-        return ("XREVRANGE", self._stream(tenant_day), end, oldest, "COUNT", _RECORDS_PER_CALL)
+        return ("XRANGE", self._stream(tenant_day), start, "+", *_COUNT)
 
     async def _sizes(self, tenant_days: Sequence[TenantDay]) -> list[int]:
         return await self._each(list[int], [("XLEN", self._stream(day)) for day in tenant_days])
@@ -160,8 +168,37 @@ class RecordSearch:
         return await execute(self._redis, pipeline.execute(), kind)
 
 
-def _moment(record: tuple[TenantDay, Entry]) -> tuple[int, int, str]:
-    """Returns the time of a record's settlement, and its tenant, which orders those of one time."""
-    tenant_day, (name, _) = record
-    ms, _, sequence = name.partition("-")
-    return int(ms), int(sequence), tenant_day.tenant
+@dataclass(slots=True)
+class _DayReading:
+    """How far the records of each tenant of a day were read, and those that were read and not yet returned."""
+
+    ends: dict[TenantDay, str | None]
+    """The newest unread entry, as XREVRANGE takes it; None if all were read."""
+    held: list[tuple[_Moment, TenantDay, Entry]] = field(default_factory=list)
+    """Newest first."""
+
+    @staticmethod
+    def at(tenant_days: Sequence[TenantDay], before: Place | None) -> "_DayReading":
+        """Returns a reading that begins before a place."""
+        if before is None:
+            return _DayReading(dict.fromkeys(tenant_days, "+"))
+        tenant = before.tenant_day.tenant
+        return _DayReading({day: before.id if day.tenant < tenant else f"({before.id}" for day in tenant_days})
+
+    def reaches(self, tenant_day: TenantDay, oldest: str) -> bool:
+        """Returns whether unread entries of a tenant may be newer than another one."""
+        end = self.ends[tenant_day] or ""
+        return end == "+" or _moment(end.removeprefix("("), "") > _moment(oldest, "")
+
+    def add(self, tenant_day: TenantDay, entries: list[Entry], end: str | None) -> None:
+        """Adds what was read; `end` if nothing more is between."""
+        self.ends[tenant_day] = f"({entries[-1][0]}" if len(entries) == _RECORDS_PER_CALL else end
+        if entries:
+            self.held += [(_moment(entry[0], tenant_day.tenant), tenant_day, entry) for entry in entries]
+            self.held.sort(key=itemgetter(0), reverse=True)
+
+
+def _moment(entry_id: str, tenant: str) -> _Moment:
+    """Returns the time of a settlement, and its tenant, which orders those of one time."""
+    ms, _, sequence = entry_id.partition("-")
+    return int(ms), int(sequence), tenant

@@ -68,6 +68,15 @@ def test_newest_first_goes_by_time_over_all_tenants_in_pages_of_any_size(
     assert sorted(expected) == sorted(ids(gateway, JULY)[0])
 
 
+def test_tenants_that_were_busy_one_after_another_are_merged_too(gateway: Gateway, books: "redis.Redis") -> None:
+    """The tenant that is read last has the newest records: more are read on the way than are held."""
+    for number in range(24):
+        settle(books, numbered(Settled(f"t{23 - number:02}"), 250, 1000 * number))
+    expected = [request_id for _, request_id in sorted(times(books), reverse=True)]
+    assert (expected, 6) == ids(gateway, f"{JULY}&order=desc")
+    assert ([], 2) == ids(gateway, f"{JULY}&order=desc&key=nobody")
+
+
 def test_records_of_one_moment_have_one_order(gateway: Gateway, books: "redis.Redis") -> None:
     for tenant in "acb":
         settle(books, [Settled(tenant)])

@@ -47,6 +47,7 @@ def test_a_team_sees_what_is_left(gateway: Gateway, me: Me, lead: str) -> None:
     assert "usage" == json.loads(me("usage", "--json", key=key).stdout)["object"]
     assert "No usage." in me("usage", "--to", "2026-01-31", key=lead).stdout
     by_key = me("usage", "--by", "key", key=lead).stdout
+    assert "No usage." in me("usage", "--by", "key", "--model", "other", key=lead).stdout
     assert re.search(rf"^{key[6:16]} +1 +2 +2 +0\.007 *$", by_key, re.MULTILINE)
 
 
@@ -97,7 +98,8 @@ def test_what_goes_wrong_is_said_with_its_remedy(gateway: Gateway, me: Me, lead:
     check_refused(me("usage", key="sk-ig-wrong"), "the gateway rejected the API key; check --key or IMAGEGATE_API_KEY")
     check_refused(me("usage", "--by", "upstream", key=lead), "'upstream'")
     check_refused(me("usage", "--by", "tag", key=lead), "Missing required parameter: 'tag'")
-    assert "--tag needs --by" in me("usage", "--tag", "feature", key=plain).stderr
+    for option in ("--tag", "--model", "--key-id"):
+        assert "need --by" in me("usage", option, "feature", key=plain).stderr
     check_refused(me("key", "show", "unknown000", key=lead), "There is no key 'unknown000'.")
     nobody = me("usage", key=plain, IMAGEGATE_URL="http://127.0.0.1:1")
     check_refused(nobody, "check --url")
