@@ -118,6 +118,41 @@ def test_a_leaked_session_is_ended_from_the_settings(page: Any, console: Console
     assert not thief.session()["signed_in"]
 
 
+def test_secrets_and_links_are_made_with_what_the_forms_propose(
+    page: Any, console: Console, module_gateway: Gateway
+) -> None:
+    added = {"upstream": "sim", "account": "added", "key": "added-1", "secret": "secret-of-added-1"}
+    assert 201 == module_gateway.admin("POST", "/pool", added).status_code
+    sign_in(page, console)
+    open_page(page, console, "/settings?tab=webhooks")
+    page.get_by_role("button", name="Rotate ops").click()
+    submit(page, "Rotate")
+    assert page.inner_text("dialog pre").startswith("whsec_")
+    page.get_by_role("button", name="I have stored it").click()
+    page.wait_for_selector("text=old secret ends in")
+    open_page(page, console, "/pool/sim/added/added-1")
+    before = page.inner_text("main dd code")
+    page.get_by_role("button", name="Replace secret").click()
+    page.get_by_label("New secret").fill("another-secret-of-added-1")
+    submit(page, "Replace")
+    page.get_by_role("button", name="Close").click()
+    assert before != page.inner_text("main dd code")
+    open_page(page, console, "/tenants/acme?tab=members")
+    page.get_by_role("button", name="Invite").click()
+    page.get_by_label("Name of the person").fill("zoe")
+    submit(page, "Create link")
+    assert "/console/link#" in page.inner_text("dialog pre")
+    page.get_by_role("button", name="I have stored it").click()
+    page.get_by_role("button", name="Withdraw the invitation of zoe").click()
+    page.get_by_role("button", name="Withdraw the invitation of zoe").wait_for(state="detached")
+
+
+def submit(page: Any, action: str) -> None:
+    """Submits the dialog and waits for its result."""
+    page.locator("dialog form").get_by_role("button", name=action, exact=True).click()
+    page.wait_for_selector("dialog .told.done")
+
+
 def test_html_in_a_label_stays_text(page: Any, console: Console) -> None:
     sign_in(page, console)
     open_page(page, console, "/tenants/acme?tab=keys")

@@ -121,7 +121,7 @@ export function dialog(title, content, closed) {
 export function control(field) {
   const id = unique(field.name.replaceAll(/\W/g, "-"));
   const notes = field.help ? `${id}-help ${id}-error` : `${id}-error`;
-  const props = { id, name: field.name, required: field.required, placeholder: field.placeholder, value: field.value ?? "", "aria-describedby": notes, autocomplete: field.autocomplete ?? "off" };
+  const props = { id, name: field.name, required: field.required, placeholder: field.placeholder, value: field.value ?? Object.keys(field.choices ?? {})[0] ?? "", "aria-describedby": notes, autocomplete: field.autocomplete ?? "off" };
   let input;
   if (field.choices) input = h("select", props, Object.entries(field.choices).map(([value, text]) => h("option", { value }, text)));
   else if (field.rows) input = h("textarea", { ...props, rows: field.rows });

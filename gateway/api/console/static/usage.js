@@ -7,6 +7,7 @@ import { choice, cli, confirmation, flags, pager, search, table } from "./ui.js"
 /** @typedef {import("./core.js").Row} Row */
 /** @typedef {import("./core.js").Context} Context */
 const ROWS = 100;
+const PARTS_MAX = 400;
 const RANGES = { "": "This month", last_month: "Last month", "1d": "Today", "7d": "Last 7 days", "30d": "Last 30 days", "90d": "Last 90 days", custom: "From – to" };
 const GROUPS = /** @type {Record<string, string>} */ ({ day: "Day", hour: "Hour", month: "Month", tenant: "Tenant", cost_centre: "Cost centre", owner: "Owner", model: "Model", key: "Key", tag: "Tag", user: "User", upstream: "Upstream" });
 const ADMIN_ONLY = new Set(["tenant", "cost_centre", "owner", "upstream", "hour"]);
@@ -110,11 +111,12 @@ function tools(context, filter, by) {
     h("a", { class: "button", download: true, href: href("/admin/v1/usage/export", { ...filter, format, by: groups }) }, label);
   const check = h("button", { type: "button", async onclick() {
     check.disabled = true;
-    replace(place, h("p", { class: "note" }, "Comparing the totals with every record…"));
+    const line = h("p", { class: "note" }, "Comparing the totals with every record…");
+    replace(place, h("progress", { "aria-label": "The range is verified" }), line);
     try {
-      replace(place, await verified(filter));
+      replace(place, await verified(filter, context.signal, (records) => (line.textContent = `Comparing the totals with every record: ${plural(records, "record")} compared…`)));
     } catch (error) {
-      replace(place, problem(error));
+      if (!context.signal.aborted) replace(place, problem(error));
     }
     check.disabled = false;
   } }, "Verify this range");
@@ -125,19 +127,19 @@ function tools(context, filter, by) {
       h("div", { class: "actions" }, check, may(context.session, "months.close") && h("button", { type: "button", onclick: () => close(context) }, "Close last month")), place, cli(`imagegate usage verify${verifying}`)]));
 }
 
-/** Verifies all parts of a range; the API checks a bounded part at a time. @param {Row} filter */
-async function verified(filter) {
+/** Verifies all parts of a range; the API checks a bounded part at a time.
+ * @param {Row} filter @param {AbortSignal} signal @param {(records: number) => void} progress */
+async function verified(filter, signal, progress) {
   const { tag: _tag, model: _model, key: _key, ...range } = filter;
   const differences = [];
-  let part = { next_cursor: null };
-  /** @type {Row[]} */
-  const parts = [];
+  let [cursor, parts, records, expired, busy] = [null, 0, 0, 0, 0];
   do {
-    part = await get("/admin/v1/usage/verify", { ...range, cursor: part.next_cursor });
-    parts.push(part);
-    differences.push(.../** @type {any} */ (part).differences);
-  } while (part.next_cursor && parts.length < 400);
-  const checked = `${parts.map((each) => `${plural(each.records, "record")} of ${plural(each.days, "day")}`).slice(-1)}${parts.length > 1 ? ` in the last of ${parts.length} parts` : ""}, checked at ${utc(Date.now() / 1000)}.`;
+    const part = await get("/admin/v1/usage/verify", { ...range, cursor }, signal);
+    differences.push(...part.differences);
+    [cursor, parts, records, expired, busy] = [part.next_cursor, parts + 1, records + part.records, expired + part.expired_days, busy + part.busy_days];
+    progress(records);
+  } while (cursor && parts < PARTS_MAX);
+  const checked = `${plural(records, "record")}, compared at ${utc(Date.now() / 1000)}.${expired ? ` Not compared: ${plural(expired, "day")} of tenants whose records have expired.` : ""}${busy ? ` Not compared: ${plural(busy, "day")} of tenants whose records changed meanwhile; verify again.` : ""}${cursor ? " The range is too long: this is its first part only." : ""}`;
   if (!differences.length) return h("p", { class: "told done" }, h("strong", null, "The totals and the records agree."), ` ${checked}`);
   return [h("p", { class: "told wrong" }, h("strong", null, `${plural(differences.length, "difference")}.`), ` ${checked}`), table("Differences", [
     { label: "Tenant", cell: (row) => row.tenant }, { label: "Day", cell: (row) => row.day }, { label: "Key", cell: (row) => row.key }, { label: "Model", cell: (row) => row.model },

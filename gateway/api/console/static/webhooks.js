@@ -19,8 +19,8 @@ export default async function webhooks(context) {
     log && section(`Last deliveries to ${name}`, [deliveries(context, chosen ?? "", log.data, canWrite), cli(`imagegate webhook deliveries ${chosen}`, `imagegate webhook replay ${chosen} DELIVERY`)],
       link(`${context.path}?tab=webhooks`, "Close")),
     section("Endpoints", [table("Endpoints that get events", [
-      { label: "Name", cell: (row) => [row.name, h("span", { class: "note" }, row.channel)] }, { label: "Address", wide: true, cell: (row) => h("code", null, row.url) }, { label: "Events", cell: (row) => (row.event_types.includes("*") ? "every event" : row.event_types.map(words).join(", ")) },
-      { label: "Tenant", cell: (row) => row.tenant ?? "all" }, { label: "State", cell: (row) => [row.enabled ? badge("good", "enabled") : badge("off", "disabled"), row.problem && h("span", { class: "note" }, row.problem), row.old_secret_until && h("span", { class: "note" }, "old secret until ", when(row.old_secret_until))] },
+      { label: "Name", cell: (row) => [row.name, h("span", { class: "note" }, row.channel)] }, { label: "Address", wide: true, cell: (row) => h("code", null, row.url) }, { label: "Events", cell: (row) => (row.event_types.includes("*") ? "every event" : row.event_types.join(", ")) },
+      { label: "Tenant", cell: (row) => row.tenant ?? "all" }, { label: "State", cell: (row) => [row.enabled ? badge("good", "enabled") : badge("off", "disabled"), row.problem && h("span", { class: "note" }, row.problem), row.old_secret_until && h("span", { class: "note" }, "old secret ends ", when(row.old_secret_until))] },
       { label: "Actions", num: true, cell: (row) => actions(context, row, canWrite) }],
     page.data, { none: empty("No endpoint gets events yet.", "imagegate webhook create NAME https://example.com/hook") }), page.data.length > 0 && cli("imagegate webhook list")],
     canWrite && h("button", { type: "button", class: "primary", onclick: () => create(context) }, "Create endpoint")),
