@@ -17,7 +17,7 @@ from gateway.app.redis_check import try_redis
 from gateway.app.redis_fitness import unfit
 from gateway.app.storage import check_storage
 from gateway.cli.key_findings import finding_of
-from gateway.cli.models import retiring
+from gateway.cli.model_findings import retiring
 from gateway.cli.output import ReportProgress, print_error, print_json, print_table, print_text, printable, progressing
 from gateway.config import Settings, SettingsError, config_path, locate, misspelled_variables
 from gateway.config.egress import unreadable_authorities

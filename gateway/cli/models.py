@@ -1,15 +1,10 @@
-"""`imagegate models`, and what `imagegate check` reports of models that retire."""
+"""`imagegate models`."""
 
-from collections.abc import Iterator
-from datetime import date, timedelta
 from typing import Final
 
 from gateway.cli.client import AdminApi, Document, rows
 from gateway.cli.output import print_table
-from gateway.domain.catalog import Catalog
 
-_NOTICE: Final = timedelta(days=60)
-"""Time before the retirement of a model from which `imagegate check` warns of it."""
 _COLUMNS: Final = ("ID", "ALIASES", "UPSTREAM", "MODEL", "N", "EDITS", "MASK", "FORMATS", "SIZES", "RETIRES", "USD")
 
 
@@ -36,16 +31,3 @@ def _line(model: Document, target: Document) -> tuple[object, ...]:
 
 def _joined(values: object) -> str:
     return ", ".join(map(str, values)) if isinstance(values, list) else ""
-
-
-def retiring(catalog: Catalog, today: date) -> Iterator[tuple[str, str]]:
-    """Yields each model with a target that has retired or soon will, and the warning."""
-    for model in {model.id: model for _, model in catalog.names()}.values():
-        for target in model.targets:
-            if target.retires_on is None or target.retires_on > today + _NOTICE:
-                continue
-            days = (target.retires_on - today).days
-            left = f"{days} day{'s' * (days > 1)}"
-            when = f"retires on {target.retires_on}, in {left}" if days > 0 else f"retired on {target.retires_on}"
-            text = f"'{target.model}' of upstream '{target.upstream}' {when}; use another model in [[models.targets]]"
-            yield model.id, text

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gateway.api.admin.models import describe_model
-from gateway.cli.models import retiring
+from gateway.cli.model_findings import retiring
 from gateway.config import from_document
 from gateway.config.resolve import resolve
 from gateway.domain.catalog import Capability, Catalog, Model, Target

@@ -350,6 +350,8 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
                 "unconfirmed": 1,
                 "usd": "0.010501",
                 "price_per_image_usd": "0.0035",
+                "price_basis": "answer",
+                "cost_usd": None,
                 "outcome": "delivered",
                 "calls": [
                     {"upstream": "sim", "account": "main"} | shares(1, 1, 0, 0),
@@ -366,8 +368,8 @@ def test_a_record_is_told_whole(gateway: Gateway, books: "redis.Redis") -> None:
     } == get(gateway, "/usage/records", JULY)
 
 
-def shares(delivered: int, withheld: int, lost: int, unconfirmed: int) -> dict[str, int]:
-    return {"delivered": delivered, "withheld": withheld, "lost": lost, "unconfirmed": unconfirmed}
+def shares(delivered: int, withheld: int, lost: int, unconfirmed: int) -> dict[str, int | None]:
+    return {"delivered": delivered, "withheld": withheld, "lost": lost, "unconfirmed": unconfirmed, "cost_usd": None}
 
 
 def test_a_record_of_nothing_has_no_upstream(gateway: Gateway, books: "redis.Redis") -> None:
