@@ -238,7 +238,11 @@ class Upstreams:
                 attempt = context.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
                 price, position = price_at(run.model.prices, self._clock()), context.trace.context
                 headers = position.headers(attempt.span_id) if position else {}
-                order = UpstreamCall(request, asked, count, price, run.job, headers, entry, context.memory)
+                is_repeatable = context.is_keyed and count == context.asked
+                order = UpstreamCall(
+                    *(request, asked, count, price, run.job, headers, entry, context.memory),
+                    *(target.shape.made, run.reservation, context.id, is_repeatable),
+                )
                 is_lease_used = True
                 return await self._call(run, lease, target, order, attempt)
         except GatewayError as error:

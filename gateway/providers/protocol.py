@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.domain.accounts import Secret
 from gateway.domain.billing import Rate
 from gateway.domain.catalog import Capability
-from gateway.domain.errors import ErrorCode
+from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, ImageJob, ImageReply, ResponseFormat
+from gateway.domain.tasks import PollRhythm, Task
 from gateway.providers.replies import UpstreamResponse
 
 
@@ -71,8 +72,8 @@ class Provider(Protocol):
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
         """Builds one call of the job, which has only fields that the capability honours."""
 
-    def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:
-        """Reads the images of a response. Raises: GatewayError for every other response."""
+    def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | Task:
+        """Reads the images of a response, or the task that it began. Raises: GatewayError for every other response."""
 
     def build_key_check(self, secret: Secret) -> ProviderRequest:
         """Builds a free request that shows the health of a key."""
@@ -85,3 +86,28 @@ class Provider(Protocol):
 
     def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads its response. Raises: GatewayError with the provider's error."""
+
+
+@runtime_checkable
+class TaskProvider(Provider, Protocol):
+    """A provider whose calls begin tasks."""
+
+    @property
+    def rhythm(self) -> PollRhythm:
+        """When its tasks are asked for."""
+
+    @property
+    def poll_hosts(self) -> tuple[str, ...]:
+        """Host patterns of poll URLs that may be given a key, over https, besides the base URL's own origin."""
+
+    def build_poll(self, task: Task, secret: Secret) -> ProviderRequest:
+        """Builds the free request for the state of a task. Its path is used unless the task's own URL is trusted."""
+
+    def read_poll(
+        self, reply: UpstreamResponse, task: Task, delivery: ResponseFormat
+    ) -> ImageReply | GatewayError | None:
+        """Reads the state of a task.
+
+        Returns: its images, its error, or None while it has not ended.
+        Raises: GatewayError if the response says nothing about the task, which is then asked for again.
+        """
