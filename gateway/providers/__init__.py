@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.providers.ai302 import Ai302
+from gateway.providers.bfl import BlackForestLabs
 from gateway.providers.minimax import MiniMax
 from gateway.providers.protocol import Provider
 
-PROVIDERS: Final[Mapping[str, Provider]] = {"302ai": Ai302(), "minimax": MiniMax()}
+PROVIDERS: Final[Mapping[str, Provider]] = {"302ai": Ai302(), "bfl": BlackForestLabs(), "minimax": MiniMax()}

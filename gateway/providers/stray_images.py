@@ -92,7 +92,7 @@ def has_stray_images(reply: UpstreamResponse, envelope: UntrustedObject, *, is_s
 class _OwnWords:
     """The strings of a request, decoded only if there is something to compare."""
 
-    def __init__(self, sent: tuple[bytes, ...]) -> None:
+    def __init__(self, sent: tuple[bytes | memoryview, ...]) -> None:
         self._sent = sent
         self._strings: tuple[str, ...] | None = None
 

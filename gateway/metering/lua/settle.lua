@@ -52,6 +52,8 @@ if not reservation.model then
   return cjson.encode({status = 'gone'})
 end
 local function number(name) return tonumber(reservation[name] or 0) end
+-- The share of the reserved cost for some of its images.
+local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
 
 -- The outcome with the truth about a task: its images are no longer unconfirmed.
 local function correct(calls, truth)

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from gateway.testing.simulator.accounts import Account, Accounts, account_of
 from gateway.testing.simulator.api import ApiRoutes, CapturedRequest
+from gateway.testing.simulator.bfl import BflRoutes
 from gateway.testing.simulator.call_log import Call, CallLog, Rule
 from gateway.testing.simulator.edge import Edge
 from gateway.testing.simulator.fault_injection import FaultScript, RefusedError, parse_script, require_key
@@ -63,8 +64,9 @@ def create_simulator(
     states, outages, call_log, edge = KeyStates(clock), Outages(clock), CallLog(calls_kept, clock), Edge()
     endpoint = GenerationEndpoint(accounts, gallery, states, outages, edge, call_log, latency_s=latency_s, sleep=sleep)
     api = ApiRoutes(accounts, gallery, endpoint.captured, states, call_log)
+    bfl = BflRoutes(accounts, gallery, states, call_log, latency_s=latency_s, sleep=sleep)
     return Starlette(
-        routes=_routes(endpoint, api, FaultSwitches(states, outages, edge)),
+        routes=[*_routes(endpoint, api, FaultSwitches(states, outages, edge)), *bfl.routes()],
         exception_handlers={ClientDisconnect: _ignore_disconnect, InvalidSwitchError: render_invalid_switch},
     )
 
