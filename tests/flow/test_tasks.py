@@ -25,8 +25,7 @@ PRICE = "0.0035"
 
 
 def configured(redis_url: str, url: str, deadline_s: float = 30) -> dict[str, object]:
-    found = document(redis_url, upstream("bfl", "bfl", url), requests={"deadline_s": deadline_s})
-    return found
+    return document(redis_url, upstream("bfl", "bfl", url), requests={"deadline_s": deadline_s})
 
 
 @pytest.fixture
