@@ -65,7 +65,8 @@ async def test_a_request_that_is_not_settled_is_corrected_later(redis_url: str) 
             await reservation.mark_sent("sim", "main", 1)
             assert not await admission.settle_late("acme", reservation.id, late("a"))
         assert await admission.settle_late("acme", reservation.id, late("a"))
-        assert ("refused", "0") == tuple((await record_of(redis))[name] for name in ("outcome", "usd_micros"))
+        record = await record_of(redis)
+    assert ("refused", "0") == (record["outcome"], record["usd_micros"])
 
 
 async def test_a_settlement_that_is_repeated_keeps_the_correction(redis_url: str) -> None:
