@@ -18,7 +18,7 @@ from gateway.api.refusals import (
     wrong_value,
 )
 from gateway.api.targets import plan_targets, without_unsupported
-from gateway.domain.catalog import Catalog, Model, SizePolicy
+from gateway.domain.catalog import Catalog, Model
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import (
     Format,
@@ -28,6 +28,7 @@ from gateway.domain.images import (
     ResponseFormat,
     Size,
 )
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 
 IMAGES_MAX: Final = 10

@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.api.refusals import listed, refused_value, unknown_parameters
-from gateway.domain.catalog import Model, PlannedTarget, SizePolicy
+from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, ImageJob, InputImage, Operation, ResponseFormat, Role
+from gateway.domain.sizes import SizePolicy
 from gateway.providers.minimax import FIELDS
 
 _NAMES: Final = {own: name for name, own in FIELDS.items()}

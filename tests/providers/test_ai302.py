@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.accounts import make_secret
-from gateway.domain.catalog import AspectRatios
 from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, KeyState, Outcome, Retry, Scope
 from gateway.domain.images import CallPlan, ImageJob, ImageReply, ImageUrl, ResponseFormat, Size, SizePlan
+from gateway.domain.sizes import AspectRatios
 from gateway.providers import PROVIDERS
 from gateway.providers.ai302 import CODE_WORDS, ERR_CODES, Ai302
 from gateway.providers.minimax import OUTPUT, PRESETS, MiniMax

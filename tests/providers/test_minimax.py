@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.accounts import make_secret
-from gateway.domain.catalog import AspectRatios
 from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, KeyState, Outcome, Retry, Scope
 from gateway.domain.images import (
     Base64Image,
@@ -26,6 +25,7 @@ from gateway.domain.images import (
     Size,
     SizePlan,
 )
+from gateway.domain.sizes import AspectRatios
 from gateway.providers import PROVIDERS
 from gateway.providers.minimax import CHARACTER_EDIT, CODES, NEWER_TYPES, OUTPUT, PIXELS, PRESETS, MiniMax
 from gateway.providers.replies import UpstreamResponse
