@@ -155,7 +155,9 @@ def _read_job(
     quality = fields.quality if f"quality.{fields.quality}" in model.fields else None
     delivery, form = _read_output(fields, name, model, options)
     compression = fields.output_compression if form in _COMPRESSED else None
+    moderation = fields.moderation if f"moderation.{fields.moderation}" in model.fields else None
     honoured = {"quality": quality, "style": style, "partial_images": fields.partial_images == 0}
+    honoured["moderation"] = moderation
     honoured["output_compression"] = compression is not None
     ignored = [field for field in _WITHOUT_EFFECT if getattr(fields, field) is not None and not honoured.get(field)]
     size, ratio, pixels = _read_shape(fields, model, options.size_policy, name or model.id)
@@ -170,6 +172,8 @@ def _read_job(
         output_format=form,
         output_compression=compression,
         background=_read_background(fields, model, form),
+        moderation=moderation,
+        end_user=fields.safety_identifier or fields.user or "",
         seed=fields.seed,
         options=fields.read_options(style),
         operation=Operation.EDIT if edited else Operation.GENERATE,

@@ -32,6 +32,7 @@ class EditRule:
     image_max_bytes: int
     images_max: int = 1
     supports_mask: bool = False
+    takes_links: bool = True
     is_character_only: bool = False  # emulated: the model takes only the person or figure from the image
 
     @property
@@ -46,7 +47,7 @@ class EditRule:
         return (
             len(images) <= self.images_max
             and (self.supports_mask or len(images) == len(inputs))
-            and all(image.format in {None, *formats} for image in inputs)
+            and all(image.format in formats or (image.format is None and self.takes_links) for image in inputs)
             and all(image.size_bytes <= self.image_max_bytes for image in inputs)
         )
 
@@ -123,6 +124,7 @@ class Model:
     prices: tuple[Price, ...]
     targets: tuple[Target, ...]
     links: LinkSource = LinkSource.PROVIDER
+    owner: str = ""  # the provider of its first target
 
     def plan(self, job: ImageJob, policy: SizePolicy) -> tuple[PlannedTarget, ...]:
         """Chooses the targets that can serve a job: each of its fields is honoured or emulated."""

@@ -1,6 +1,7 @@
 """Translates between providers' HTTP formats and the domain. Pure: no clock, no environment, no network.
 
-A new provider is one file with a class that implements protocol.py, and one line in `PROVIDERS`.
+A new provider is one file with a class that implements protocol.py, and one line in `PROVIDERS`; one that speaks
+OpenAI's format is a profile in openai/profiles.py.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,12 @@ from typing import Final
 
 from gateway.providers.ai302 import Ai302
 from gateway.providers.minimax import MiniMax
+from gateway.providers.openai import OpenAI
+from gateway.providers.openai.profiles import PROFILES
 from gateway.providers.protocol import Provider
 
-PROVIDERS: Final[Mapping[str, Provider]] = {"302ai": Ai302(), "minimax": MiniMax()}
+PROVIDERS: Final[Mapping[str, Provider]] = {
+    "302ai": Ai302(),
+    "minimax": MiniMax(),
+    **{name: OpenAI(profile) for name, profile in PROFILES.items()},
+}

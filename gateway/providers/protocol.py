@@ -22,8 +22,10 @@ class ProviderRequest:
     """Relative to the base URL."""
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     """Including authentication."""
-    body: tuple[bytes, ...] = field(default=(), repr=False)
+    body: tuple[bytes | memoryview, ...] = field(default=(), repr=False)
     """Consecutive pieces; one of them may be megabytes."""
+    copied_bytes: int = 0
+    """Of the body, in memory beside the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,10 @@ class Provider(Protocol):
     """One provider's API. Capabilities are data: `domain.images` plans every call from them."""
 
     @property
+    def base_url(self) -> str:
+        """Its public address; empty if the operator must choose one."""
+
+    @property
     def result_hosts(self) -> tuple[str, ...]:
         """Known host patterns of its result URLs."""
 
@@ -66,7 +72,10 @@ class Provider(Protocol):
         """The paths that it appends to the base URL."""
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
-        """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting."""
+        """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting.
+
+        Raises: ValueError for a model or an override that it does not support.
+        """
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
         """Builds one call of the job, which has only fields that the capability honours."""
