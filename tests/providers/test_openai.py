@@ -31,7 +31,7 @@ from gateway.providers import PROVIDERS
 from gateway.providers.openai import OpenAI
 from gateway.providers.openai.errors import ARK_CODES, AZURE_CODES, OPENAI_CODES, QIANFAN_CODES, ZHIPU_CODES
 from gateway.providers.openai.profiles import PROFILES
-from gateway.providers.protocol import ProviderRequest
+from gateway.providers.protocol import KeyCheck, ProviderRequest
 from gateway.providers.replies import UpstreamResponse
 from tests.support.errors import attempt
 from tests.support.pictures import drawn
@@ -87,8 +87,12 @@ def reply(content: object, status: int = 200, **headers: str) -> UpstreamRespons
     return UpstreamResponse(status, raw, headers=named, sent=sent)
 
 
-def read(name: str, content: object, status: int = 200, delivery: str = "url", **headers: str) -> ImageReply:
-    return provider(name).read_reply(reply(content, status, **headers), ResponseFormat(delivery))
+def read(name: str, content: object, status: int = 200, delivery: str = "url") -> ImageReply:
+    return provider(name).read_reply(reply(content, status, x_request_id="req_1"), ResponseFormat(delivery))
+
+
+def error_code_of(found: object) -> ErrorCode | None:
+    return found.error_code if isinstance(found, GatewayError | KeyCheck) else None
 
 
 def refused(name: str, content: object, status: int = 200) -> GatewayError:
@@ -286,22 +290,20 @@ USAGE: Final = {
 
 
 @pytest.mark.parametrize(
-    ("name", "extra", "headers", "expected"),
+    ("name", "extra", "expected"),
     [
-        ("openai", {"usage": USAGE}, {"x_request_id": "req_1"}, ("req_1", TokenUsage(50, 4160, 10, 40), None)),
-        ("302ai-openai", {"usage": USAGE | {"prompt_tokens": 0}}, {}, ("", TokenUsage(50, 4160, 10, 40), None)),
-        ("zhipu", {"request_id": "r1"}, {}, ("r1", None, None)),
-        ("qianfan", {"id": "as-1"}, {}, ("as-1", None, None)),
-        ("recraft", {"credits": 40}, {}, ("", None, 40_000)),
-        ("recraft", {"credits": True}, {}, ("", None, None)),
-        ("openai", {"credits": 40, "usage": {"input_tokens": -1, "output_tokens": 3}}, {}, ("", None, None)),
-        ("ark", {"usage": {"generated_images": 1, "output_tokens": 9}}, {"x_request_id": "r"}, ("r", None, None)),
+        ("openai", {"usage": USAGE}, ("req_1", TokenUsage(50, 4160, 10, 40), None)),
+        ("302ai-openai", {"usage": USAGE | {"prompt_tokens": 0}}, ("", TokenUsage(50, 4160, 10, 40), None)),
+        ("zhipu", {"request_id": "r1"}, ("r1", None, None)),
+        ("qianfan", {"id": "as-1"}, ("as-1", None, None)),
+        ("recraft", {"credits": 40}, ("req_1", None, 40_000)),
+        ("recraft", {"credits": True}, ("req_1", None, None)),
+        ("openai", {"credits": 40, "usage": {"input_tokens": -1, "output_tokens": 3}}, ("req_1", None, None)),
+        ("ark", {"usage": {"generated_images": 1, "output_tokens": 9}}, ("req_1", None, None)),
     ],
 )
-def test_what_a_response_states_is_read(
-    name: str, extra: dict[str, Any], headers: dict[str, str], expected: tuple[Any, ...]
-) -> None:
-    found = read(name, {"created": 1, "data": [{"url": URL}], **extra}, **headers)
+def test_what_a_response_states_is_read(name: str, extra: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    found = read(name, {"created": 1, "data": [{"url": URL}], **extra})
     assert expected == (found.id, found.usage, found.stated_usd_micros)
 
 
@@ -337,7 +339,7 @@ def test_an_error_in_place_of_an_image(
     name: str, items: list[object], extra: dict[str, Any], expected: int | ErrorCode
 ) -> None:
     found = attempt(lambda: read(name, {"data": items, **extra}))
-    assert expected == (found.error_code if isinstance(found, GatewayError) else found.failed)
+    assert expected == (found.failed if isinstance(found, ImageReply) else error_code_of(found))
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -526,9 +528,7 @@ def test_a_free_request_shows_the_health_of_a_key(
     assert ("POST" if name in {"ark", "byteplus", "qianfan"} else "GET") == request.method
     assert b"" == b"".join(request.body) or b"{}" == b"".join(request.body)
     found = attempt(lambda: made.read_key_check(reply(content, status)))
-    assert expected == (
-        found.error_code if not isinstance(found, BaseException) else getattr(found, "error_code", None)
-    )
+    assert expected is error_code_of(found)
 
 
 @pytest.mark.parametrize(
