@@ -156,12 +156,12 @@ def _catalog(settings: Settings, problems: Problems) -> Catalog:
         changes = ((int(change.since.timestamp()), change.price_per_image_usd) for change in model.price_changes)
         dated = ((0, model.price_per_image_usd), *changes)
         prices = tuple(Price(since_s, PerImage(usd_micros(price))) for since_s, price in dated)
-        targets = tuple(
-            Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model, model))
-            for target in model.targets
-            if target.upstream in upstreams
-        )
         with problems.collecting():
+            targets = tuple(
+                Target(target.upstream, target.model, _capability(settings, upstreams[target.upstream], target, model))
+                for target in model.targets
+                if target.upstream in upstreams
+            )
             links = _links(settings, model, f"models[{number}].links")
             models.append(Model(model.id, model.aliases, prices, targets, links))
     return Catalog(models)
@@ -178,13 +178,18 @@ def _links(settings: Settings, model: tables.Model, where: str) -> LinkSource:
     return LinkSource.PROVIDER
 
 
-def _capability(upstream: tables.Upstream, name: str, model: tables.Model) -> Capability:
-    """The provider's capability, overridden by the declared one.
+def _capability(
+    settings: Settings, upstream: tables.Upstream, target: tables.Target, model: tables.Model
+) -> Capability:
+    """The provider's capability, overridden by the declared one. Raises: SettingsError if it cannot honour that.
 
     No call is larger than every account's images per minute: it would never be sent.
     """
     declared = {name: value for name, value in asdict(upstream.capabilities).items() if value is not None}
-    capability = PROVIDERS[upstream.provider].capability(name, declared)
+    try:
+        capability = PROVIDERS[upstream.provider].capability(target.model, declared)
+    except ValueError as error:
+        raise SettingsError(f"upstreams[{settings.upstreams.index(upstream)}].capabilities.{error}") from error
     smallest = min(account.images_per_minute for account in upstream.accounts)
     edits = capability.edits if model.edits else None
     return replace(capability, max_images_per_call=min(capability.max_images_per_call, smallest), edits=edits)

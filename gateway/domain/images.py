@@ -105,6 +105,11 @@ class InputImage:
     format: Format | None = None  # None for a URL, which is not fetched
     size_bytes: int = 0  # of the decoded file; 0 for a URL
 
+    @property
+    def base64(self) -> memoryview:
+        """The content of a data URL, not copied."""
+        return memoryview(self.link)[self.link.index(b",") + 1 : -1]
+
 
 @dataclass(frozen=True, slots=True)
 class ImageJob:
@@ -193,6 +198,7 @@ class ImageReply:
     failed: int | None = None  # number of images withheld by the safety check; None if not reported
     usage: TokenUsage | None = None
     stated_usd_micros: int | None = None  # the cost of the call, if the provider states it
+    made: Size | None = None  # read from the first image or stated with it; None: the planned size
 
 
 @dataclass(frozen=True, slots=True)

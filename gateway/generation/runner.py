@@ -286,4 +286,4 @@ class Upstreams:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
         tenant = run.reservation.caller.tenant.current_name
         self._metrics.images.labels(run.model.id, tenant, target.upstream).inc(len(pictures))
-        return ImageResult(pictures, target.shape.made, order.images, reply.id)
+        return ImageResult(pictures, reply.made or target.shape.made, order.images, reply.id)

@@ -9,5 +9,10 @@ from typing import Final
 from gateway.providers.ai302 import Ai302
 from gateway.providers.minimax import MiniMax
 from gateway.providers.protocol import Provider
+from gateway.providers.stability import Stability
 
-PROVIDERS: Final[Mapping[str, Provider]] = {"302ai": Ai302(), "minimax": MiniMax()}
+PROVIDERS: Final[Mapping[str, Provider]] = {
+    "302ai": Ai302(),
+    "minimax": MiniMax(),
+    "stability": Stability(),
+}
