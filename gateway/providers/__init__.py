@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.providers.ai302 import Ai302
+from gateway.providers.google import Google
 from gateway.providers.minimax import MiniMax
 from gateway.providers.protocol import Provider
 from gateway.providers.stability import Stability
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
+    "google": Google(),
     "minimax": MiniMax(),
     "stability": Stability(),
 }
