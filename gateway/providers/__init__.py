@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.providers.ai302 import Ai302
 from gateway.providers.google import Google
+from gateway.providers.ideogram import Ideogram
 from gateway.providers.minimax import MiniMax
 from gateway.providers.protocol import Provider
 from gateway.providers.stability import Stability
@@ -15,6 +16,7 @@ from gateway.providers.stability import Stability
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
     "google": Google(),
+    "ideogram": Ideogram(),
     "minimax": MiniMax(),
     "stability": Stability(),
 }

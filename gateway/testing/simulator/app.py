@@ -21,6 +21,7 @@ from gateway.testing.simulator.edge import Edge
 from gateway.testing.simulator.fault_injection import FaultScript, RefusedError, parse_script, require_key
 from gateway.testing.simulator.fault_rules import FaultSwitches, InvalidSwitchError, render_invalid_switch
 from gateway.testing.simulator.google import GoogleFormat
+from gateway.testing.simulator.ideogram import IdeogramFormat
 from gateway.testing.simulator.limits import Limits, Minute
 from gateway.testing.simulator.own_formats import Workshop
 from gateway.testing.simulator.parsing import bearer, parse, repeated_trace_id, trace_id_of
@@ -39,7 +40,7 @@ from gateway.testing.simulator.states import KeyStates, Outages
 from gateway.testing.simulator.waiting import HANG_S, TURNS, while_connected
 
 KEPT_REQUESTS: Final = 100
-_OWN_FORMATS: Final = (GoogleFormat(), StabilityFormat())
+_OWN_FORMATS: Final = (GoogleFormat(), IdeogramFormat(), StabilityFormat())
 
 
 def create_simulator(

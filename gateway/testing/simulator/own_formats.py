@@ -28,7 +28,7 @@ from gateway.testing.simulator.fault_injection import (
     require_key,
 )
 from gateway.testing.simulator.parsing import parse, trace_id_of
-from gateway.testing.simulator.pictures import Gallery, Sketch
+from gateway.testing.simulator.pictures import Gallery, Sketch, convert
 from gateway.testing.simulator.responses import CutResponse, answer_page
 from gateway.testing.simulator.states import KeyStates, Outages
 from gateway.testing.simulator.waiting import HANG_S, TURNS, while_connected
@@ -185,13 +185,13 @@ class OwnFormatEndpoint:
             Sketch(order.prompt, order.width, order.height, index, order.seed, colours) for index in range(order.n)
         ]
         if self.form.has_links:
-            names = [f"{trace_id}-{index}.jpg" for index in range(order.n)]
+            names = [f"{trace_id}-{index}.{order.form}" for index in range(order.n)]
             for name, sketch in zip(names, sketches, strict=True):
                 self.shop.gallery.hang(name, sketch)
             base = f"{request.url.scheme}://{request.headers['host']}/simulator/images"
             return Made(trace_id, [], [f"{base}/{name}" for name in names], 0)
         drawn = [await self.shop.gallery.picture(sketch) for sketch in sketches]
-        return Made(trace_id, [await asyncio.to_thread(_converted, file, order.form) for file in drawn], [], 0)
+        return Made(trace_id, [await asyncio.to_thread(convert, file, order.form) for file in drawn], [], 0)
 
     def _capture(self, request: Request, key: str | None, body: object) -> None:
         headers = dict(request.headers)
@@ -213,10 +213,3 @@ async def _read(request: Request, raw: bytes) -> dict[str, object] | None:
 
 def _data_url(file: bytes) -> str:
     return "data:application/octet-stream;base64," + base64.b64encode(file).decode("ascii")
-
-
-def _converted(file: bytes, form: str) -> bytes:
-    """Runs in a thread."""
-    from gateway.testing.simulator.drawing import convert  # noqa: PLC0415 - as in pictures.py
-
-    return convert(file, form)

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gateway.testing.simulator.fault_injection import INVALID_PARAMS, RefusedError
 from gateway.testing.simulator.own_formats import Made, Order
 from gateway.testing.simulator.parsing import bearer
+from gateway.testing.simulator.pictures import convert
 from gateway.testing.simulator.responses import answer_json
 
 PIXELS: Final = {
@@ -88,8 +89,6 @@ class StabilityFormat:
         return answer_json(error, status=refusal.status or status)
 
     def render(self, order: Order, made: Made) -> bytes:
-        from gateway.testing.simulator.drawing import convert  # noqa: PLC0415 - as in pictures.py
-
         if not made.files:
             return msgspec.json.encode({"seed": order.seed or 1, "finish_reason": "SUCCESS"})
         [file] = made.files
