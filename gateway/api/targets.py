@@ -50,12 +50,11 @@ def _check_edit(inputs: tuple[InputImage, ...], model: Model, name: str) -> None
         raise refused_value("mask", f"{who} does not support masks.")
     if len(images) > (most := max(rule.images_max for rule in rules)):
         raise refused_value("image", f"{who} takes {most} image{'s' * (most > 1)} per edit, but got {len(images)}.")
+    if not all(image.format for image in inputs) and not any(rule.supports_links for rule in rules):
+        raise refused_value("image", f"{who} takes files and data URLs, but no links.")
     formats = sorted(kind.value for kind in frozenset[Format]().union(*(rule.accepted for rule in rules)))
     max_bytes = max(rule.image_max_bytes for rule in rules)
-    takes_links = any(rule.takes_links for rule in rules)
     for image in inputs:
-        if image.format is None and not takes_links:
-            raise refused_value(image.role.value, f"{who} takes files and data URLs, but not links to images.")
         if image.format and image.format.value not in formats:
             taken = listed([f"'{kind}'" for kind in formats])
             raise refused_value(image.role.value, f"{who} takes images as {taken}, but got '{image.format.value}'.")

@@ -161,7 +161,7 @@ def _catalog(settings: Settings, problems: Problems) -> Catalog:
                 Target(
                     target.upstream,
                     target.model,
-                    _capability(upstreams, target, model, f"models[{number}].targets[{at}]"),
+                    _capability(settings, target, model, f"models[{number}].targets[{at}]"),
                 )
                 for at, target in enumerate(model.targets)
                 if target.upstream in upstreams
@@ -183,20 +183,19 @@ def _links(settings: Settings, model: tables.Model, where: str) -> LinkSource:
     return LinkSource.PROVIDER
 
 
-def _capability(
-    upstreams: Mapping[str, tables.Upstream], target: tables.Target, model: tables.Model, where: str
-) -> Capability:
-    """The provider's capability, overridden by the declared one.
+def _capability(settings: Settings, target: tables.Target, model: tables.Model, where: str) -> Capability:
+    """The provider's capability, overridden by the declared one. Raises: SettingsError if it cannot honour that.
 
     No call is larger than every account's images per minute: it would never be sent.
-    Raises: SettingsError for a model or an override that the provider does not support.
     """
-    upstream = upstreams[target.upstream]
+    at, upstream = next(one for one in enumerate(settings.upstreams) if one[1].name == target.upstream)
     declared = {name: value for name, value in asdict(upstream.capabilities).items() if value is not None}
     try:
         capability = PROVIDERS[upstream.provider].capability(target.model, declared)
     except ValueError as error:
-        raise SettingsError(f"{where}: upstream '{upstream.name}', {error}") from error
+        raise SettingsError(f"upstreams[{at}].capabilities.{error}") from error
+    except LookupError as error:
+        raise SettingsError(f"{where}.model: {error.args[0]}") from error
     smallest = min(account.images_per_minute for account in upstream.accounts)
     edits = capability.edits if model.edits else None
     return replace(capability, max_images_per_call=min(capability.max_images_per_call, smallest), edits=edits)

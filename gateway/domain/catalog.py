@@ -32,7 +32,7 @@ class EditRule:
     image_max_bytes: int
     images_max: int = 1
     supports_mask: bool = False
-    takes_links: bool = True
+    supports_links: bool = True  # if false, the image must be part of the request: the gateway does not fetch URLs
     is_character_only: bool = False  # emulated: the model takes only the person or figure from the image
 
     @property
@@ -47,7 +47,8 @@ class EditRule:
         return (
             len(images) <= self.images_max
             and (self.supports_mask or len(images) == len(inputs))
-            and all(image.format in formats or (image.format is None and self.takes_links) for image in inputs)
+            and (self.supports_links or all(image.format for image in inputs))
+            and all(image.format in {None, *formats} for image in inputs)
             and all(image.size_bytes <= self.image_max_bytes for image in inputs)
         )
 

@@ -15,20 +15,21 @@ _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 def read_size(base64: memoryview) -> Size | None:
     """Returns the pixels of a PNG, JPEG or WebP; None if they cannot be found."""
     try:
-        head = b64decode(base64[: min(_HEAD_CHARS, len(base64) // 4 * 4)])
-        size: Size | None
-        match sniff(head):
-            case Format.PNG:
-                size = _of(head[16:20], head[20:24], "big")
-            case Format.WEBP:
-                size = _webp(head)
-            case Format.JPEG:
-                size = _jpeg(head)
-            case _:
-                return None
+        size = _read(b64decode(base64[: min(_HEAD_CHARS, len(base64) // 4 * 4)]))
     except (ValueError, IndexError):
         return None
-    return size if size is not None and min(size) > 0 else None
+    return size if size and min(size) > 0 else None
+
+
+def _read(head: bytes) -> Size | None:
+    match sniff(head):
+        case Format.PNG:
+            return _of(head[16:20], head[20:24], "big")
+        case Format.WEBP:
+            return _webp(head)
+        case Format.JPEG:
+            return _jpeg(head)
+    return None
 
 
 def _of(width: bytes, height: bytes, order: Literal["big", "little"]) -> Size:

@@ -105,6 +105,11 @@ class InputImage:
     format: Format | None = None  # None for a URL, which is not fetched
     size_bytes: int = 0  # of the decoded file; 0 for a URL
 
+    @property
+    def base64(self) -> memoryview:
+        """The content of a data URL, not copied."""
+        return memoryview(self.link)[self.link.index(b",") + 1 : -1]
+
 
 @dataclass(frozen=True, slots=True)
 class ImageJob:

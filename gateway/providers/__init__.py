@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.providers.ai302 import Ai302
+from gateway.providers.google import Google
+from gateway.providers.ideogram import Ideogram
 from gateway.providers.minimax import MiniMax
 from gateway.providers.openai import OpenAI
 from gateway.providers.openai.profiles import PROFILES
 from gateway.providers.protocol import Provider
+from gateway.providers.stability import Stability
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
+    "google": Google(),
+    "ideogram": Ideogram(),
     "minimax": MiniMax(),
+    "stability": Stability(),
     **{name: OpenAI(profile) for name, profile in PROFILES.items()},
 }

@@ -38,7 +38,7 @@ def form_texts(sent: bytes) -> Iterator[str]:
         return
     for part in sent.split(boundary, _PARTS_MAX)[1:_PARTS_MAX]:
         head, _, value = part.partition(b"\r\n\r\n")
-        if b"filename=" not in head:
+        if value and b"filename=" not in head:
             yield value.removesuffix(b"\r\n").decode("utf-8", "replace")
 
 

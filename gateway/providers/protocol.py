@@ -1,7 +1,7 @@
 """The protocol that every provider implements, and its value types."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Protocol
 
@@ -56,6 +56,18 @@ class ModelFacts:
     retires_on: date | None = None  # from this day (UTC) on the provider refuses it; None if no day is known
 
 
+def lowered(base: Capability, overrides: Mapping[str, int]) -> Capability:
+    """Applies the overrides that any provider can honour. Raises: ValueError that names another one, and its value."""
+    for name, value in overrides.items():
+        if name == "max_images_per_call" and value <= base.max_images_per_call:
+            base = replace(base, max_images_per_call=value)
+        elif name == "seed" and not value:
+            base = replace(base, fields=base.fields - {"seed"})
+        elif not (name == "seed" and "seed" in base.fields):
+            raise ValueError(f"{name}: this provider does not support {value}. Remove the setting")
+    return base
+
+
 class Provider(Protocol):
     """One provider's API. Capabilities are data: `domain.images` plans every call from them."""
 
@@ -74,7 +86,8 @@ class Provider(Protocol):
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting.
 
-        Raises: ValueError for a model or an override that it does not support.
+        Raises: ValueError, which begins with the setting that the provider cannot honour; LookupError for a model that
+        the gateway cannot deliver.
         """
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:

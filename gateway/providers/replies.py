@@ -115,11 +115,6 @@ class UntrustedObject:
     def inner(self, name: str) -> "UntrustedObject":
         return UntrustedObject(self._read(name, _Object) or {})
 
-    def raw(self, name: str) -> msgspec.Raw | None:
-        """Returns a field of an object that was not decoded."""
-        field = self.fields.get(name)
-        return field if isinstance(field, msgspec.Raw) and field != _NULL else None
-
     def items(self, name: str) -> list[msgspec.Raw]:
         return self._read(name, _Items) or []
 
@@ -138,6 +133,11 @@ class UntrustedObject:
             return value
         text = self.text(name).strip()
         return int(text) if _INTEGER.fullmatch(text) else None
+
+    def raw(self, name: str) -> msgspec.Raw:
+        """Returns the field's received bytes."""
+        found = self.fields.get(name)
+        return found if isinstance(found, msgspec.Raw) else _NULL
 
     def value(self, name: str) -> object:
         """Decodes a field. Lists in `data` may hold msgspec.Raw."""

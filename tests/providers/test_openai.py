@@ -534,16 +534,16 @@ def test_a_free_request_shows_the_health_of_a_key(
 @pytest.mark.parametrize(
     ("name", "model", "overrides", "why"),
     [
-        ("openai", "gpt-image-2", {"prompt_optimizer": True}, "capabilities.prompt_optimizer: provider 'openai'"),
-        ("openai", "gpt-image-2", {"seed": True}, "capabilities.seed"),
-        ("zhipu", "cogview-4", {"base64_response": True}, "capabilities.base64_response"),
+        ("openai", "gpt-image-2", {"prompt_optimizer": True}, "prompt_optimizer: provider 'openai'"),
+        ("openai", "gpt-image-2", {"seed": True}, "seed: "),
+        ("zhipu", "cogview-4", {"base64_response": True}, "base64_response: "),
         ("recraft", "recraftv3_vector", {}, "makes SVG"),
     ],
 )
 def test_what_a_provider_cannot_do_is_refused_in_the_configuration(
     name: str, model: str, overrides: dict[str, int], why: str
 ) -> None:
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises((ValueError, LookupError), match=why):
         provider(name).capability(model, overrides)
 
 

@@ -51,16 +51,16 @@ class OpenAI:
         return self.profile.facts
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
-        """Returns the capability of a model. Raises: ValueError for an override without a meaning here."""
+        """Returns the capability of a model. Raises: ValueError, LookupError."""
         profile = self.profile
         for name in sorted(overrides.keys() - _OVERRIDES):
-            raise ValueError(f"capabilities.{name}: provider '{profile.name}' does not have it; remove it")
+            raise ValueError(f"{name}: provider '{profile.name}' does not have it; remove it")
         if model.endswith("_vector"):
-            raise ValueError(f"model '{model}' makes SVG, which the gateway does not deliver; use another model")
+            raise LookupError(f"'{model}' makes SVG, which the gateway does not deliver; use another model")
         if overrides.get("seed") and not profile.seed_field:
-            raise ValueError(f"capabilities.seed: provider '{profile.name}' does not have it; remove it")
+            raise ValueError(f"seed: provider '{profile.name}' does not have it; remove it")
         if overrides.get("base64_response") and profile.response_format is ResponseFormatForm.OMITTED:
-            raise ValueError(f"capabilities.base64_response: '{profile.name}' has one form of images only; remove it")
+            raise ValueError(f"base64_response: provider '{profile.name}' has one form of images only; remove it")
         base = profile.facts.get(model, profile.default).capability
         fields = base.fields
         if "seed" in overrides:

@@ -43,7 +43,7 @@ _OPENAI_FIELDS: Final = (
     | _fields("moderation", "auto", "low")
 )
 _TRANSPARENT: Final = frozenset({"background.transparent"})
-_OPENAI_EDITS: Final = EditRule(_FILES, 50 * _MEGABYTE - 1, images_max=16, supports_mask=True, takes_links=False)
+_OPENAI_EDITS: Final = EditRule(_FILES, 50 * _MEGABYTE - 1, images_max=16, supports_mask=True, supports_links=False)
 _GPT_IMAGE_2: Final = Capability(
     (SizeBounds(16, 3840, 16, 655_360, 8_294_400, 3),),
     max_images_per_call=10,

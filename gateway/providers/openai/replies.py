@@ -48,10 +48,9 @@ def read_images(
 
 def _read_picture(item: UntrustedObject, delivery: ResponseFormat) -> Picture | None:
     """Reads an item in the requested form, else in the other one. An empty text is no image (section 1.3)."""
-    url, encoded = item.raw("url"), item.raw("b64_json")
-    link = read_link(url) if url else None
-    if encoded and (link is None or delivery is ResponseFormat.BASE64):
-        return read_base64(encoded) or link
+    link = read_link(item.raw("url"))
+    if link is None or delivery is ResponseFormat.BASE64:
+        return read_base64(item.raw("b64_json")) or link
     return link
 
 
