@@ -75,12 +75,13 @@ def render_error_event(error: GatewayError, model_name: str) -> bytes:
     return b"event: error\ndata: " + body + b"\n\n"
 
 
-def render_model(name: str) -> bytes:
-    return msgspec.json.encode({"id": name, "object": "model", "created": _CREATED, "owned_by": "minimax"})
+def render_model(name: str, owner: str) -> bytes:
+    return msgspec.json.encode({"id": name, "object": "model", "created": _CREATED, "owned_by": owner})
 
 
-def render_models(names: Iterable[str]) -> bytes:
-    return b'{"object":"list","data":[' + b",".join(map(render_model, names)) + b"]}"
+def render_models(names: Iterable[tuple[str, str]]) -> bytes:
+    """Renders the names of models with their owners."""
+    return b'{"object":"list","data":[' + b",".join(render_model(*one) for one in names) + b"]}"
 
 
 def _item(image: Picture) -> Chunks:

@@ -38,8 +38,9 @@ from gateway.app.routes import console_routes, image_routes, operators_routes, s
 from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
-from gateway.domain.catalog import Catalog, SizePolicy
+from gateway.domain.catalog import Catalog
 from gateway.domain.images import Format
+from gateway.domain.sizes import SizePolicy
 from gateway.events.outbox import Outbox
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.key_checks import KeyChecker, Suspects

@@ -156,14 +156,19 @@ def _catalog(settings: Settings, problems: Problems) -> Catalog:
         changes = ((int(change.since.timestamp()), change.price_per_image_usd) for change in model.price_changes)
         dated = ((0, model.price_per_image_usd), *changes)
         prices = tuple(Price(since_s, PerImage(usd_micros(price))) for since_s, price in dated)
-        targets = tuple(
-            Target(target.upstream, target.model, _capability(upstreams[target.upstream], target.model, model))
-            for target in model.targets
-            if target.upstream in upstreams
-        )
         with problems.collecting():
+            targets = tuple(
+                Target(
+                    target.upstream,
+                    target.model,
+                    _capability(settings, target, model, f"models[{number}].targets[{at}]"),
+                )
+                for at, target in enumerate(model.targets)
+                if target.upstream in upstreams
+            )
             links = _links(settings, model, f"models[{number}].links")
-            models.append(Model(model.id, model.aliases, prices, targets, links))
+            owner = upstreams[targets[0].upstream].provider if targets else ""
+            models.append(Model(model.id, model.aliases, prices, targets, links, owner))
     return Catalog(models)
 
 
@@ -178,13 +183,19 @@ def _links(settings: Settings, model: tables.Model, where: str) -> LinkSource:
     return LinkSource.PROVIDER
 
 
-def _capability(upstream: tables.Upstream, name: str, model: tables.Model) -> Capability:
-    """The provider's capability, overridden by the declared one.
+def _capability(settings: Settings, target: tables.Target, model: tables.Model, where: str) -> Capability:
+    """The provider's capability, overridden by the declared one. Raises: SettingsError if it cannot honour that.
 
     No call is larger than every account's images per minute: it would never be sent.
     """
+    at, upstream = next(one for one in enumerate(settings.upstreams) if one[1].name == target.upstream)
     declared = {name: value for name, value in asdict(upstream.capabilities).items() if value is not None}
-    capability = PROVIDERS[upstream.provider].capability(name, declared)
+    try:
+        capability = PROVIDERS[upstream.provider].capability(target.model, declared)
+    except ValueError as error:
+        raise SettingsError(f"upstreams[{at}].capabilities.{error}") from error
+    except LookupError as error:
+        raise SettingsError(f"{where}.model: {error.args[0]}") from error
     smallest = min(account.images_per_minute for account in upstream.accounts)
     edits = capability.edits if model.edits else None
     return replace(capability, max_images_per_call=min(capability.max_images_per_call, smallest), edits=edits)
@@ -194,7 +205,7 @@ def _upstreams(settings: Settings, environ: Mapping[str, str], problems: Problem
     endpoints, pools, waits = {}, [], {}
     for number, upstream in enumerate(settings.upstreams):
         where, name, provider = f"upstreams[{number}]", upstream.name, PROVIDERS[upstream.provider]
-        base_url, proxies = upstream.base_url, ProxyRules()
+        base_url, proxies = upstream.base_url or "", ProxyRules()
         with problems.collecting():
             base_url = read_base_url(upstream, provider, where)
             proxies = read_proxies(upstream, environ, base_url, where)

@@ -105,6 +105,11 @@ class InputImage:
     format: Format | None = None  # None for a URL, which is not fetched
     size_bytes: int = 0  # of the decoded file; 0 for a URL
 
+    @property
+    def base64(self) -> memoryview:
+        """The content of a data URL, not copied."""
+        return memoryview(self.link)[self.link.index(b",") + 1 : -1]
+
 
 @dataclass(frozen=True, slots=True)
 class ImageJob:
@@ -121,7 +126,9 @@ class ImageJob:
     output_format: Format | None = None  # None: as the upstream makes it
     output_compression: int | None = None  # quality of a conversion to JPEG or WebP, 0 to 100
     background: str | None = None
+    moderation: str | None = None
     seed: int | None = None
+    end_user: str = field(default="", repr=False)  # as the client names it, for providers that ask for it
     inputs: tuple[InputImage, ...] = field(default=(), repr=False)
     options: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """Provider options: "PROVIDER.FIELD" to a JSON value."""
@@ -140,8 +147,9 @@ class ImageJob:
         if self.seed is not None:
             names.append("seed")
         form = self.output_format and self.output_format.value
-        choices = (("quality", self.quality), ("output_format", form), ("background", self.background))
-        names += [f"{kind}.{value}" for kind, value in choices if value]
+        choices = {"quality": self.quality, "output_format": form, "background": self.background}
+        choices["moderation"] = self.moderation
+        names += [f"{kind}.{value}" for kind, value in choices.items() if value]
         return frozenset(names)
 
 
@@ -193,6 +201,7 @@ class ImageReply:
     failed: int | None = None  # number of images withheld by the safety check; None if not reported
     usage: TokenUsage | None = None
     stated_usd_micros: int | None = None  # the cost of the call, if the provider states it
+    made: Size | None = None  # read from the first image or stated with it; None: the planned size
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import cast
 
 import httpx
 import structlog
@@ -173,7 +174,8 @@ class UpstreamClient:
             "on_sent": note_sent,
             "proxy": find_proxy(endpoint.proxies, endpoint.base_url),
         }
-        request = httpx.Request(asked.method, url, headers=headers, content=asked.body, extensions=extensions)
+        body = cast("tuple[bytes, ...]", asked.body)  # the transport also takes memory views
+        request = httpx.Request(asked.method, url, headers=headers, content=body, extensions=extensions)
         try:
             async with asyncio.timeout(timeout_s):
                 reply = await read_reply(self._transport, request, self._limits.max_response_bytes, order.memory)

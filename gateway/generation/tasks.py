@@ -256,7 +256,7 @@ class TaskTracker:
         headers = [*asked.headers, ("accept-encoding", "identity"), ("user-agent", self._user_agent)]
         extensions = {"timeout": {"connect": _CONNECT_S}, "proxy": find_proxy(endpoint.proxies, url)}
         try:
-            request = httpx.Request(asked.method, url, headers=headers, content=asked.body, extensions=extensions)
+            request = httpx.Request(asked.method, url, headers=headers, extensions=extensions)
             async with asyncio.timeout(_POLL_S):
                 reply = await read_reply(self._transport, request, self._max_bytes, memory)
         except TimeoutError as error:

@@ -11,16 +11,17 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.domain.accounts import Secret
-from gateway.domain.catalog import AspectRatios, Capability, EditRule, SizeBounds, SizeRule
+from gateway.domain.catalog import Capability, EditRule
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, Format, ImageJob, ImageReply, ResponseFormat, Size
+from gateway.domain.sizes import AspectRatios, SizeBounds, SizeRule
 from gateway.domain.tasks import PollRhythm, Task
 from gateway.providers.error_texts import refusal, word_error
-from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest
+from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest, lowered
 from gateway.providers.replies import UntrustedObject, UpstreamResponse, http_error, parse_any, read_link
 
-_FLUX_2: Final = SizeBounds(64, 1984, 16)
-"""At least 64, at most 4 MP, multiples of 16 [S]."""
+_FLUX_2: Final = SizeBounds(64, 4000, 16, area_max=4_000_000)
+"""Sides of at least 64 in multiples of 16, at most 4 MP [S]. No longest side is documented."""
 _FLUX_1: Final = SizeBounds(256, 1440, 32)
 _RATIOS: Final = AspectRatios(
     {
@@ -81,6 +82,7 @@ _ACCEPT: Final = ("accept", "application/json")
 class BlackForestLabs:
     """The `bfl` provider."""
 
+    base_url = "https://api.bfl.ai"
     result_hosts: tuple[str, ...] = ("delivery*.bfl.ai", "bfldelivery*.blob.core.windows.net")
     poll_hosts: tuple[str, ...] = ("*.bfl.ai",)
     paths: tuple[str, ...] = (*(f"/v1/{model}" for model in MODELS), "/v1/get_result", "/v1/credits")
@@ -88,9 +90,9 @@ class BlackForestLabs:
     """The result dies ten minutes after it was made [S]."""
     models = MODELS
 
-    def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:  # noqa: ARG002 - it has none
+    def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
         """Returns the capability of a model; of one that is not known, that of the newest."""
-        return MODELS.get(model, MODELS["flux-2-pro"]).capability
+        return lowered(MODELS.get(model, MODELS["flux-2-pro"]).capability, overrides)
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
         body: dict[str, object] = {"prompt": job.prompt}

@@ -1,7 +1,7 @@
 """The protocol that every provider implements, and its value types."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Protocol, runtime_checkable
 
@@ -23,8 +23,10 @@ class ProviderRequest:
     """Relative to the base URL."""
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     """Including authentication."""
-    body: tuple[bytes, ...] = field(default=(), repr=False)
+    body: tuple[bytes | memoryview, ...] = field(default=(), repr=False)
     """Consecutive pieces; one of them may be megabytes."""
+    copied_bytes: int = 0
+    """Of the body, in memory beside the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,24 @@ class ModelFacts:
     retires_on: date | None = None  # from this day (UTC) on the provider refuses it; None if no day is known
 
 
+def lowered(base: Capability, overrides: Mapping[str, int]) -> Capability:
+    """Applies the overrides that any provider can honour. Raises: ValueError that names another one, and its value."""
+    for name, value in overrides.items():
+        if name == "max_images_per_call" and value <= base.max_images_per_call:
+            base = replace(base, max_images_per_call=value)
+        elif name == "seed" and not value:
+            base = replace(base, fields=base.fields - {"seed"})
+        elif not (name == "seed" and "seed" in base.fields):
+            raise ValueError(f"{name}: this provider does not support {value}. Remove the setting")
+    return base
+
+
 class Provider(Protocol):
     """One provider's API. Capabilities are data: `domain.images` plans every call from them."""
+
+    @property
+    def base_url(self) -> str:
+        """Its public address; empty if the operator must choose one."""
 
     @property
     def result_hosts(self) -> tuple[str, ...]:
@@ -67,7 +85,11 @@ class Provider(Protocol):
         """The paths that it appends to the base URL."""
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:
-        """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting."""
+        """Returns the capability of one call. `overrides`: the operator's `capabilities`, by setting.
+
+        Raises: ValueError, which begins with the setting that the provider cannot honour; LookupError for a model that
+        the gateway cannot deliver.
+        """
 
     def build_call(self, job: ImageJob, plan: CallPlan, secret: Secret) -> ProviderRequest:
         """Builds one call of the job, which has only fields that the capability honours."""

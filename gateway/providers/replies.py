@@ -134,6 +134,11 @@ class UntrustedObject:
         text = self.text(name).strip()
         return int(text) if _INTEGER.fullmatch(text) else None
 
+    def raw(self, name: str) -> msgspec.Raw:
+        """Returns the field's received bytes."""
+        found = self.fields.get(name)
+        return found if isinstance(found, msgspec.Raw) else _NULL
+
     def value(self, name: str) -> object:
         """Decodes a field. Lists in `data` may hold msgspec.Raw."""
         return self._read(name, object)

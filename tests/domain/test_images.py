@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.catalog import Capability, EditRule, FixedSize, SizePolicy, plan_shape
+from gateway.domain.catalog import Capability, EditRule, plan_shape
 from gateway.domain.images import (
     Base64Image,
     Format,
@@ -25,6 +25,7 @@ from gateway.domain.images import (
     sniff_base64,
     split_count,
 )
+from gateway.domain.sizes import FixedSize, SizePolicy
 
 
 @pytest.mark.parametrize(

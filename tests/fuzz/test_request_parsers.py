@@ -15,9 +15,10 @@ from gateway.api.openai_edits import EditFields, FileHead, parse_edit, render_te
 from gateway.api.openai_responses import render_error
 from gateway.domain.accounts import make_secret
 from gateway.domain.billing import PerImage, Price
-from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
+from gateway.domain.catalog import Catalog, Model, Target
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageJob
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
 from tests.fuzz.bodies import EDITS, NATIVE, OPENAI, bodies

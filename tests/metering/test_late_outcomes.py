@@ -35,7 +35,8 @@ async def unconfirmed(admission: Admission, redis: Client, images: int) -> str:
     async with admitted(admission, caller, images) as reservation:
         for _ in range(images):
             await reservation.mark_sent("sim", "main", 1)
-    return reservation.id
+    name: str = reservation.id
+    return name
 
 
 async def used(admission: Admission) -> tuple[int, int]:

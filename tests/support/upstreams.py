@@ -18,9 +18,10 @@ from starlette.routing import Route
 
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
 from gateway.domain.billing import PerImage, Price
-from gateway.domain.catalog import Model, PlannedTarget, SizePolicy, Target
+from gateway.domain.catalog import Model, PlannedTarget, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageJob, ImageResult, ResponseFormat
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tracing import Trace
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.context import RequestContext
