@@ -23,7 +23,9 @@ from gateway.testing.simulator.fault_rules import FaultSwitches, InvalidSwitchEr
 from gateway.testing.simulator.google import GoogleFormat
 from gateway.testing.simulator.ideogram import IdeogramFormat
 from gateway.testing.simulator.limits import Limits, Minute
-from gateway.testing.simulator.own_formats import Workshop
+from gateway.testing.simulator.openai_format import OpenAIFormat
+from gateway.testing.simulator.openai_wires import WIRES
+from gateway.testing.simulator.own_formats import OwnFormat, Workshop
 from gateway.testing.simulator.parsing import bearer, parse, repeated_trace_id, trace_id_of
 from gateway.testing.simulator.pictures import Gallery, Sketch
 from gateway.testing.simulator.requests import MODELS_BY_PATH, ImageRequest, parse_request
@@ -40,7 +42,12 @@ from gateway.testing.simulator.states import KeyStates, Outages
 from gateway.testing.simulator.waiting import HANG_S, TURNS, while_connected
 
 KEPT_REQUESTS: Final = 100
-_OWN_FORMATS: Final = (GoogleFormat(), IdeogramFormat(), StabilityFormat())
+_OWN_FORMATS: Final[tuple[OwnFormat, ...]] = (
+    GoogleFormat(),
+    IdeogramFormat(),
+    StabilityFormat(),
+    *map(OpenAIFormat, WIRES),
+)
 
 
 def create_simulator(
