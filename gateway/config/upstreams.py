@@ -120,7 +120,7 @@ class Upstream(Table, frozen=True, kw_only=True):
     """One provider at one address."""
 
     name: Name
-    provider: Literal["302ai", "google", "ideogram", "minimax", "stability"]
+    provider: Literal["302ai", "glif", "google", "ideogram", "minimax", "stability"]
     base_url: HttpUrl
     proxy: str | None = None
     proxy_password: SecretSource | None = None
