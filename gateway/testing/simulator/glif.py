@@ -35,7 +35,14 @@ class GlifFormat:
 
     def refuse(self, refusal: RefusedError) -> Response:
         text = refusal.text if refusal.code == INVALID_PARAMS else MINIMAX_TEXTS.get(refusal.code, "error")
-        failed = {"id": "workflow", "inputs": {}, "output": None, "outputFull": None, "error": text, "price": 0}
+        failed: dict[str, object] = {
+            "id": "workflow",
+            "inputs": {},
+            "output": None,
+            "outputFull": None,
+            "error": text,
+            "price": 0,
+        }
         status = STATUSES.get(refusal.code)
         return answer_json({"error": text}, status=status) if status else answer_json(failed)
 
