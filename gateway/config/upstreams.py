@@ -124,6 +124,7 @@ ProviderName = Literal[
     "azure",
     "byteplus",
     "generic",
+    "glif",
     "google",
     "ideogram",
     "minimax",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.providers.ai302 import Ai302
+from gateway.providers.glif import Glif
 from gateway.providers.google import Google
 from gateway.providers.ideogram import Ideogram
 from gateway.providers.minimax import MiniMax
@@ -18,6 +19,7 @@ from gateway.providers.stability import Stability
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
+    "glif": Glif(),
     "google": Google(),
     "ideogram": Ideogram(),
     "minimax": MiniMax(),

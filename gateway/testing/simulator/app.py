@@ -20,6 +20,7 @@ from gateway.testing.simulator.call_log import Call, CallLog, Rule
 from gateway.testing.simulator.edge import Edge
 from gateway.testing.simulator.fault_injection import FaultScript, RefusedError, parse_script, require_key
 from gateway.testing.simulator.fault_rules import FaultSwitches, InvalidSwitchError, render_invalid_switch
+from gateway.testing.simulator.glif import GlifFormat
 from gateway.testing.simulator.google import GoogleFormat
 from gateway.testing.simulator.ideogram import IdeogramFormat
 from gateway.testing.simulator.limits import Limits, Minute
@@ -43,6 +44,7 @@ from gateway.testing.simulator.waiting import HANG_S, TURNS, while_connected
 
 KEPT_REQUESTS: Final = 100
 _OWN_FORMATS: Final[tuple[OwnFormat, ...]] = (
+    GlifFormat(),
     GoogleFormat(),
     IdeogramFormat(),
     StabilityFormat(),
