@@ -1,4 +1,6 @@
-"""A faithful simulator of MiniMax's and 302.AI's image APIs, for development and tests without cost.
+"""A faithful simulator of image APIs, for development and tests without cost.
+
+It speaks the formats of MiniMax, 302.AI, Stability, Google, Ideogram and Glif. Faults are named by MiniMax's codes.
 
 Accounts have limits, key states can be changed at run time, and outages can be switched on and off:
 
