@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from gateway.app import create_app
-from gateway.cli.demo_document import PROVIDERS, RPM, build_document
+from gateway.cli.demo_document import RPM, build_document, find_providers
 from gateway.config import Settings, from_document
 from gateway.config.resolve import resolve
 from gateway.observability.logging import LogFormat, configure_logging
@@ -56,7 +56,7 @@ def run_demo(
     configure_logging(log_format, "warning")  # its own admin calls are noise
     listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exits_with_parent else "")
     listener.listen()  # of two demos that start at once, the second fails here
-    uses_simulator = not any(os.environ.get(provider.variable) for provider in PROVIDERS)
+    uses_simulator = not find_providers(os.environ)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
     with _data_directory(keep) as directory:
