@@ -89,11 +89,13 @@ class OpenAIFormat:
         return answer_json(content)
 
     def _size(self, asked: object, model: str) -> tuple[int, int]:
-        match = _SIZE.fullmatch(self.wire.default_size if asked in {None, "auto"} else str(asked))
+        sizes = self.wire.models.get(model)
+        default = (sizes and sizes.default) or self.wire.default_size
+        match = _SIZE.fullmatch(default if asked in {None, "auto"} else str(asked))
         if not match:
             raise RefusedError(INVALID_PARAMS, "size is invalid")
         width, height = int(match[1]), int(match[2])
-        if asked and model in self.wire.models and not self.wire.models[model].allow(width, height):
+        if asked and sizes and not sizes.allow(width, height):
             raise RefusedError(INVALID_PARAMS, "size is not supported")
         return width, height
 

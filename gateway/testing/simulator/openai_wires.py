@@ -19,7 +19,7 @@ from gateway.testing.simulator.openai_errors import (
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bounds of a size in pixels. A size of `listed` is valid, too."""
+    """Bounds of a size in pixels, or a list of sizes."""
 
     step: int = 1
     side_min: int = 1
@@ -28,6 +28,8 @@ class Sizes:
     area_max: int = 10**9
     ratio_max: float = 16
     listed: frozenset[str] = frozenset()
+    default: str = ""
+    """Of a model that differs from others of its provider."""
 
     def allow(self, width: int, height: int) -> bool:
         if self.listed:
@@ -93,7 +95,7 @@ _RECRAFT: Final = (
     *("832x1344", "1280x896", "896x1280", "1344x768", "768x1344"),
 )
 _ZHIPU: Final = {
-    "glm-image": Sizes(32, 512, 2048, area_max=2**21),
+    "glm-image": Sizes(32, 512, 2048, area_max=2**21, default="1280x1280"),
     "cogview-4": Sizes(16, 512, 2048, area_max=2**21),
     "cogview-4-250304": Sizes(16, 512, 2048, area_max=2**21),
 }

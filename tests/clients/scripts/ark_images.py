@@ -28,7 +28,7 @@ def edit():
 
 def withheld():
     made = client.images.generate(model=MODEL, prompt="a fox [fail=1]", size="1024x1024")
-    return f"{made.data[0].error.code} {made.usage.generated_images}"
+    return f"{made.data[0].error['code']} {made.usage.generated_images}"
 
 
 def refused_prompt():
