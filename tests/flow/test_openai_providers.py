@@ -16,7 +16,7 @@ from tests.support.pictures import drawn
 pytestmark = pytest.mark.shares_gateway
 
 PROVIDERS: Final = {
-    "openai": ("/openai/v1", "gpt-image-2"),
+    "openai": ("/openai/v1", "gpt-image-2.5-sunburst"),
     "azure": ("/azure", "pictures"),
     "minimax-h3": ("/h3/v1", "MiniMax-H3-Image"),
     "ark": ("/ark/api/v3", "doubao-seedream-5-0-260128"),
@@ -243,6 +243,12 @@ def test_a_fault_of_the_account_is_told_and_free(gateway: Gateway, twin: Simulat
 def test_the_models_name_their_provider(gateway: Gateway) -> None:
     owners = {model["id"]: model["owned_by"] for model in gateway.get("/v1/models").json()["data"]}
     assert {f"{name}-good": name for name in PROVIDERS}.items() <= owners.items()
+
+
+def test_a_transparent_background_is_told(gateway: Gateway) -> None:
+    fields = {"model": "openai-good", "prompt": "a logo", "output_format": "png"}
+    made = [gateway.generate(**fields, background=background) for background in ("transparent", "opaque", "auto")]
+    assert ["transparent", "opaque", "opaque"] == [response.json()["background"] for response in made]
 
 
 def test_fields_of_openai_reach_it(gateway: Gateway, twin: Simulator) -> None:
