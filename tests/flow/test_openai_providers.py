@@ -13,8 +13,6 @@ from PIL import Image
 from tests.support.harness import UNLIMITED, Gateway, Simulator, document, gatewaying, simulating
 from tests.support.pictures import drawn
 
-pytestmark = pytest.mark.shares_gateway
-
 PROVIDERS: Final = {
     "openai": ("/openai/v1", "gpt-image-2.5-sunburst"),
     "azure": ("/azure", "pictures"),
