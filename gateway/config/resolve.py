@@ -199,7 +199,7 @@ def _upstreams(settings: Settings, environ: Mapping[str, str], problems: Problem
     endpoints, pools, waits = {}, [], {}
     for number, upstream in enumerate(settings.upstreams):
         where, name, provider = f"upstreams[{number}]", upstream.name, PROVIDERS[upstream.provider]
-        base_url, proxies = upstream.base_url, ProxyRules()
+        base_url, proxies = upstream.base_url or "", ProxyRules()
         with problems.collecting():
             base_url = read_base_url(upstream, provider, where)
             proxies = read_proxies(upstream, environ, base_url, where)

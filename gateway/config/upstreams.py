@@ -121,7 +121,7 @@ class Upstream(Table, frozen=True, kw_only=True):
 
     name: Name
     provider: Literal["302ai", "glif", "google", "ideogram", "minimax", "stability"]
-    base_url: HttpUrl
+    base_url: HttpUrl | None = None
     proxy: str | None = None
     proxy_password: SecretSource | None = None
     result_hosts: tuple[str, ...] | None = None

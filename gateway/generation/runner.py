@@ -219,7 +219,7 @@ class Upstreams:
         self, run: JobContext, lease: Lease, target: PlannedTarget, count: int, needed_s: float
     ) -> CallResult | None:
         """Makes one call, from its record in the reservation to its last image; None if it is too late to send it."""
-        entry, key, context, is_lease_used = OpenCall(), lease.key, run.context, False
+        entry, key, context, is_lease_used, copied_bytes = OpenCall(), lease.key, run.context, False, 0
         is_base64 = run.job.delivery is ResponseFormat.BASE64 and target.capability.supports_base64
         asked = ResponseFormat.BASE64 if is_base64 else ResponseFormat.URL
         try:
@@ -228,6 +228,8 @@ class Upstreams:
             plan = CallPlan(target.model, count, target.shape, asked)
             provider = run.supply.endpoints[target.upstream].provider
             request = provider.build_call(target.reduce(run.job), plan, key.secret)
+            context.memory.note(request.copied_bytes)
+            copied_bytes = request.copied_bytes
             if context.disconnected.is_set():
                 return GatewayError(ErrorCode.CLIENT_DISCONNECTED)
             entry = await run.reservation.mark_sent(key.upstream, key.account, count)
@@ -244,6 +246,7 @@ class Upstreams:
         except GatewayError as error:
             return error
         finally:
+            context.memory.note(-copied_bytes)
             if not is_lease_used:
                 await self._caller.release_unused(lease)
             if entry.is_free:

@@ -28,6 +28,7 @@ _PATH: Final = "/"
 class Glif:
     """The `glif` provider."""
 
+    base_url = "https://simple-api.glif.app"
     result_hosts: tuple[str, ...] = ("res.cloudinary.com",)
     """One of the hosts of its results; the others are not known."""
     paths: tuple[str, ...] = (_PATH,)

@@ -124,6 +124,7 @@ _DELAY: Final = re.compile(r"(\d{1,5}(?:\.\d{1,9})?)s", re.ASCII)
 class Google:
     """The `google` provider."""
 
+    base_url = "https://generativelanguage.googleapis.com"
     result_hosts: tuple[str, ...] = ()
     """It delivers no links."""
     paths: tuple[str, ...] = (_MODELS_PATH,)

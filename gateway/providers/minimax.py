@@ -115,6 +115,8 @@ _REFERENCE: Final = FIELDS["subject_reference"]
 class MiniMax:
     """The `minimax` provider."""
 
+    base_url = ""
+    """A key is valid in one region only."""
     result_hosts: tuple[str, ...] = (
         "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # full names: others may own similar buckets
         "hailuo-image-algeng-data-us.oss-*.aliyuncs.com",

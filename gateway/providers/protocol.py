@@ -24,6 +24,8 @@ class ProviderRequest:
     """Including authentication."""
     body: tuple[bytes | memoryview, ...] = field(default=(), repr=False)
     """Consecutive pieces; one of them may be megabytes."""
+    copied_bytes: int = 0
+    """Of the body, in memory beside the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,10 @@ def lowered(base: Capability, overrides: Mapping[str, int]) -> Capability:
 
 class Provider(Protocol):
     """One provider's API. Capabilities are data: `domain.images` plans every call from them."""
+
+    @property
+    def base_url(self) -> str:
+        """Its public address; empty if the operator must choose one."""
 
     @property
     def result_hosts(self) -> tuple[str, ...]:

@@ -94,6 +94,7 @@ _CHEAPEST, _DEAREST = 2.5, 8
 class Stability:
     """The `stability` provider."""
 
+    base_url = "https://api.stability.ai"
     result_hosts: tuple[str, ...] = ()
     """It delivers no links."""
     paths: tuple[str, ...] = (*(f"{_PATH}/{service}" for service in ("ultra", "core", "sd3")), _BALANCE_PATH)
@@ -120,7 +121,8 @@ class Stability:
             form["seed"] = str(_SEED_FOR_ZERO if job.seed == _RANDOM_SEED else job.seed)
         content_type, pieces = build_form(form, files, secret)
         headers = (*_headers(secret), ("content-type", content_type))
-        return ProviderRequest("POST", f"{_PATH}/{service}", headers, pieces)
+        copied_bytes = sum(len(content) for _, _, content in files)
+        return ProviderRequest("POST", f"{_PATH}/{service}", headers, pieces, copied_bytes)
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:  # noqa: ARG002 - one form
         """Reads the image of a response. Raises: GatewayError.
