@@ -56,12 +56,12 @@ def _facts(credits_: float, *, edits: bool = True) -> ModelFacts:
 
 
 MODELS: Final[Mapping[str, ModelFacts]] = {
-    "stable-image-ultra": _facts(8),
-    "stable-image-core": _facts(3, edits=False),
     "sd3.5-large": _facts(6.5),
     "sd3.5-large-turbo": _facts(4),
     "sd3.5-medium": _facts(3.5),
     "sd3.5-flash": _facts(2.5),
+    "stable-image-core": _facts(3, edits=False),
+    "stable-image-ultra": _facts(8),
 }
 """Models and credits per image (3.1). A failed request is free; a blurred image costs as much as any."""
 
