@@ -55,7 +55,7 @@ def test_an_edit_is_a_remix_of_one_image() -> None:
     request = V3.request(EDIT, 2)
     assert "/v1/ideogram-v3/remix" == request.path
     assert ["in red", "TURBO", "2"] == list(form_texts(b"".join(request.body)))
-    assert PNG in request.body
+    assert (True, len(PNG)) == (PNG in request.body, request.copied_bytes)
     assert PROVIDERS["ideogram"].capability("ideogram-v4", {}).edits is None
 
 

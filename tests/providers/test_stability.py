@@ -63,6 +63,7 @@ def test_an_edit_has_the_image_and_a_strength() -> None:
     common = {"prompt": "in red", "output_format": "png", "image": "image.png image/png", "strength": "0.7"}
     assert common | {"model": "sd3.5-large", "mode": "image-to-image"} == form(SD3.request(EDIT))
     assert common == form(ULTRA.request(EDIT))
+    assert len(PNG) == ULTRA.request(EDIT).copied_bytes
     assert PROVIDERS["stability"].capability("stable-image-core", {}).edits is None
 
 
