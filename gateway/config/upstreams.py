@@ -125,6 +125,7 @@ ProviderName = Literal[
     "bfl",
     "byteplus",
     "generic",
+    "glif",
     "google",
     "ideogram",
     "minimax",

@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.providers.ai302 import Ai302
 from gateway.providers.bfl import BlackForestLabs
+from gateway.providers.glif import Glif
 from gateway.providers.google import Google
 from gateway.providers.ideogram import Ideogram
 from gateway.providers.minimax import MiniMax
@@ -20,6 +21,7 @@ from gateway.providers.stability import Stability
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
     "bfl": BlackForestLabs(),
+    "glif": Glif(),
     "google": Google(),
     "ideogram": Ideogram(),
     "minimax": MiniMax(),

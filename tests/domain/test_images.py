@@ -20,11 +20,11 @@ from gateway.domain.images import (
     ResponseFormat,
     Role,
     Size,
-    shorten,
     sniff,
     sniff_base64,
     split_count,
 )
+from gateway.domain.prompts import shorten
 from gateway.domain.sizes import FixedSize, SizePolicy
 
 
