@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import MadeImages
 from gateway.domain.tenants import KEY_PREFIX
-from gateway.providers import google, ideogram, stability
+from gateway.providers import bfl, google, ideogram, stability
 from gateway.providers.openai.profiles import PROFILES
 from gateway.providers.protocol import ModelFacts
 
@@ -51,6 +51,14 @@ PROVIDERS: Final = (
     _of("STABILITY_API_KEY", "stability", "https://api.stability.ai", stability.MODELS),
     _of("GEMINI_API_KEY", "google", "https://generativelanguage.googleapis.com", google.MODELS),
     _of("IDEOGRAM_API_KEY", "ideogram", "https://api.ideogram.ai", ideogram.MODELS),
+    # A megapixel (reference/providers.md 4.1).
+    DemoProvider(
+        *("BFL_API_KEY", "bfl", "https://api.bfl.ai", {model: model for model in bfl.MODELS}, bfl.MODELS),
+        dict.fromkeys(bfl.MODELS, "0.03")
+        | {"flux-2-max": "0.07", "flux-2-flex": "0.05", "flux-pro-1.1": "0.04"}
+        | {"flux-2-klein-4b": "0.014", "flux-2-klein-9b": "0.015", "flux-2-klein-9b-preview": "0.015"}
+        | {"flux-kontext-pro": "0.04", "flux-kontext-max": "0.08"},
+    ),
     # A square of the highest quality of 2; the others can cost as much (reference/providers.md 1.2).
     _of_profile(
         *("OPENAI_API_KEY", "openai"),

@@ -60,7 +60,9 @@ class Wire:
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         sent = self.request(ImageJob("https://example.com/an-elephant.png")).body
         reply = UpstreamResponse(status, content, sent=sent)
-        return PROVIDERS[self.provider].read_reply(reply, ResponseFormat.BASE64)
+        made = PROVIDERS[self.provider].read_reply(reply, ResponseFormat.BASE64)
+        assert isinstance(made, ImageReply)
+        return made
 
     def outcome(self, body: object, status: int = 200) -> ErrorCode | list[str]:
         """The error code of a reply, or its links and the first characters of its images."""
