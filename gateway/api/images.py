@@ -102,7 +102,8 @@ class ImageRoutes:
         caller = await self.authenticator.authenticate(request)
         await self.authenticator.load_rates(request, caller)
         models = caller.tenant.models
-        names = [name for name, model in self.catalog.names() if models is None or model.id in models]
+        named = self.catalog.names()
+        names = [(name, model.owner) for name, model in named if models is None or model.id in models]
         return Response(openai_responses.render_models(names), media_type="application/json")
 
     async def get_model(self, request: Request) -> Response:
@@ -113,7 +114,7 @@ class ImageRoutes:
         if model is None or (models is not None and model.id not in models):
             self.authenticator.count_refusal(caller)
             raise GatewayError(ErrorCode.MODEL_NOT_FOUND, f"The model '{name[:64]}' does not exist.")
-        return Response(openai_responses.render_model(name), media_type="application/json")
+        return Response(openai_responses.render_model(name, model.owner), media_type="application/json")
 
     async def _read(
         self, request: Request, limits: BodyLimits, parse: _Parse, edit: _ParseEdit | None = None

@@ -11,9 +11,10 @@ from gateway.api.fields import Generation, ProviderFields, Style, parse_fields
 from gateway.api.openai_responses import Chunks
 from gateway.api.refusals import missing, unknown_model
 from gateway.api.targets import plan_targets
-from gateway.domain.catalog import Catalog, SizePolicy
+from gateway.domain.catalog import Catalog
 from gateway.domain.errors import CooldownKind, ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageJob, ImageResult, ImageUrl, ResponseFormat
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.providers.minimax import CODES
 

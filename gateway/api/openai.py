@@ -18,7 +18,7 @@ from gateway.api.refusals import (
     wrong_value,
 )
 from gateway.api.targets import plan_targets, without_unsupported
-from gateway.domain.catalog import Catalog, Model, SizePolicy
+from gateway.domain.catalog import Catalog, Model
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import (
     Format,
@@ -28,6 +28,7 @@ from gateway.domain.images import (
     ResponseFormat,
     Size,
 )
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 
 IMAGES_MAX: Final = 10
@@ -154,7 +155,9 @@ def _read_job(
     quality = fields.quality if f"quality.{fields.quality}" in model.fields else None
     delivery, form = _read_output(fields, name, model, options)
     compression = fields.output_compression if form in _COMPRESSED else None
+    moderation = fields.moderation if f"moderation.{fields.moderation}" in model.fields else None
     honoured = {"quality": quality, "style": style, "partial_images": fields.partial_images == 0}
+    honoured["moderation"] = moderation
     honoured["output_compression"] = compression is not None
     ignored = [field for field in _WITHOUT_EFFECT if getattr(fields, field) is not None and not honoured.get(field)]
     size, ratio, pixels = _read_shape(fields, model, options.size_policy, name or model.id)
@@ -169,6 +172,8 @@ def _read_job(
         output_format=form,
         output_compression=compression,
         background=_read_background(fields, model, form),
+        moderation=moderation,
+        end_user=fields.safety_identifier or fields.user or "",
         seed=fields.seed,
         options=fields.read_options(style),
         operation=Operation.EDIT if edited else Operation.GENERATE,

@@ -45,7 +45,7 @@ def render_generation(result: ImageResult, created: int) -> Chunks:
     kind, size = _format(result.pictures), str(result.made)
     used = result.usage or _NO_USAGE
     usage = _usage(used) | {"output_tokens_details": {"image_tokens": used.output_tokens, "text_tokens": 0}}
-    tail = {"background": "opaque", "output_format": kind, "size": size, "usage": usage}
+    tail = {"background": result.background, "output_format": kind, "size": size, "usage": usage}
     chunks: Chunks = [b'{"created":%d,"data":[' % created]
     for index, image in enumerate(result.pictures):
         chunks.append(b"," if index else b"")
@@ -61,7 +61,7 @@ def render_events(result: ImageResult, created: int, operation: Operation = Oper
         "created_at": created,
         "size": str(result.made),
         "quality": "auto",
-        "background": "opaque",
+        "background": result.background,
         "output_format": _format(result.pictures),
     }
     head = f'event: {kind}\ndata: {{"type":"{kind}",'.encode()
@@ -83,12 +83,13 @@ def render_error_event(error: GatewayError, model_name: str) -> bytes:
     return b"event: error\ndata: " + body + b"\n\n"
 
 
-def render_model(name: str) -> bytes:
-    return msgspec.json.encode({"id": name, "object": "model", "created": _CREATED, "owned_by": "minimax"})
+def render_model(name: str, owner: str) -> bytes:
+    return msgspec.json.encode({"id": name, "object": "model", "created": _CREATED, "owned_by": owner})
 
 
-def render_models(names: Iterable[str]) -> bytes:
-    return b'{"object":"list","data":[' + b",".join(map(render_model, names)) + b"]}"
+def render_models(names: Iterable[tuple[str, str]]) -> bytes:
+    """Renders the names of models with their owners."""
+    return b'{"object":"list","data":[' + b",".join(render_model(*one) for one in names) + b"]}"
 
 
 def _usage(used: TokenUsage) -> dict[str, object]:

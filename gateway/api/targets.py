@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.api.refusals import listed, refused_value, unknown_parameters
-from gateway.domain.catalog import Model, PlannedTarget, SizePolicy
+from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, ImageJob, InputImage, Operation, ResponseFormat, Role
+from gateway.domain.sizes import SizePolicy
 from gateway.providers.minimax import FIELDS
 
 _NAMES: Final = {own: name for name, own in FIELDS.items()}
@@ -49,6 +50,8 @@ def _check_edit(inputs: tuple[InputImage, ...], model: Model, name: str) -> None
         raise refused_value("mask", f"{who} does not support masks.")
     if len(images) > (most := max(rule.images_max for rule in rules)):
         raise refused_value("image", f"{who} takes {most} image{'s' * (most > 1)} per edit, but got {len(images)}.")
+    if not all(image.format for image in inputs) and not any(rule.supports_links for rule in rules):
+        raise refused_value("image", f"{who} takes files and data URLs, but no links.")
     formats = sorted(kind.value for kind in frozenset[Format]().union(*(rule.accepted for rule in rules)))
     max_bytes = max(rule.image_max_bytes for rule in rules)
     for image in inputs:

@@ -39,8 +39,9 @@ from gateway.app.storage import build_storage
 from gateway.config import Settings, SettingsError
 from gateway.config.described import ConfigInForce
 from gateway.config.resolve import Config
-from gateway.domain.catalog import Catalog, SizePolicy
+from gateway.domain.catalog import Catalog
 from gateway.domain.images import Format
+from gateway.domain.sizes import SizePolicy
 from gateway.events.outbox import Outbox
 from gateway.generation.conversion import ImageConverter
 from gateway.generation.fetches import Fetcher
@@ -94,13 +95,16 @@ class _Core:
         self.events = build_events(config, redis, self.outbox, direct, public, metrics, authorities)
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
-        self.upstreams = backends.build_upstreams(config, self.scheduling, metrics, direct, public, suspects)
+        self.upstreams, self.tasks = backends.build_upstreams(
+            config, self.scheduling, self.metering.admission, metrics, direct, public, suspects
+        )
         self.storage = build_storage(config, redis, metrics, self.budget)
         self.links = Links(SigningKeys(redis, config.signing_keys, time.time, time.monotonic), time.time)
         pictures = self.storage.pictures if self.storage else None
         links = ResultLinks(pictures, self.links, metrics) if pictures else None
         self.service = GenerationService(self.metering.admission, self.upstreams, self.converter, links, time.monotonic)
         self.replays = build_replays(config, redis, self.metering, self.service, self.budget, metrics, pictures)
+        self.tasks.keep = self.replays.keep_late
         checker = KeyChecker(direct, lambda: self.upstreams.supply.endpoints, backends.USER_AGENT)
         self.key_monitor = backends.build_key_checker(config, redis, self.scheduling, checker, suspects)
 
@@ -189,12 +193,13 @@ def _build_lifespan(
         (journal.start, scheduling.members.start, *starts),
         (
             *(*metering.background_tasks, replayer.run, scheduling.queue.listen, scheduling.queue.run_heartbeat),
-            *(core.replays.held.listen, scheduling.members.run, monitor.run, monitor.check_suspects, *tasks),
+            *(core.replays.held.listen, scheduling.members.run, monitor.run, monitor.check_suspects),
+            *(core.tasks.run, *tasks),
         ),
         (
             *((partial(batches.worker.close, core.drain.left_s),) if batches else ()),
             *(partial(metering.admission.flush, core.drain.left_s), core.upstreams.flush, metering.transfers.flush),
-            core.replays.held.flush,
+            *(core.tasks.close, core.replays.held.flush),
             *(core.converter.close, journal.close, scheduling.queue.close, scheduling.members.withdraw, *closes),
             *((core.storage.objects.close,) if core.storage else ()),
         ),

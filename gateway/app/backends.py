@@ -4,7 +4,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -41,7 +41,9 @@ from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
 from gateway.generation.runner import JobPolicy, Upstreams
+from gateway.generation.tasks import TaskTracker
 from gateway.generation.transport import AiohttpTransport
+from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.jobs.batches import BatchLimits, BatchStore
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
@@ -66,6 +68,7 @@ from gateway.scheduler.leases import Releases
 from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
+from gateway.scheduler.tasks import TaskStore
 from gateway.tenants.api_keys import ApiKeyStore
 from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
@@ -151,6 +154,7 @@ class SchedulerParts:
     members: AccountRegistry
     queue: Queue
     releases: Releases
+    tasks: TaskStore
 
 
 def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Journal) -> SchedulerParts:
@@ -167,7 +171,7 @@ def build_scheduler(config: Config, redis: Client, metrics: Metrics, journal: Jo
     members.configure(config.upstreams.pools)
     queue = Queue(redis, scripts, members, channel_of(process, redis.prefix), process, time.monotonic, lease_s)
     scheduler = Scheduler(scripts, members, queue, time.time, time.monotonic, lease_s)
-    return SchedulerParts(scheduler, members, queue, Releases(scripts, journal))
+    return SchedulerParts(scheduler, members, queue, Releases(scripts, journal), TaskStore(scripts))
 
 
 def build_key_checker(
@@ -183,28 +187,44 @@ def build_key_checker(
 def build_upstreams(
     config: Config,
     scheduling: SchedulerParts,
+    admission: Admission,
     metrics: Metrics,
     direct: AiohttpTransport,
     public: AiohttpTransport,
     suspects: Suspects,
-) -> Upstreams:
+) -> tuple[Upstreams, TaskTracker]:
     """`direct` connects to configured addresses, `public` to public ones only."""
     requests = config.settings.requests
     connect_s = requests.connect_timeout_s
     limits = CallLimits(
         connect_s, requests.call_timeout_s, requests.call_timeout_per_image_s, requests.max_response_bytes
     )
-    client = UpstreamClient(
-        *(direct, scheduling.scheduler, limits, metrics, USER_AGENT, time.monotonic),
-        *(scheduling.releases.journal, suspects.note),
-    )
     download_limits = DownloadLimits(connect_s, requests.download_timeout_s, requests.max_download_bytes)
     downloader = ImageDownloader(public, direct, download_limits, USER_AGENT)
+
+    def endpoints() -> Mapping[str, UpstreamEndpoint]:
+        return upstreams.supply.endpoints
+
+    tasks = TaskTracker(
+        direct,
+        *(scheduling.tasks, scheduling.scheduler, admission.settle_late),
+        *(lambda upstream, key: scheduling.members.known(upstream).get(key), endpoints),
+        _max_bytes=requests.max_response_bytes,
+        _user_agent=USER_AGENT,
+        _clock=time.time,
+        _monotonic=time.monotonic,
+        _fetcher=downloader,
+    )
+    client = UpstreamClient(
+        *(direct, scheduling.scheduler, limits, metrics, USER_AGENT, time.monotonic),
+        *(scheduling.releases.journal, suspects.note, time.time, tasks),
+    )
     reserve_s = min(requests.call_timeout_s, requests.deadline_s / 2)
     policy = JobPolicy(requests.deadline_s, reserve_s, requests.max_attempts)
-    return Upstreams(
+    upstreams = Upstreams(
         *(scheduling.scheduler, client, downloader, metrics, config.upstreams, policy, time.time, time.monotonic)
     )
+    return upstreams, tasks
 
 
 def build_attributor(settings: Settings, authenticator: Authenticator) -> Attributor:

@@ -17,10 +17,17 @@ from gateway.providers.protocol import Provider
 
 _PASSWORD_FORM: Final = 'proxy_password = { env = "VARIABLE" } or { file = "/path" }'  # noqa: S105 - names the setting
 
+_URL_FORM: Final = "http:// or https:// and a host"
+
 
 def read_base_url(upstream: Upstream, provider: Provider, where: str) -> str:
-    """Returns the base URL without a final slash. Raises: SettingsError if the API's own path follows it twice."""
-    base_url = upstream.base_url.rstrip("/")
+    """Returns the base URL without a final slash, by default the provider's own.
+
+    Raises: SettingsError if there is none, or if the API's own path follows it twice.
+    """
+    base_url = (upstream.base_url or provider.base_url).rstrip("/")
+    if not base_url:
+        raise SettingsError(f"{where}: missing required field `base_url`; expected {_URL_FORM}")
     try:
         if "\\" in base_url:
             raise ValueError("it has a backslash")  # noqa: TRY301 - told as the others

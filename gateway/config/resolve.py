@@ -164,30 +164,36 @@ def _catalog(settings: Settings, problems: Problems) -> Catalog:
     for number, model in enumerate(settings.models):
         where = f"models[{number}]"
         prices: tuple[Price, ...] = (Price(0, PerImage(0)),)
-        targets = tuple(
-            _target(upstreams[target.upstream], target, model, reader, f"{where}.targets[{at}]")
+        found = [
+            _target(settings, target, model, reader, f"{where}.targets[{at}]")
             for at, target in enumerate(model.targets)
             if target.upstream in upstreams
-        )
+        ]
+        targets = tuple(target for target in found if target)
         with problems.collecting():
             prices = reader.model_prices(model, where)
             if not prices:
                 reader.check_known(model, {target.model: target.costs for target in targets}, where)
         with problems.collecting():
             links = _links(settings, model, f"{where}.links")
-            models.append(Model(model.id, model.aliases, prices, targets, links, model.prefer == "cheapest"))
+            owner = upstreams[targets[0].upstream].provider if targets else ""
+            models.append(Model(model.id, model.aliases, prices, targets, links, model.prefer == "cheapest", owner))
     return Catalog(models)
 
 
 def _target(
-    upstream: tables.Upstream, target: tables.Target, model: tables.Model, reader: PriceReader, where: str
-) -> Target:
+    settings: Settings, target: tables.Target, model: tables.Model, reader: PriceReader, where: str
+) -> Target | None:
+    """Returns a target; None if it has a mistake, which is collected."""
+    at, upstream = next(one for one in enumerate(settings.upstreams) if one[1].name == target.upstream)
     facts = PROVIDERS[upstream.provider].models.get(target.model)
-    costs: tuple[Price, ...] = ()
+    retires_on = facts.retires_on if facts else None
+    found: Target | None = None
     with reader.problems.collecting():
         costs = reader.costs(target.cost, facts, f"{where}.cost")
-    capability = _capability(upstream, target.model, model)
-    return Target(upstream.name, target.model, capability, costs=costs, retires_on=facts.retires_on if facts else None)
+        capability = _capability(upstream, target, model, where, f"upstreams[{at}]")
+        found = Target(upstream.name, target.model, capability, costs=costs, retires_on=retires_on)
+    return found
 
 
 def _links(settings: Settings, model: tables.Model, where: str) -> LinkSource:
@@ -201,13 +207,20 @@ def _links(settings: Settings, model: tables.Model, where: str) -> LinkSource:
     return LinkSource.PROVIDER
 
 
-def _capability(upstream: tables.Upstream, name: str, model: tables.Model) -> Capability:
-    """The provider's capability, overridden by the declared one.
+def _capability(
+    upstream: tables.Upstream, target: tables.Target, model: tables.Model, where: str, of_upstream: str
+) -> Capability:
+    """The provider's capability, overridden by the declared one. Raises: SettingsError if it cannot honour that.
 
     No call is larger than every account's images per minute: it would never be sent.
     """
     declared = {name: value for name, value in asdict(upstream.capabilities).items() if value is not None}
-    capability = PROVIDERS[upstream.provider].capability(name, declared)
+    try:
+        capability = PROVIDERS[upstream.provider].capability(target.model, declared)
+    except ValueError as error:
+        raise SettingsError(f"{of_upstream}.capabilities.{error}") from error
+    except LookupError as error:
+        raise SettingsError(f"{where}.model: {error.args[0]}") from error
     smallest = min(account.images_per_minute for account in upstream.accounts)
     edits = capability.edits if model.edits else None
     return replace(capability, max_images_per_call=min(capability.max_images_per_call, smallest), edits=edits)
@@ -217,7 +230,7 @@ def _upstreams(settings: Settings, environ: Mapping[str, str], problems: Problem
     endpoints, pools, waits = {}, [], {}
     for number, upstream in enumerate(settings.upstreams):
         where, name, provider = f"upstreams[{number}]", upstream.name, PROVIDERS[upstream.provider]
-        base_url, proxies = upstream.base_url, ProxyRules()
+        base_url, proxies = upstream.base_url or "", ProxyRules()
         with problems.collecting():
             base_url = read_base_url(upstream, provider, where)
             proxies = read_proxies(upstream, environ, base_url, where)

@@ -121,12 +121,35 @@ class Capabilities(Table, frozen=True, kw_only=True):
     subject_reference: bool | None = None
 
 
+ProviderName = Literal[
+    "302ai",
+    "302ai-images",
+    "302ai-openai",
+    "ark",
+    "azure",
+    "bfl",
+    "byteplus",
+    "generic",
+    "glif",
+    "google",
+    "ideogram",
+    "minimax",
+    "minimax-h3",
+    "openai",
+    "qianfan",
+    "recraft",
+    "stability",
+    "zai",
+    "zhipu",
+]
+
+
 class Upstream(Table, frozen=True, kw_only=True):
     """One provider at one address."""
 
     name: Name
-    provider: Literal["302ai", "minimax"]
-    base_url: HttpUrl
+    provider: ProviderName
+    base_url: HttpUrl | None = None
     proxy: str | None = None
     proxy_password: SecretSource | None = None
     result_hosts: tuple[str, ...] | None = None

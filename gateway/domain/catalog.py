@@ -1,10 +1,8 @@
 """The model catalog: names, prices, and the targets of each model with their capabilities, as data."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
-from enum import Enum
 from functools import cached_property
 from typing import Final
 
@@ -20,121 +18,11 @@ from gateway.domain.images import (
     SizePlan,
 )
 from gateway.domain.pricing import MadeImages, Micros, Price, rate_at
+from gateway.domain.sizes import AspectRatios, SizePolicy, SizeRule, exact_size, plan_size
 
 _SQUARE: Final = Size(1024, 1024)
 EMULATED_FIELDS: Final = frozenset(f"output_format.{form.value}" for form in (Format.JPEG, Format.PNG, Format.WEBP))
 """Fields that the gateway itself applies to the images if the upstream does not: it converts them."""
-
-
-class SizePolicy(Enum):
-    """The treatment of an unsupported size: use the closest one, or refuse."""
-
-    NEAREST = "nearest"
-    STRICT = "strict"
-
-
-@dataclass(frozen=True, slots=True)
-class AspectRatios:
-    """Sizes that are requested by aspect ratio."""
-
-    sizes: Mapping[str, Size]
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.sizes.values()))
-
-    def exact(self, size: Size) -> SizePlan | None:
-        return next((SizePlan(made, ratio) for ratio, made in self.sizes.items() if made == size), None)
-
-    def nearest(self, size: Size) -> SizePlan:
-        ratio = min(sorted(self.sizes), key=lambda ratio: abs(self.sizes[ratio].log_ratio - size.log_ratio))
-        return SizePlan(self.sizes[ratio], ratio)
-
-
-@dataclass(frozen=True, slots=True)
-class SizeBounds:
-    """Any width and height between two bounds, in multiples of a step; pixels."""
-
-    side_min: int
-    side_max: int
-    step: int
-
-    def __str__(self) -> str:
-        return f"any with sides from {self.side_min} to {self.side_max} in steps of {self.step}"
-
-    def exact(self, size: Size) -> SizePlan | None:
-        is_inside = all(self.side_min <= side <= self.side_max and side % self.step == 0 for side in size)
-        return SizePlan(size, pixels=size) if is_inside else None
-
-    def nearest(self, size: Size) -> SizePlan:
-        """Scales the size into the bounds; a ratio beyond them is clipped."""
-        scale = min(max(1.0, self.side_min / min(size)), self.side_max / max(size))
-        made = Size(self._fit(size.width * scale), self._fit(size.height * scale))
-        return SizePlan(made, pixels=made)
-
-    def _fit(self, side: float) -> int:
-        lowest, highest = math.ceil(self.side_min / self.step), self.side_max // self.step
-        return max(lowest, min(highest, round(side / self.step))) * self.step
-
-
-@dataclass(frozen=True, slots=True)
-class SizeList:
-    """A closed set of sizes, requested by size."""
-
-    sizes: tuple[Size, ...]
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.sizes))
-
-    def exact(self, size: Size) -> SizePlan | None:
-        return SizePlan(size, pixels=size) if size in self.sizes else None
-
-    def nearest(self, size: Size) -> SizePlan:
-        """Returns the size with the closest ratio; among equal ratios, the closest area."""
-
-        def distance(other: Size) -> tuple[float, int]:
-            return abs(other.log_ratio - size.log_ratio), abs(other.width * other.height - size.width * size.height)
-
-        made = min(self.sizes, key=distance)
-        return SizePlan(made, pixels=made)
-
-
-@dataclass(frozen=True, slots=True)
-class FixedSize:
-    """The only size of a model, which is not sent upstream."""
-
-    size: Size
-
-    def __str__(self) -> str:
-        return str(self.size)
-
-    def exact(self, size: Size) -> SizePlan | None:
-        return self.nearest(size) if size == self.size else None
-
-    def nearest(self, size: Size) -> SizePlan:  # noqa: ARG002 - part of the rule protocol
-        return SizePlan(self.size)
-
-
-SizeRule = AspectRatios | SizeBounds | SizeList | FixedSize
-
-
-def plan_size(size: Size, rules: tuple[SizeRule, ...], policy: SizePolicy) -> SizePlan | None:
-    """Applies the first rule that supports the size exactly, else the nearest size.
-
-    A rule of exact pixels keeps the shape, so the nearest size is its own, if there is such a rule.
-    `STRICT` accepts another size only at the same ratio, and only if the model does not support exact pixels.
-    """
-    if (exact := _exact_size(size, rules)) or not rules:
-        return exact
-    of_pixels = next((rule for rule in rules if isinstance(rule, SizeBounds | SizeList)), None)
-    nearest = (of_pixels or rules[0]).nearest(size)
-    is_same_ratio = math.isclose(nearest.made.log_ratio, size.log_ratio) and not of_pixels
-    if policy is SizePolicy.STRICT and not is_same_ratio:
-        return None
-    return _exact_size(nearest.made, rules)  # in the preferred parameters, as if that size had been requested
-
-
-def _exact_size(size: Size, rules: Iterable[SizeRule]) -> SizePlan | None:
-    return next((shape for rule in rules if (shape := rule.exact(size))), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +33,7 @@ class EditRule:
     image_max_bytes: int
     images_max: int = 1
     supports_mask: bool = False
+    supports_links: bool = True  # if false, the image must be part of the request: the gateway does not fetch URLs
     is_character_only: bool = False  # emulated: the model takes only the person or figure from the image
 
     @property
@@ -159,6 +48,7 @@ class EditRule:
         return (
             len(images) <= self.images_max
             and (self.supports_mask or len(images) == len(inputs))
+            and (self.supports_links or all(image.format for image in inputs))
             and all(image.format in {None, *formats} for image in inputs)
             and all(image.size_bytes <= self.image_max_bytes for image in inputs)
         )
@@ -196,7 +86,7 @@ def plan_shape(
         known = (rule.sizes for rule in capability.sizes if isinstance(rule, AspectRatios))
         return next((SizePlan(sizes[ratio], ratio) for sizes in known if ratio in sizes), None)
     if job.pixels is not None:
-        return _exact_size(job.pixels, (rule for rule in capability.sizes if not isinstance(rule, AspectRatios)))
+        return exact_size(job.pixels, (rule for rule in capability.sizes if not isinstance(rule, AspectRatios)))
     if job.size is None:
         return SizePlan(capability.default_size)
     return plan_size(job.size, capability.sizes, policy)
@@ -244,6 +134,7 @@ class Model:
     targets: tuple[Target, ...]
     links: LinkSource = LinkSource.PROVIDER
     prefers_cheapest: bool = False  # the target of the lowest cost first; without a known cost last
+    owner: str = ""  # the provider of its first target
 
     def in_order(self, targets: tuple[PlannedTarget, ...], job: ImageJob, now_s: float) -> tuple[PlannedTarget, ...]:
         """Sorts the targets that can serve a job in the order in which they are tried."""

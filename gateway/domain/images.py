@@ -2,7 +2,6 @@
 
 import math
 import string
-import unicodedata
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -105,6 +104,11 @@ class InputImage:
     format: Format | None = None  # None for a URL, which is not fetched
     size_bytes: int = 0  # of the decoded file; 0 for a URL
 
+    @property
+    def base64(self) -> memoryview:
+        """The content of a data URL, not copied."""
+        return memoryview(self.link)[self.link.index(b",") + 1 : -1]
+
 
 @dataclass(frozen=True, slots=True)
 class ImageJob:
@@ -121,7 +125,9 @@ class ImageJob:
     output_format: Format | None = None  # None: as the upstream makes it
     output_compression: int | None = None  # quality of a conversion to JPEG or WebP, 0 to 100
     background: str | None = None
+    moderation: str | None = None
     seed: int | None = None
+    end_user: str = field(default="", repr=False)  # as the client names it, for providers that ask for it
     inputs: tuple[InputImage, ...] = field(default=(), repr=False)
     options: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """Provider options: "PROVIDER.FIELD" to a JSON value."""
@@ -140,8 +146,9 @@ class ImageJob:
         if self.seed is not None:
             names.append("seed")
         form = self.output_format and self.output_format.value
-        choices = (("quality", self.quality), ("output_format", form), ("background", self.background))
-        names += [f"{kind}.{value}" for kind, value in choices if value]
+        choices = {"quality": self.quality, "output_format": form, "background": self.background}
+        choices["moderation"] = self.moderation
+        names += [f"{kind}.{value}" for kind, value in choices.items() if value]
         return frozenset(names)
 
 
@@ -211,6 +218,7 @@ class ImageResult:
     id: str = ""  # the upstream's ID of the first call, or empty
     created_s: int = 0  # Unix seconds
     usage: TokenUsage | None = None  # None unless every call has reported it
+    background: str = "opaque"
 
     @property
     def missing(self) -> int:
@@ -233,30 +241,6 @@ def with_seed_of(job: ImageJob, index: int) -> ImageJob:
     if job.seed is None or index == 0:
         return job
     return replace(job, seed=(job.seed + index) % _SEEDS)
-
-
-_WORD_MAX_CHARS: Final = 100
-"""A longer run without blanks is no word: Chinese and Japanese have none."""
-_JOINED: Final = frozenset({"Mn", "Mc", "Me", "Cf", "Sk"})
-"""Unicode categories of characters that belong to the one before: accents, joiners, variants and skin tones."""
-_JOINED_MAX: Final = 32
-_JOINER: Final = "\u200d"
-
-
-def shorten(text: str, max_chars: int) -> str:
-    """Cuts a text to at most `max_chars` code points, at a word, or between two characters as people see them."""
-    if len(text) <= max_chars or len(text := text.strip()) <= max_chars:
-        return text
-    end = max_chars
-    if not (text[end].isspace() or text[end - 1].isspace()):
-        words = text[:end].rsplit(None, 1)
-        if len(words) == 2 and len(words[1]) < _WORD_MAX_CHARS:
-            return words[0]
-        while end > max(1, max_chars - _JOINED_MAX) and (
-            unicodedata.category(text[end]) in _JOINED or text[end - 1] == _JOINER
-        ):
-            end -= 1
-    return text[:end].rstrip()
 
 
 _MAGIC: Final = (

@@ -2,10 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final
+from typing import cast
 
 import httpx
 import structlog
@@ -13,38 +14,25 @@ import structlog
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.billing import OpenCall
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome, detach
-from gateway.domain.images import ImageJob, ImageReply, ResponseFormat
+from gateway.domain.images import ImageJob, ImageReply, ResponseFormat, Size
 from gateway.domain.pricing import CallPrice
-from gateway.generation.inflation import Inflater
+from gateway.domain.tasks import Task
+from gateway.generation.exchange import find_proxy, read_reply
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.redaction import own_words, redact_error, redact_reply
-from gateway.generation.retry_after import read_retry_after
-from gateway.generation.transport.connections import PIECE_BYTES, READ_AHEAD_BYTES
-from gateway.generation.transport.proxies import Proxy, ProxyRules
+from gateway.generation.tasks import TaskTracker
 from gateway.generation.upstreams import UpstreamEndpoint
+from gateway.metering.reservations import Reservation
 from gateway.observability.metrics import Metrics
-from gateway.providers.protocol import ProviderRequest
+from gateway.providers.protocol import ProviderRequest, TaskProvider
 from gateway.providers.replies import UpstreamResponse
 from gateway.scheduler import NOT_SENT, CallReport, Lease, Scheduler
+from gateway.scheduler.tasks import OpenTask
 
 _LOG = structlog.get_logger("imagegate.upstream")
 
 _parse_url = lru_cache(maxsize=1024)(httpx.URL)
 """Parsing costs more than the rest of a request; there are few upstreams and routes."""
-
-_TRANSPORT_ERRORS: Final[dict[type[httpx.TransportError], ErrorCode]] = {
-    # Nothing reached the upstream.
-    httpx.ConnectError: ErrorCode.CONNECT_FAILED,
-    httpx.ConnectTimeout: ErrorCode.CONNECT_FAILED,
-    httpx.PoolTimeout: ErrorCode.CONNECT_FAILED,
-    httpx.ProxyError: ErrorCode.CONNECT_FAILED,
-    httpx.UnsupportedProtocol: ErrorCode.NOT_SENT,
-    httpx.LocalProtocolError: ErrorCode.NOT_SENT,
-    # The request may have reached it.
-    httpx.TimeoutException: ErrorCode.READ_TIMEOUT,
-    httpx.TransportError: ErrorCode.CONNECTION_LOST,
-}
-"""By the most specific class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +59,11 @@ class UpstreamCall:
     headers: Mapping[str, str] = field(default_factory=dict)
     entry: OpenCall = field(default_factory=OpenCall)
     memory: ByteAccount = field(default_factory=ByteAccount)
+    made: Size | None = None
+    reservation: Reservation | None = None
+    request_id: str = ""
+    is_repeatable: bool = False
+    """The call makes all images of an order with an Idempotency-Key."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +78,9 @@ class UpstreamClient:
     _monotonic: Callable[[], float]
     _journal_release: Callable[[Lease, CallReport], Awaitable[None]] | None = None
     _suspect: Callable[[ProviderKey], None] = lambda _: None
+    _clock: Callable[[], float] = time.time
+    tasks: TaskTracker | None = None
+    """None if no upstream has tasks."""
     _releasing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     async def call(
@@ -97,13 +93,16 @@ class UpstreamClient:
         """
         timeout_s = min(remaining_s, self._limits.timeout_s + (order.images - 1) * self._limits.timeout_per_image_s)
         entry, secret, started_s = order.entry, lease.key.secret, self._monotonic()
+        ends_s = started_s + remaining_s
         outcome: ImageReply | GatewayError | None = None
         try:
             with self._metrics.upstream_calls_in_flight.labels(endpoint.name).track_inprogress():
                 reply = await self._exchange(endpoint, lease, order, timeout_s)
                 made = endpoint.provider.read_reply(reply, order.delivery)
-                made = replace(made, pictures=made.pictures[: order.images])  # those that were ordered
-                outcome = redact_reply(made, secret)
+                if isinstance(made, Task):
+                    made = await self._finish(endpoint, lease, order, made, ends_s)
+                ordered = replace(made, pictures=made.pictures[: order.images])
+                outcome = redact_reply(ordered, secret)
         except GatewayError as error:
             outcome = detach(error)  # this frame holds the error
             if entry.sent_s is None and error.row.outcome is not Outcome.NOT_SENT:
@@ -118,6 +117,28 @@ class UpstreamClient:
             self._metrics.upstream_call_duration_seconds.labels(endpoint.name).observe(duration_s)
             await self._end(lease, order, outcome, is_cut_short=timeout_s < self._limits.timeout_s)
         return outcome
+
+    async def _finish(
+        self, endpoint: UpstreamEndpoint, lease: Lease, order: UpstreamCall, task: Task, ends_s: float
+    ) -> ImageReply:
+        """Asks for a task until `ends_s` (monotonic). Raises: GatewayError."""
+        provider, key, reservation = endpoint.provider, lease.key, order.reservation
+        assert self.tasks
+        assert reservation
+        assert order.made
+        assert isinstance(provider, TaskProvider)
+        opened = OpenTask(
+            *(lease.id, key.upstream, key.account, key.name, key.secret.fingerprint, lease.model, order.images),
+            *(order.delivery, order.job.delivery, order.made, task, reservation.caller.tenant.name, reservation.id),
+            *(order.request_id, order.is_repeatable),
+            math.ceil(order.price.tariff.cost(order.price.planned) / order.images),
+            self._clock() + provider.rhythm.expires_s,
+        )
+        made = await self.tasks.finish(
+            endpoint, key, opened, ends_s, order.memory, lambda: reservation.settled_s is not None
+        )
+        stated = made.stated_usd_micros
+        return replace(made, stated_usd_micros=task.stated_usd_micros if stated is None else stated)
 
     async def release_unused(self, lease: Lease) -> None:
         """Releases a lease whose call was not sent; no error is recorded."""
@@ -155,7 +176,8 @@ class UpstreamClient:
             "on_sent": note_sent,
             "proxy": find_proxy(endpoint.proxies, endpoint.base_url),
         }
-        request = httpx.Request(asked.method, url, headers=headers, content=asked.body, extensions=extensions)
+        body = cast("tuple[bytes, ...]", asked.body)  # the transport also takes memory views
+        request = httpx.Request(asked.method, url, headers=headers, content=body, extensions=extensions)
         try:
             async with asyncio.timeout(timeout_s):
                 reply = await read_reply(self._transport, request, self._limits.max_response_bytes, order.memory)
@@ -192,6 +214,8 @@ class UpstreamClient:
         report = replace(report, sent_s=sent_s, is_cut_short=is_cut_short)
         label = report.error_code.value if report.error_code else "none"
         self._metrics.upstream_calls.labels(key.upstream, label).inc()
+        if self.tasks and self.tasks.holds(lease.id):
+            return
         releasing = asyncio.get_running_loop().create_task(self._release(lease, report))
         self._releasing.add(releasing)
         releasing.add_done_callback(self._releasing.discard)
@@ -206,79 +230,3 @@ class UpstreamClient:
             _LOG.warning("release_failed", key=lease.key.secret.fingerprint, detail=failure.detail)
             if self._journal_release:
                 await self._journal_release(lease, report)
-
-
-async def read_reply(
-    transport: httpx.AsyncBaseTransport, request: httpx.Request, max_bytes: int, memory: ByteAccount | None = None
-) -> UpstreamResponse:
-    """Sends a request and reads its whole response. Waits while `memory` has no room, also before it sends.
-
-    Raises: GatewayError of the network, RESPONSE_TOO_LARGE, INVALID_RESPONSE.
-    """
-    memory = memory or ByteAccount()
-    await memory.wait_for(READ_AHEAD_BYTES)
-    try:
-        response = await transport.handle_async_request(request)
-        try:
-            body = await _read_body(response, max_bytes, memory)
-        finally:
-            await response.aclose()
-    except httpx.TransportError as error:
-        raise GatewayError(transport_fault(error), str(error)) from error
-    finally:
-        memory.note(-READ_AHEAD_BYTES)
-    return UpstreamResponse(response.status_code, body, read_retry_after(response.headers), response.headers)
-
-
-def find_proxy(proxies: ProxyRules, url: str) -> Proxy | None:
-    """Returns the proxy for a URL. Raises: GatewayError NOT_SENT if it cannot be used."""
-    try:
-        return proxies.find(url)
-    except ValueError as error:
-        raise GatewayError(ErrorCode.NOT_SENT, str(error)) from error
-
-
-def transport_fault(error: httpx.TransportError) -> ErrorCode:
-    return next(_TRANSPORT_ERRORS[kind] for kind in type(error).__mro__ if kind in _TRANSPORT_ERRORS)
-
-
-async def _read_body(response: httpx.Response, max_bytes: int, memory: ByteAccount) -> bytearray:
-    """Returns the body, decompressed if necessary, never beyond the limit. A piece is read once there is room for it.
-
-    Each piece is copied on arrival: joining them at the end would hold a second body in memory.
-    """
-    encoding = response.headers.get("content-encoding")
-    inflate = _inflater(encoding) if encoding else None
-    body = bytearray()
-    assert isinstance(
-        response.stream, httpx.AsyncByteStream
-    )  # true of every transport; httpx's own iterator costs as much again
-    await memory.wait_for(PIECE_BYTES)
-    try:
-        async for received in response.stream:
-            for piece in inflate(received) if inflate else (received,):
-                if len(body) + len(piece) > max_bytes:
-                    raise GatewayError(ErrorCode.RESPONSE_TOO_LARGE, f"more than {max_bytes} bytes")  # noqa: TRY301
-                await memory.wait_for(len(piece))
-                body += piece
-                if inflate:
-                    await asyncio.sleep(0)  # few bytes may take long to decompress: yield to other tasks
-    except BaseException:
-        memory.note(-len(body))
-        raise
-    finally:
-        memory.note(-PIECE_BYTES)
-    return body
-
-
-def _inflater(encoding: str) -> Callable[[bytes], Iterator[bytes]] | None:
-    """Returns a function that decompresses the body in small pieces; None for uncompressed responses.
-
-    Some upstreams ignore `accept-encoding: identity`. Raises: GatewayError INVALID_RESPONSE, also from the function.
-    """
-    codings = [name for part in encoding.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
-    if not codings:
-        return None
-    if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
-        raise GatewayError(ErrorCode.INVALID_RESPONSE, f"content encoding {encoding[:40]!r}")
-    return Inflater(lambda why: GatewayError(ErrorCode.INVALID_RESPONSE, f"broken content encoding: {why}")).feed

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.domain.attribution import Attribution
-from gateway.domain.billing import BatchLine, OrderIdentity
+from gateway.domain.billing import BatchLine, OrderIdentity, Repetition
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode
 from gateway.domain.images import ImageJob, ImageResult, SizeChange
@@ -137,6 +137,11 @@ class RequestContext:
     reservation: Reservation | None = None
     trace: Trace = field(default_factory=Trace)
     rates: Rates | None = None
+
+    @property
+    def is_keyed(self) -> bool:
+        """Returns whether the request has an Idempotency-Key."""
+        return self.identity is not None and self.identity.kind is Repetition.KEYED
 
     @property
     def charged_usd_micros(self) -> int | None:

@@ -93,8 +93,7 @@ class ImageConverter:
 
         Raises: GatewayError INVALID_VALUE, or MEMORY_FULL if the processes or the memory are in use.
         """
-        data = memoryview(image.link)[image.link.index(b",") + 1 : -1]  # of a data URL in a JSON string
-        encoded = await self._encode_in_turn(data, Format.PNG, None, memory, is_input=True)
+        encoded = await self._encode_in_turn(image.base64, Format.PNG, None, memory, is_input=True)
         if encoded is _Failure.TOO_LARGE or encoded is _Failure.UNREADABLE:
             text = f"Invalid file '{image.role.value}': it is damaged, or has more than {_INPUT_PIXELS_MAX} pixels."
             raise GatewayError(ErrorCode.INVALID_VALUE, text, param=image.role.value)

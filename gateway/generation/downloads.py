@@ -14,7 +14,7 @@ import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, ImageUrl, Picture, ResponseFormat, sniff
-from gateway.generation.calls import find_proxy, read_reply
+from gateway.generation.exchange import find_proxy, read_reply
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.transport.addresses import is_public_name
 from gateway.generation.transport.proxies import ProxyRules

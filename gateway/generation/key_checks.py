@@ -14,7 +14,7 @@ import structlog
 
 from gateway.domain.accounts import ProviderKey
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
-from gateway.generation.calls import find_proxy, read_reply
+from gateway.generation.exchange import find_proxy, read_reply
 from gateway.generation.redaction import redact
 from gateway.generation.upstreams import UpstreamEndpoint
 from gateway.providers.protocol import KeyCheck, ProviderRequest

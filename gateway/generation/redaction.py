@@ -45,11 +45,11 @@ _Mapped = list[tuple[str, int, int]]
 
 
 def own_words(job: ImageJob) -> tuple[str, ...]:
-    """Returns a request's free texts, which an upstream may repeat: the prompt, and URLs and data of its inputs.
+    """Returns a request's free texts, which an upstream may repeat: prompt, end user, and URLs and data of its inputs.
 
     Options are closed sets of the provider's own words. Reads up to 16 MiB of JSON, so use it for errors only.
     """
-    return (job.prompt, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
+    return (job.prompt, job.end_user, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
 
 
 def redact(text: str, secret: Secret) -> str:

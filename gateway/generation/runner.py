@@ -224,7 +224,7 @@ class Upstreams:
         self, run: JobContext, lease: Lease, target: PlannedTarget, count: int, needed_s: float
     ) -> CallResult | None:
         """Makes one call, from its record in the reservation to its last image; None if it is too late to send it."""
-        entry, key, context, is_lease_used = OpenCall(), lease.key, run.context, False
+        entry, key, context, is_lease_used, copied_bytes = OpenCall(), lease.key, run.context, False, 0
         is_base64 = run.job.delivery is ResponseFormat.BASE64 and target.capability.supports_base64
         asked = ResponseFormat.BASE64 if is_base64 else ResponseFormat.URL
         try:
@@ -233,6 +233,8 @@ class Upstreams:
             plan = CallPlan(target.model, count, target.shape, asked)
             provider = run.supply.endpoints[target.upstream].provider
             request = provider.build_call(target.reduce(run.job), plan, key.secret)
+            context.memory.note(request.copied_bytes)
+            copied_bytes = request.copied_bytes
             if context.disconnected.is_set():
                 return GatewayError(ErrorCode.CLIENT_DISCONNECTED)
             entry = await run.reservation.mark_sent(key.upstream, key.account, count)
@@ -243,12 +245,17 @@ class Upstreams:
                 attempt = context.trace.begin(key.upstream, key.account, key.secret.fingerprint, count, started_s)
                 price, position = self._price(run, target, count), context.trace.context
                 headers = position.headers(attempt.span_id) if position else {}
-                order = UpstreamCall(request, asked, count, price, run.job, headers, entry, context.memory)
+                is_repeatable = context.is_keyed and count == context.asked
+                order = UpstreamCall(
+                    *(request, asked, count, price, run.job, headers, entry, context.memory),
+                    *(target.shape.made, run.reservation, context.id, is_repeatable),
+                )
                 is_lease_used = True
                 return await self._call(run, lease, target, order, attempt)
         except GatewayError as error:
             return error
         finally:
+            context.memory.note(-copied_bytes)
             if not is_lease_used:
                 await self._caller.release_unused(lease)
             if entry.is_free:
@@ -296,4 +303,5 @@ class Upstreams:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
         tenant = run.reservation.caller.tenant.current_name
         self._metrics.images.labels(run.model.id, tenant, target.upstream).inc(len(pictures))
-        return ImageResult(pictures, reply.made or target.shape.made, order.images, reply.id, usage=reply.usage)
+        made, background = reply.made or target.shape.made, run.job.background or "opaque"
+        return ImageResult(pictures, made, order.images, reply.id, usage=reply.usage, background=background)

@@ -24,7 +24,7 @@ from gateway.domain.billing import Repetition, RequestOutcome
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import ImageResult
 from gateway.domain.tenants import Principal
-from gateway.generation.context import GenerationRequest, RequestContext
+from gateway.generation.context import GenerationRequest, OrderNumbers, RequestContext
 from gateway.generation.service import GenerationService
 from gateway.jobs.held_results import HELD_S, HeldResult, HeldResults
 from gateway.jobs.outcomes import OrderStatus, Outcomes
@@ -86,10 +86,20 @@ class Replays:
                 raise outcome
         raise GatewayError(ErrorCode.ORDER_IN_PROGRESS)
 
+    async def keep_late(self, tenant: str, order_id: str, result: ImageResult) -> bool:
+        """Stores the images of an order whose request had no answer, for requests with the same Idempotency-Key."""
+        kept_s = self._terms.repeats.keyed_s
+        with suppress(GatewayError):
+            images = await self._outcomes.store_images(tenant, order_id, result.pictures, kept_s)
+            if images is not None:
+                await self._outcomes.store(tenant, order_id, result, OrderNumbers(0, 1), kept_s, images)
+                return True
+        return False
+
     async def _order(self, principal: Principal, request: GenerationRequest, context: RequestContext) -> ImageResult:
         """Runs the request as an order, and keeps its outcome for requests that repeat it."""
         kept_s, tenant_s = self._terms.repeats.keyed_s, 3600 * (principal.tenant.keep_hours or self._terms.keep_hours)
-        if _is_keyed(context) and tenant_s < kept_s:
+        if context.is_keyed and tenant_s < kept_s:
             context.keep_s = round(kept_s)  # for its links, too
         try:
             result = await self._service.generate(principal, request, context)
@@ -108,7 +118,7 @@ class Replays:
         tally, kept_s = reservation.tally, self._terms.repeats.keyed_s
         if error.row.may_client_retry or not tally.reached_upstream:
             return
-        if not _is_keyed(context):
+        if not context.is_keyed:
             if tally.settlement is RequestOutcome.REFUSED:
                 return
             kept_s = max(self._terms.repeats.unknown_s, HELD_S)
@@ -121,7 +131,7 @@ class Replays:
 
         If the client has disconnected, they are stored at once.
         """
-        tenant, is_keyed, has_left = reservation.caller.tenant.name, _is_keyed(context), context.disconnected.is_set()
+        tenant, is_keyed, has_left = reservation.caller.tenant.name, context.is_keyed, context.disconnected.is_set()
         kept_s = self._terms.repeats.keyed_s if is_keyed else self._terms.result_s if has_left else HELD_S
         held = HeldResult(tenant, reservation.id, result, context.numbers, kept_s, context.stored)
         if not self.held.hold(held, is_owed=is_keyed):
@@ -139,7 +149,7 @@ class Replays:
 
         Raises: GatewayError CLIENT_DISCONNECTED, ORDER_IN_PROGRESS.
         """
-        is_keyed, is_remembered = _is_keyed(context), order.left_ms > 0
+        is_keyed, is_remembered = context.is_keyed, order.left_ms > 0
         read_kept_s = 0.0 if is_keyed or is_remembered else HELD_S
         ends_s = context.started_s + self._terms.deadline_s
         outcome: ImageResult | GatewayError | None = None
@@ -183,7 +193,3 @@ class Replays:
         if status.state == "unknown":
             return GatewayError(ErrorCode.CONNECTION_LOST, "the order that it repeats has no stored outcome")
         return GatewayError(ErrorCode.RESULT_NOT_KEPT) if status.state == "gone" else None
-
-
-def _is_keyed(context: RequestContext) -> bool:
-    return context.identity is not None and context.identity.kind is Repetition.KEYED

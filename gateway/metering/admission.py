@@ -25,6 +25,7 @@ from gateway.metering.decisions import AdmissionDecision, gateway_error
 from gateway.metering.ledger import Ledger
 from gateway.metering.reservations import (
     PARTS,
+    LateOutcome,
     LostSettlements,
     Reservation,
     ReservationConfig,
@@ -136,6 +137,15 @@ class Admission:
         settled = await self._settle_other(outcome.tenant, outcome.reservation, bytes(body))
         if settled.status == "gone" and outcome.was_sent:
             self._lost.suspect(outcome)
+
+    async def settle_late(self, tenant: str, reservation_id: str, outcome: LateOutcome) -> bool:
+        """Corrects a settlement by the truth about a task that ended after it. Idempotent.
+
+        Returns: False if the reservation is not settled yet. Raises: GatewayError REDIS_UNAVAILABLE.
+        """
+        described = asdict(self._terms.rule) | {"reservation": reservation_id, "late": outcome}
+        settled = await self._settle_other(tenant, reservation_id, msgspec.json.encode(described))
+        return settled.status != "alive"
 
     async def settle_expired(self, tenant: str, reservation_id: str) -> None:
         """Settles an expired reservation by its own record. Raises: GatewayError REDIS_UNAVAILABLE."""

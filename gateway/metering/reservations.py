@@ -185,6 +185,20 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
         return Entry(SETTLE, self.reservation, msgspec.Raw(msgspec.json.encode(self)))
 
 
+class LateOutcome(msgspec.Struct, frozen=True):
+    """How a task ended after its request: JSON for settle.lua. Images in none of the three lists were free."""
+
+    task: str
+    account: str
+    """UPSTREAM/ACCOUNT."""
+    images: int
+    """Of the task."""
+    delivered: int = 0
+    """Kept for requests that repeat the order."""
+    withheld: int = 0
+    lost: int = 0
+
+
 class Settled(msgspec.Struct, frozen=True):
     """The reply of settle.lua."""
 

@@ -1,13 +1,30 @@
 """Translates between providers' HTTP formats and the domain. Pure: no clock, no environment, no network.
 
-A new provider is one file with a class that implements protocol.py, and one line in `PROVIDERS`.
+A new provider is one file with a class that implements protocol.py, and one line in `PROVIDERS`; one that speaks
+OpenAI's format is a profile in openai/profiles.py.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 from gateway.providers.ai302 import Ai302
+from gateway.providers.bfl import BlackForestLabs
+from gateway.providers.glif import Glif
+from gateway.providers.google import Google
+from gateway.providers.ideogram import Ideogram
 from gateway.providers.minimax import MiniMax
+from gateway.providers.openai import OpenAI
+from gateway.providers.openai.profiles import PROFILES
 from gateway.providers.protocol import Provider
+from gateway.providers.stability import Stability
 
-PROVIDERS: Final[Mapping[str, Provider]] = {"302ai": Ai302(), "minimax": MiniMax()}
+PROVIDERS: Final[Mapping[str, Provider]] = {
+    "302ai": Ai302(),
+    "bfl": BlackForestLabs(),
+    "glif": Glif(),
+    "google": Google(),
+    "ideogram": Ideogram(),
+    "minimax": MiniMax(),
+    "stability": Stability(),
+    **{name: OpenAI(profile) for name, profile in PROFILES.items()},
+}

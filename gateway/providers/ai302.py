@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.domain.accounts import Secret
-from gateway.domain.catalog import AspectRatios, Capability
+from gateway.domain.catalog import Capability
 from gateway.domain.errors import ErrorCode
+from gateway.domain.sizes import AspectRatios
 from gateway.providers.error_texts import refusal
 from gateway.providers.minimax import (
     OUTPUT,

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from gateway.domain.errors import ErrorCode, GatewayError
+from gateway.providers.forms import form_texts
 from gateway.providers.replies import (
     JSON_DECODE_ERRORS,
     STATUS_ERRORS,
@@ -123,7 +124,7 @@ def own_strings(sent: bytes) -> Iterator[str]:
     try:
         stack = [msgspec.json.decode(sent)]
     except JSON_DECODE_ERRORS:
-        return
+        stack = [*form_texts(sent)][::-1]
     remaining = _COMPARED_MAX_CHARS
     while stack and remaining > 0:
         match stack.pop():

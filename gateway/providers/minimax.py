@@ -7,10 +7,11 @@ from typing import Final
 import msgspec
 
 from gateway.domain.accounts import Secret
-from gateway.domain.catalog import AspectRatios, Capability, EditRule, SizeBounds
+from gateway.domain.catalog import Capability, EditRule
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, Format, ImageJob, ImageReply, ResponseFormat, Size
 from gateway.domain.pricing import PerImage, Rate
+from gateway.domain.sizes import AspectRatios, SizeBounds
 from gateway.providers.error_texts import refusal, word_error
 from gateway.providers.minimax_key_check import read_quota
 from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest
@@ -118,6 +119,8 @@ _REFERENCE: Final = FIELDS["subject_reference"]
 class MiniMax:
     """The `minimax` provider."""
 
+    base_url = ""
+    """A key is valid in one region only."""
     result_hosts: tuple[str, ...] = (
         "hailuo-image-algeng-data.oss-*.aliyuncs.com",  # full names: others may own similar buckets
         "hailuo-image-algeng-data-us.oss-*.aliyuncs.com",

@@ -69,17 +69,20 @@ def has_images(envelope: UntrustedObject) -> bool:
     return any(value.strip() if isinstance(value, str) else value is not None for _, value in leaves)
 
 
-def has_stray_images(reply: UpstreamResponse, envelope: UntrustedObject, *, is_success: bool = False) -> bool:
+def has_stray_images(
+    reply: UpstreamResponse, envelope: UntrustedObject, *, is_success: bool = False, has_links: bool = True
+) -> bool:
     """Returns whether a refusal, or a success without images in `data`, has images anywhere or counts them.
 
     What the request holds does not count.
     `envelope`: without fields if the body cannot be parsed. Of a duplicate member, it has only the last one.
+    `has_links`: False for a provider that never delivers links, whose errors link to its documentation.
     """
     if sniff(reply.body[:16]) or reply.body[4:8] == b"ftyp":  # an image file; AVIF and HEIC
         return True
     own = _OwnWords(reply.sent)
     patterns = (_NAMED, _COUNT, _IMAGE, _MADE) if is_success else (_NAMED, _COUNT, _IMAGE)
-    if any(not own.hold(text) for pattern in patterns for text in _found(pattern, reply.body)):
+    if any(not own.hold(text) for pattern in patterns for text in _found(pattern, reply.body, has_links=has_links)):
         return True
     if any(not own.hold(text) for text in (*_whole(reply.body), *_leaves(envelope))):
         return True
@@ -92,7 +95,7 @@ def has_stray_images(reply: UpstreamResponse, envelope: UntrustedObject, *, is_s
 class _OwnWords:
     """The strings of a request, decoded only if there is something to compare."""
 
-    def __init__(self, sent: tuple[bytes, ...]) -> None:
+    def __init__(self, sent: tuple[bytes | memoryview, ...]) -> None:
         self._sent = sent
         self._strings: tuple[str, ...] | None = None
 
@@ -104,13 +107,13 @@ class _OwnWords:
         return any(text in one for one in self._strings)
 
 
-def _found(pattern: re.Pattern[bytes], body: bytes | bytearray) -> Iterator[str]:
+def _found(pattern: re.Pattern[bytes], body: bytes | bytearray, *, has_links: bool) -> Iterator[str]:
     """Yields the texts that match, or their first word: an error text may begin with words of the request."""
     if pattern is _IMAGE and not _JSON.match(body):
         return
     for match in islice(pattern.finditer(body, 0, _end(body)), _FOUND_MAX):
         text = match[0].decode("utf-8", "replace") if pattern is _COUNT else _text(body, match.start("text"))
-        if pattern is not _IMAGE or (match["link"] and _is_link(body, match.start(), text)):
+        if pattern is not _IMAGE or (has_links and match["link"] and _is_link(body, match.start(), text)):
             yield text
         elif not match["link"]:
             yield text.split()[0]

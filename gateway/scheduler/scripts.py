@@ -16,6 +16,8 @@ All keys of an upstream, `ig3:{pool:UPSTREAM}:NAME`:
 | timers | sorted set | 40 days idle | accounts by the time of their next change of state |
 | leases | sorted set | 40 days idle | lease IDs by expiry |
 | leased | hash | 40 days idle | lease ID -> msgpack: account, key, images, time |
+| tasks | hash | 40 days idle | lease ID -> JSON: a task at the provider, see tasks.py |
+| tasks_due | sorted set | 40 days idle | lease IDs by when another process may take the task over |
 | lapsed | sorted set | 40 days idle | IDs of leases that expired within a day |
 | queue, waiters, classes, class:CLASS, queued | | 40 days idle | the queue: see lua/queue.lua |
 | active, idle | sorted sets | 40 days idle | flows by their pass: waiting and not waiting |
@@ -60,7 +62,7 @@ _QUEUE: Final = (*_LEASES, "scheduler/queue", "scheduler/dispatch")
 PARTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     dict.fromkeys(("cancel", "heartbeat", "release", "members"), _QUEUE)
     | dict.fromkeys(("lease", "place"), (*_QUEUE, "scheduler/forecast"))
-    | {"claim": _LEASES, "snapshot": _LEASES, "has_capacity": _INDEX}
+    | {"claim": _LEASES, "snapshot": _LEASES, "has_capacity": _INDEX, "task": ("scheduler/prelude",)}
 )
 """By script, the files that stand before it, in this order: the ones that it uses, as Redis runs them at every call."""
 _CACHED_KEYS_MAX: Final = 64
@@ -88,6 +90,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     down: tuple[str, ...] = ()
     pool: PoolStatus | None = None
     cursor: str = "0"
+    tasks: tuple[str, ...] = ()
 
 
 def record(upstream: str, name: str, prefix: str = PREFIX) -> str:

@@ -123,7 +123,7 @@ def _open_connections(settings: Settings) -> Iterator[Exposure]:
     """Unencrypted connections to public hosts, and patterns that match hosts of any owner."""
     urls = [("redis.url", settings.redis.url), ("tracing.otlp_endpoint", settings.tracing.otlp_endpoint or "")]
     for upstream in settings.upstreams:
-        urls.append((f"upstreams '{upstream.name}': base_url", upstream.base_url))
+        urls.append((f"upstreams '{upstream.name}': base_url", upstream.base_url or ""))
         for pattern in upstream.result_hosts or ():
             where = f"upstreams '{upstream.name}': result_hosts"
             urls.append((where, pattern))

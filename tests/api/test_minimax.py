@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from gateway.api.fields import Generation
 from gateway.api.minimax import PATHS, TEXTS, parse_native, render_native, render_native_error
-from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
+from gateway.domain.catalog import Catalog, Model, Target
 from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, Outcome
 from gateway.domain.images import Base64Image, ImageResult, ImageUrl, Picture, ResponseFormat, Size
 from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
 from tests.support.errors import attempt

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from gateway.api.fields import ProviderFields, Style, parse_fields
 from gateway.api.targets import plan_targets
 from gateway.domain.accounts import make_secret
-from gateway.domain.catalog import AspectRatios, Capability, Model, SizePolicy, Target
+from gateway.domain.catalog import Capability, Model, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, ImageJob, InputImage, ResponseFormat, Role, Size, SizePlan
 from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import AspectRatios, SizePolicy
 from gateway.generation.redaction import own_words
 from gateway.providers.minimax import PIXELS, PRESETS, MiniMax
 from tests.support.errors import attempt

@@ -134,7 +134,7 @@ def test_a_missing_file_says_how_to_name_another(tmp_path: Path) -> None:
         ("images.size_policy", "closest", "images.size_policy", "Invalid enum value"),
         ("logs.level", "loud", "logs.level", "Invalid enum value"),
         ("upstreams", [], "upstreams", "length >= 1"),
-        ("upstreams.0.provider", "openai", "upstreams[0].provider", "Invalid enum value"),
+        ("upstreams.0.provider", "openay", "upstreams[0].provider", "Invalid enum value"),
         ("upstreams.0.name", "Has Space", "upstreams[0].name", "characters of a-z"),
         ("upstreams.0.name", "302ai\n", "upstreams[0].name", "characters of a-z"),
         ("upstreams.0.base_url", "api.302.ai", "upstreams[0].base_url", "http:// or https://"),

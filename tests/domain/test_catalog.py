@@ -2,9 +2,10 @@
 
 import pytest
 
-from gateway.domain.catalog import AspectRatios, Capability, Catalog, Model, SizeBounds, SizePolicy, Target
+from gateway.domain.catalog import Capability, Catalog, Model, Target
 from gateway.domain.images import ImageJob, Size
 from gateway.domain.pricing import MadeImages, PerImage, Price
+from gateway.domain.sizes import AspectRatios, SizeBounds, SizePolicy
 
 RATIOS, PIXELS = AspectRatios({"1:1": Size(1024, 1024), "21:9": Size(1344, 576)}), SizeBounds(512, 2048, 8)
 DIRECT = Target(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.catalog import Capability, EditRule, FixedSize, SizePolicy, plan_shape
+from gateway.domain.catalog import Capability, EditRule, plan_shape
 from gateway.domain.images import (
     Base64Image,
     Format,
@@ -20,11 +20,12 @@ from gateway.domain.images import (
     ResponseFormat,
     Role,
     Size,
-    shorten,
     sniff,
     sniff_base64,
     split_count,
 )
+from gateway.domain.prompts import shorten
+from gateway.domain.sizes import FixedSize, SizePolicy
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.catalog import (
-    AspectRatios,
-    Capability,
-    FixedSize,
-    SizeBounds,
-    SizeList,
-    SizePolicy,
-    SizeRule,
-    plan_shape,
-    plan_size,
-)
+from gateway.domain.catalog import Capability, plan_shape
 from gateway.domain.images import ImageJob, Size, SizePlan
+from gateway.domain.sizes import AspectRatios, FixedSize, SizeBounds, SizeList, SizePolicy, SizeRule, plan_size
 
 DOCUMENTED = {
     "1:1": (1024, 1024),
@@ -163,6 +154,13 @@ def test_size_is_written_as_openai_does() -> None:
 
 LISTED = SizeList((Size(1024, 1024), Size(1536, 1024), Size(1024, 1536), Size(512, 512)))
 FIXED = FixedSize(Size(768, 768))
+AREAS = (
+    SizeBounds(16, 3840, 16, 655_360, 8_294_400, 3),
+    SizeBounds(1, 20_000, 1, 655_360, 20_000_000, 3),
+    SizeBounds(15, 16_384, 1, 3_686_400, 16_777_216, 16),
+    SizeBounds(512, 2048, 32, area_max=2**21),
+)
+"""Bounds of area and ratio, as several providers have them."""
 
 
 @pytest.mark.parametrize(
@@ -179,6 +177,13 @@ FIXED = FixedSize(Size(768, 768))
         (BOUNDS, Size(4096, 2048), Size(2048, 1024), None),
         (BOUNDS, Size(4096, 512), Size(2048, 512), None),
         (BOUNDS, Size(1001, 1003), Size(1000, 1000), None),
+        (AREAS[0], Size(3840, 2160), Size(3840, 2160), Size(3840, 2160)),
+        (AREAS[0], Size(512, 512), Size(816, 816), None),
+        (AREAS[0], Size(4096, 1024), Size(3072, 1024), None),
+        (AREAS[0], Size(4096, 4096), Size(2880, 2880), None),
+        (AREAS[1], Size(4096, 4096), Size(4096, 4096), Size(4096, 4096)),
+        (AREAS[2], Size(1024, 1024), Size(1920, 1920), None),
+        (AREAS[3], Size(2048, 2048), Size(1440, 1440), None),
     ],
 )
 def test_a_rule_makes_the_size_or_the_nearest(rule: SizeRule, asked: Size, nearest: Size, strict: Size | None) -> None:
@@ -197,6 +202,6 @@ def test_a_model_without_sizes_makes_none() -> None:
 
 @given(st.integers(64, 4096), st.integers(64, 4096))
 def test_the_nearest_size_is_always_one_that_the_rule_makes(width: int, height: int) -> None:
-    for rule in (RATIOS, BOUNDS, LISTED, FIXED):
+    for rule in (RATIOS, BOUNDS, LISTED, FIXED, *AREAS):
         made = rule.nearest(Size(width, height)).made
         assert rule.exact(made) is not None

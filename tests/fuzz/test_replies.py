@@ -45,9 +45,11 @@ def desk(one_redis_server: str, upstream: Hostile) -> Iterator[Desk]:
 
 def read_honestly(provider: str, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | GatewayError:
     try:
-        return PROVIDERS[provider].read_reply(reply, delivery)
+        made = PROVIDERS[provider].read_reply(reply, delivery)
     except GatewayError as error:
         return error
+    assert isinstance(made, ImageReply)
+    return made
 
 
 def check_money(upstream: Hostile, case: Hostility, outcome: ImageReply | GatewayError) -> None:

@@ -14,10 +14,11 @@ from gateway.api.openai import OpenAIOptions, parse_generation
 from gateway.api.openai_edits import EditFields, FileHead, parse_edit, render_texts
 from gateway.api.openai_responses import render_error
 from gateway.domain.accounts import make_secret
-from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
+from gateway.domain.catalog import Catalog, Model, Target
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import CallPlan, ImageJob
 from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
 from tests.fuzz.bodies import EDITS, NATIVE, OPENAI, bodies

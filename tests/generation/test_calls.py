@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
-from gateway.generation.calls import read_reply, transport_fault
+from gateway.generation.exchange import read_reply, transport_fault
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.retry_after import read_retry_after
 from gateway.generation.transport import AiohttpTransport

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.generation.calls import read_reply
+from gateway.generation.exchange import read_reply
 from gateway.generation.memory_budget import ByteAccount, ByteBudget
 from gateway.generation.transport import AiohttpTransport
 from tests.support.harness import wait_until

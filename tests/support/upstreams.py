@@ -17,10 +17,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
-from gateway.domain.catalog import Model, PlannedTarget, SizePolicy, Target
+from gateway.domain.catalog import Model, PlannedTarget, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import ImageJob, ImageResult, ResponseFormat
 from gateway.domain.pricing import PerImage, Price, Rate
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tracing import Trace
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.context import RequestContext

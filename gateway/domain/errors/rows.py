@@ -97,5 +97,8 @@ def unjudged(label: str, message: str, outcome: Outcome) -> Row:
     return label, ErrorSpec(502, _SERVER, CODES[502], message, outcome, scope=Scope.KEY)
 
 
-def unknown(label: str, status: int, message: str) -> Row:
-    return failed(label, status, f"{message} It may have been processed, so it was not retried.", Outcome.UNKNOWN)
+def unknown(label: str, status: int, message: str, *, is_judged: bool = True) -> Row:
+    """The call may have been processed. Unless it is judged, it says nothing of the upstream's health."""
+    text = f"{message} It may have been processed, so it was not retried."
+    _, spec = failed(label, status, text, Outcome.UNKNOWN)
+    return label, replace(spec, trips_breaker=is_judged)

@@ -205,6 +205,8 @@ class ErrorCode(Enum):
     )
     NOT_SENT = unjudged("not_sent", "The request could not be sent upstream.", Outcome.NOT_SENT)
     READ_TIMEOUT = unknown("read_timeout", 504, "The image service did not respond in time.")
+    TASK_UNFINISHED = unknown("task_unfinished", 504, "The image service did not finish in time.", is_judged=False)
+    TASK_LOST = unknown("task_lost", 502, "The image service no longer knows the request.", is_judged=False)
     CONNECTION_LOST = unknown("connection_lost", 502, "The connection to the image service broke.")
     INVALID_RESPONSE = unknown("invalid_response", 502, "The image service's response is invalid.")
     RESPONSE_TOO_LARGE = unknown("response_too_large", 502, "The image service's response is too large.")

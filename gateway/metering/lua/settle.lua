@@ -7,8 +7,11 @@
 --          "records_end", "closed" and "recent": see redis/__init__.py; BASE .. "split_sums:YYYYMMDD": see split_sums.lua
 -- ARGV[1]  JSON of the outcome, see ReservationOutcome: reservation (its ID), charges_withheld, charges_unconfirmed, and of
 --          a request that ended settlement, was_sent, calls (as write_calls in ledger_keys.py renders them), price_basis (see
---          Basis in domain/pricing.py), queue_ms, upstream_ms, total_ms and key_id. Without settlement
---          it is settled only if it has expired, by its own fields: sent images are unconfirmed
+--          Basis in domain/pricing.py), queue_ms, upstream_ms, total_ms and key_id. Without settlement it is settled only if
+--          it has expired, by its own fields: sent images are unconfirmed. Or late, the outcome of a
+--          task that ended after its request: task (its ID), account (UPSTREAM/ACCOUNT), images (of the task), and which of
+--          them were delivered, withheld and lost; the others were free. They are moved from the unconfirmed, once a task.
+--          Delivered ones cost their share of the reserved cost
 -- ARGV[2]  retention of the ledger's records, days
 -- ARGV[3]  JSON, ascending: the percentages of quotas and budgets at which an event is appended, see events.lua, unless the
 --          tenant has its own; absent: none
@@ -18,22 +21,23 @@
 --          those of each upstream)
 -- Writes   BASE .. "unknown:NAME" also, see repeats.lua, if the outcome is unknown and the reservation names its request
 -- Returns  JSON: status "settled", "corrected" (settled before; only the difference moved), "repeated" (settled before by
---          the same call, whose reply was lost), "same" (settled before, by another process), "alive" (it has not expired) or
---          "gone" (no such reservation); with the first three also outcome, model and usd_micros (the charge, or the
+--          the same call, whose reply was lost), "same" (settled before, by another process), "alive" (it has not expired,
+--          or late came before its settlement) or "gone" (no such reservation); with the first three also outcome, model and usd_micros (the charge, or the
 --          difference), and has_events if it appended events
--- TTL      the settled reservation 15 minutes, for corrections, or as long as its idempotency key (kept_s); 7 days if
---          settled by expiry, for journal replays. That of a request that was never sent is deleted, unless it was settled
+-- TTL      the settled reservation 15 minutes, for corrections, or as long as its idempotency key (kept_s); 2 hours if
+--          images are unconfirmed, for tasks that end late; 7 days if settled by expiry, for journal replays. That of a request that was never sent is deleted, unless it was settled
 --          by expiry. All records of a day expire together, at the stored time: ARGV[2] days after their day, later if a
 --          later settlement says so, never after it passed
 -- Clock    the server's; everything else belongs to the second, day and month in which the request was admitted
-local SETTLED_KEPT_S, EXPIRED_KEPT_S = 900, 7 * 86400
+local SETTLED_KEPT_S, UNCONFIRMED_KEPT_S, EXPIRED_KEPT_S = 900, 2 * 3600, 7 * 86400
 local RECENT_S, RECENT_SLICE_S = SETTLED_KEPT_S, 300
 
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local base = string.sub(KEYS[2], 1, -5)
 local ended = cjson.decode(ARGV[1])
-local id, by_expiry = ended.reservation, not ended.settlement
+local id, late = ended.reservation, ended.late
+local by_expiry = not ended.settlement and not late
 
 if by_expiry then
   local expiry_ms = redis.call('ZSCORE', KEYS[2], id)
@@ -52,6 +56,44 @@ end
 local function number(name) return tonumber(reservation[name] or 0) end
 -- The share of the reserved cost for some of its images.
 local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
+
+-- The outcome with the truth about a task: its images are no longer unconfirmed.
+local function correct(calls, truth)
+  local corrected, sums = {}, {delivered = 0, withheld = 0, lost = 0, unconfirmed = 0}
+  for account, delivered, withheld, lost, unconfirmed, rest in
+      string.gmatch(calls, '([^;]+):(%d+),(%d+),(%d+),(%d+)([^;]*)') do
+    local counts = {delivered = delivered, withheld = withheld, lost = lost, unconfirmed = unconfirmed}
+    if account == truth.account then
+      local left = math.min(truth.images, tonumber(unconfirmed))
+      counts.unconfirmed = unconfirmed - left
+      for _, name in ipairs({'delivered', 'withheld', 'lost'}) do
+        local moved = math.min(left, truth[name])
+        counts[name], left = counts[name] + moved, left - moved
+      end
+      local charge = string.match(rest, '^,(%d+)')
+      local moved = counts.delivered - delivered
+      if moved > 0 then rest = charge and ',' .. charge + cost_of(moved) or '' end  -- what the provider took is not known
+    end
+    for name in pairs(sums) do sums[name] = sums[name] + counts[name] end
+    table.insert(corrected, string.format(
+      '%s:%d,%d,%d,%d%s', account, counts.delivered, counts.withheld, counts.lost, counts.unconfirmed, rest))
+  end
+  ended.calls, ended.settlement = table.concat(corrected, ';'), 'refused'
+  for _, name in ipairs({'withheld', 'lost', 'unconfirmed', 'delivered'}) do
+    if sums[name] > 0 then ended.settlement = name end
+  end
+end
+if late then
+  if not reservation.settled then return cjson.encode({status = 'alive'}) end
+  if reservation['late:' .. late.task] then return cjson.encode({status = 'same'}) end
+  correct(reservation.calls, late)
+  ended.was_sent = true
+  for _, name in ipairs({'queue_ms', 'upstream_ms', 'total_ms', 'price_basis'}) do ended[name] = reservation[name] or '' end
+elseif ended.settlement then
+  for name, truth in pairs(reservation) do
+    if string.match(name, '^late:') then correct(ended.calls, cjson.decode(truth)) end
+  end
+end
 local scopes = {base, base .. 'key:' .. reservation.key_id .. ':'}
 local is_correction = redis.call('HEXISTS', base .. 'closed', string.sub(reservation.day, 1, 6)) == 1
 local sheet = is_correction and ARGV[4] or reservation.day
@@ -172,7 +214,12 @@ if ended.settlement == 'unconfirmed' and reservation.identity then
   redis.call('SET', base .. 'unknown:' .. reservation.identity, id, 'PX', reservation.unknown_ms)
 end
 local settled = {
-  'settled', how, 'settled_ms', now_ms, 'outcome', ended.settlement, 'calls', ended.calls, 'settled:charged', charged}
+  'settled', how, 'settled_ms', now_ms, 'outcome', ended.settlement, 'calls', ended.calls, 'settled:charged', charged,
+  'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms, 'price_basis', ended.price_basis or ''}
+if late then
+  table.insert(settled, 'late:' .. late.task)
+  table.insert(settled, cjson.encode(late))
+end
 local moved = {}
 for name, value in pairs(new) do
   local difference = value - number('settled:' .. name)
@@ -245,6 +292,7 @@ else
     redis.call('EXPIRE', base .. 'recent', RECENT_S + RECENT_SLICE_S)
   end
   redis.call('HSET', KEYS[1], unpack(settled))
-  redis.call('EXPIRE', KEYS[1], math.max(by_expiry and EXPIRED_KEPT_S or SETTLED_KEPT_S, number('kept_s')))
+  local least_s = new.unconfirmed > 0 and UNCONFIRMED_KEPT_S or SETTLED_KEPT_S
+  redis.call('EXPIRE', KEYS[1], math.max(by_expiry and EXPIRED_KEPT_S or least_s, number('kept_s')))
 end
 return reply(reservation.settled and 'corrected' or 'settled', new.usd_micros - number('settled:usd_micros'))

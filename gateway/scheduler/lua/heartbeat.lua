@@ -41,7 +41,7 @@ if setting('lease_us') ~= lease_us then set_meta('lease_us', lease_us) end
 for i = 5, 4 + leases do
   local id, later_us = string.match(ARGV[i], '^([^|]*)|?(.*)$')
   if redis.call('ZSCORE', K.leases, id) then
-    redis.call('ZADD', K.leases, now + lease_us, id)
+    redis.call('ZADD', K.leases, 'GT', now + lease_us, id)  -- that of a task is held for longer: see task.lua
     if later_us ~= '' then shift(id, tonumber(later_us)) end
   end
 end

@@ -1,5 +1,6 @@
 """Endpoints other than generation: free pages, invoice, captured requests and image files."""
 
+import asyncio
 from collections import deque
 from typing import Final
 
@@ -17,7 +18,7 @@ from gateway.testing.simulator.fault_injection import (
     require_key,
 )
 from gateway.testing.simulator.parsing import bearer, trace_id_of
-from gateway.testing.simulator.pictures import Gallery
+from gateway.testing.simulator.pictures import Gallery, convert
 from gateway.testing.simulator.responses import answer, answer_json, answer_refusal, answer_unknown_key
 from gateway.testing.simulator.states import KeyStates, KeyStatus
 
@@ -97,9 +98,12 @@ class ApiRoutes:
         return answer_json(list(self._captured))
 
     async def image(self, request: Request) -> Response:
-        picture = await self._gallery.find(request.path_params["name"])
+        name = request.path_params["name"]
+        picture = await self._gallery.find(name)
         if picture is None:
             return answer_json({"detail": "no such image"}, status=404)
+        if (form := name.rpartition(".")[2]) in {"png", "webp"}:
+            return Response(await asyncio.to_thread(convert, picture, form), media_type=f"image/{form}")
         return Response(picture, media_type="image/jpeg")
 
 

@@ -6,7 +6,7 @@ Front-end errors, key and state, fields, limits, a back-end outage, the words of
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.applications import Starlette
@@ -16,11 +16,18 @@ from starlette.routing import Route
 
 from gateway.testing.simulator.accounts import Account, Accounts, account_of
 from gateway.testing.simulator.api import ApiRoutes, CapturedRequest
+from gateway.testing.simulator.bfl import BflRoutes
 from gateway.testing.simulator.call_log import Call, CallLog, Rule
 from gateway.testing.simulator.edge import Edge
 from gateway.testing.simulator.fault_injection import FaultScript, RefusedError, parse_script, require_key
 from gateway.testing.simulator.fault_rules import FaultSwitches, InvalidSwitchError, render_invalid_switch
+from gateway.testing.simulator.glif import GlifFormat
+from gateway.testing.simulator.google import GoogleFormat
+from gateway.testing.simulator.ideogram import IdeogramFormat
 from gateway.testing.simulator.limits import Limits, Minute
+from gateway.testing.simulator.openai_format import OpenAIFormat
+from gateway.testing.simulator.openai_wires import WIRES
+from gateway.testing.simulator.own_formats import OwnFormat, Workshop
 from gateway.testing.simulator.parsing import bearer, parse, repeated_trace_id, trace_id_of
 from gateway.testing.simulator.pictures import Gallery, Sketch
 from gateway.testing.simulator.requests import MODELS_BY_PATH, ImageRequest, parse_request
@@ -32,13 +39,18 @@ from gateway.testing.simulator.responses import (
     render_base64,
     render_success,
 )
+from gateway.testing.simulator.stability import StabilityFormat
 from gateway.testing.simulator.states import KeyStates, Outages
+from gateway.testing.simulator.waiting import HANG_S, TURNS, while_connected
 
-HANG_S: Final = 600.0
-"""A call that hangs ends then, like at a proxy with a time-out."""
-_TURNS: Final = 8
-"""Event-loop iterations before a request counts: by then, a call whose client disconnected earlier has ended."""
 KEPT_REQUESTS: Final = 100
+_OWN_FORMATS: Final[tuple[OwnFormat, ...]] = (
+    GlifFormat(),
+    GoogleFormat(),
+    IdeogramFormat(),
+    StabilityFormat(),
+    *map(OpenAIFormat, WIRES),
+)
 
 
 def create_simulator(
@@ -63,8 +75,11 @@ def create_simulator(
     states, outages, call_log, edge = KeyStates(clock), Outages(clock), CallLog(calls_kept, clock), Edge()
     endpoint = GenerationEndpoint(accounts, gallery, states, outages, edge, call_log, latency_s=latency_s, sleep=sleep)
     api = ApiRoutes(accounts, gallery, endpoint.captured, states, call_log)
+    bfl = BflRoutes(accounts, gallery, states, call_log, latency_s=latency_s, sleep=sleep)
+    shop = Workshop(accounts, gallery, states, outages, call_log, endpoint.captured, latency_s, sleep)
+    own = [route for form in _OWN_FORMATS for route in shop.routes(form)]
     return Starlette(
-        routes=_routes(endpoint, api, FaultSwitches(states, outages, edge)),
+        routes=[*own, *bfl.routes(), *_routes(endpoint, api, FaultSwitches(states, outages, edge))],
         exception_handlers={ClientDisconnect: _ignore_disconnect, InvalidSwitchError: render_invalid_switch},
     )
 
@@ -115,7 +130,7 @@ class GenerationEndpoint:
 
     async def generate(self, request: Request) -> Response:
         raw = await request.body()
-        for _ in range(_TURNS):
+        for _ in range(TURNS):
             await asyncio.sleep(0)
         body = parse(raw)
         trace_id = trace_id_of(raw, body)
@@ -169,7 +184,7 @@ class GenerationEndpoint:
             body = await self._deliver(request, order, trace_id, withheld, repeated)
             return answer_cut(body, trace_id) if "cut" in script.flags else answer(body, trace_id)
 
-        return await _while_connected(request, respond())
+        return await while_connected(request, respond())
 
     async def _deliver(
         self, request: Request, order: ImageRequest, trace_id: str, withheld: int, repeated: int
@@ -196,22 +211,6 @@ class GenerationEndpoint:
         if "authorization" in headers:
             headers["authorization"] = "" if key is None else account_of(key)
         self.captured.append(CapturedRequest(request.url.path, headers, body))
-
-
-async def _while_connected(request: Request, answering: Coroutine[object, object, Response]) -> Response:
-    """Ends a call whose client disconnects: the limit of an account is one of connections, code 1041."""
-    answer, left = asyncio.ensure_future(answering), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
-        return answer.result() if answer.done() else Response(status_code=400)
-    finally:
-        answer.cancel()
-        left.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _render_fault(script: FaultScript, trace_id: str, order: ImageRequest) -> Response:

@@ -75,6 +75,13 @@ class Gallery:
         return self._pictures.get(sketch)
 
 
+def convert(file: bytes, form: str, *, blur: bool = False) -> bytes:
+    """Returns an image in a format, blurred if a safety check withholds it. Runs in a thread."""
+    from gateway.testing.simulator.drawing import convert as converted  # noqa: PLC0415 - as for drawing
+
+    return converted(file, form, blur=blur)
+
+
 def _reduce_reference(link: str) -> bytes:
     """Runs in a thread."""
     from gateway.testing.simulator.drawing import reduce_reference  # noqa: PLC0415 - as for drawing

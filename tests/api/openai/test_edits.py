@@ -9,10 +9,11 @@ import pytest
 from gateway.api.fields import Generation
 from gateway.api.openai import OpenAIOptions, parse_generation
 from gateway.api.openai_edits import CHARACTER_ONLY, FileHead, parse_edit, render_texts
-from gateway.domain.catalog import AspectRatios, Capability, Catalog, EditRule, Model, Target
+from gateway.domain.catalog import Capability, Catalog, EditRule, Model, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, Operation, ResponseFormat, Role, Size
 from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import AspectRatios
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
 from gateway.providers.minimax import PRESETS

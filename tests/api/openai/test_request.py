@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from gateway.api.fields import Generation
 from gateway.api.openai import OpenAIOptions, parse_generation
 from gateway.api.openai_responses import is_dall_e, render_error
-from gateway.domain.catalog import Catalog, Model, SizePolicy, Target
+from gateway.domain.catalog import Catalog, Model, Target
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Format, ResponseFormat, Size
 from gateway.domain.pricing import PerImage, Price
+from gateway.domain.sizes import SizePolicy
 from gateway.domain.tenants import Tenant
 from gateway.providers import PROVIDERS
 from tests.support.errors import attempt

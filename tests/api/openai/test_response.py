@@ -257,13 +257,13 @@ def test_param_of_the_error_is_shown() -> None:
 
 def test_sdk_lists_and_retrieves_models() -> None:
     names = ["image-01", "dall-e-3", 'odd"/name']
-    with client(render_models(names), "application/json") as sdk:
+    with client(render_models([(name, "ark") for name in names]), "application/json") as sdk:
         listed = list(sdk.models.list())
     assert names == [model.id for model in listed]
     for name, model in zip(names, listed, strict=True):
-        with client(render_model(name), "application/json") as sdk:
+        with client(render_model(name, "ark"), "application/json") as sdk:
             assert model == sdk.models.retrieve(name)
-        assert ("model", "minimax", int) == (model.object, model.owned_by, type(model.created))
+        assert ("model", "ark", int) == (model.object, model.owned_by, type(model.created))
 
 
 def test_empty_list_of_models_is_a_list() -> None:

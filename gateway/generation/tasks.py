@@ -1,0 +1,287 @@
+"""Asks for tasks until they end: those of this process's requests, and those of processes that died.
+
+Invariants: a task is in Redis before it is asked for, and keeps its account's place until it ends. A failed question
+ends no task. A task whose request got no answer is followed until it ends, so that the ledger has the truth.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx
+import structlog
+
+from gateway.domain.accounts import ProviderKey
+from gateway.domain.errors import ErrorCode, GatewayError, Outcome
+from gateway.domain.images import ImageReply, ImageResult
+from gateway.generation.downloads import ImageDownloader
+from gateway.generation.exchange import find_proxy, read_reply
+from gateway.generation.memory_budget import ByteAccount
+from gateway.generation.redaction import redact, redact_reply
+from gateway.generation.upstreams import UpstreamEndpoint
+from gateway.metering.reservations import LateOutcome
+from gateway.providers.links import LinkPolicy, LinkTrust
+from gateway.providers.protocol import TaskProvider
+from gateway.scheduler import CallReport, Lease, Scheduler
+from gateway.scheduler.tasks import RENEWED_S, OpenTask, TaskStore
+
+_LOG = structlog.get_logger("imagegate.tasks")
+_ROUND_S: Final = 5.0
+_POLL_S: Final = 30.0
+"""Limit on one question."""
+_CONNECT_S: Final = 5.0
+_PAUSE_MAX_S: Final = 60.0
+"""Limit on a Retry-After of a question, and on the waits after failed ones."""
+_FOLLOWED_MAX: Final = 200
+"""Limit on the tasks that this process follows after their requests; the others wait in Redis."""
+_DOWNLOAD_S: Final = 120.0
+_SETTLE_S: Final = 3600.0
+"""For a request to be settled, by itself or by expiry, before the truth about its task is given up."""
+
+_Outcome = ImageReply | GatewayError
+
+
+@dataclass(slots=True, eq=False)
+class TaskTracker:
+    """The tasks of this process."""
+
+    _transport: httpx.AsyncBaseTransport
+    _store: TaskStore
+    _pool: Scheduler
+    _settle_late: Callable[[str, str, LateOutcome], Awaitable[bool]]
+    """Corrects the settlement of a tenant's reservation; False if it is not settled yet."""
+    _find_key: Callable[[str, str], ProviderKey | None]
+    """Returns the key of an upstream by its ID."""
+    _endpoints: Callable[[], Mapping[str, UpstreamEndpoint]]
+    _max_bytes: int
+    _user_agent: str
+    _clock: Callable[[], float]
+    _monotonic: Callable[[], float]
+    _fetcher: ImageDownloader
+    keep: Callable[[str, str, ImageResult], Awaitable[bool]] | None = None
+    """Keeps the images of a tenant's order, by its reservation ID, for requests that repeat it."""
+    _open: dict[str, OpenTask] = field(default_factory=dict, init=False)
+    """By lease ID: tasks that this process asks for; it renews them."""
+    _over: dict[str, tuple[str, Callable[[], bool]]] = field(default_factory=dict, init=False)
+    """By lease ID: upstreams of tasks that ended, which stay in Redis until their request is settled."""
+    _following: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+
+    def holds(self, lease_id: str) -> bool:
+        """Returns whether the lease is that of a task that has not ended: it is not to be released."""
+        return lease_id in self._open
+
+    async def finish(
+        self,
+        endpoint: UpstreamEndpoint,
+        key: ProviderKey,
+        opened: OpenTask,
+        ends_s: float,
+        memory: ByteAccount,
+        is_settled: Callable[[], bool],
+    ) -> ImageReply:
+        """Asks for a task until `ends_s` (monotonic). `is_settled`: whether its request has been settled.
+
+        Raises: GatewayError with which the task ended; TASK_UNFINISHED if it goes on, which is then followed.
+        """
+        self._open[opened.lease] = opened
+        try:
+            await self._store.note(opened, opened.expires_s - self._clock() + RENEWED_S)
+        except GatewayError as error:  # this process knows it
+            _LOG.warning("task_not_recorded", **_named(opened), detail=error.detail)
+        try:
+            outcome = await self._ask(endpoint, key, opened, ends_s, memory)
+        except asyncio.CancelledError:
+            self._follow(endpoint, key, opened)
+            raise
+        if outcome is None:
+            self._follow(endpoint, key, opened)
+            raise GatewayError(ErrorCode.TASK_UNFINISHED, f"task {opened.task.id} goes on")
+        del self._open[opened.lease]
+        self._over[opened.lease] = (opened.upstream, is_settled)
+        if isinstance(outcome, GatewayError):
+            raise outcome
+        return outcome
+
+    async def run(self) -> None:
+        """Renews the tasks of this process, and takes over those of dead ones; runs until cancelled."""
+        was_well = True
+        while True:
+            await asyncio.sleep(_ROUND_S * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the processes
+            try:
+                for endpoint in list(self._endpoints().values()):
+                    if isinstance(endpoint.provider, TaskProvider):
+                        await self._run_round(endpoint)
+                was_well = True
+            except GatewayError as error:
+                if was_well:
+                    _LOG.warning("tasks_not_renewed", detail=error.detail)
+                was_well = False
+
+    async def _run_round(self, endpoint: UpstreamEndpoint) -> None:
+        """Raises: GatewayError REDIS_UNAVAILABLE."""
+        name = endpoint.name
+        if settled := [lease for lease, (of, is_settled) in self._over.items() if of == name and is_settled()]:
+            await self._store.end(name, settled)
+            for lease in settled:
+                del self._over[lease]
+        kept = [lease for lease, opened in self._open.items() if opened.upstream == name]
+        kept += [lease for lease, (of, _) in self._over.items() if of == name]
+        if kept:
+            await self._store.renew(name, kept)
+        room = _FOLLOWED_MAX - len(self._following)
+        for opened in await self._store.take_due(name, room) if room > 0 else []:
+            if opened.lease in self._open or opened.lease in self._over:
+                continue  # its renewal was late
+            key = self._find_key(name, f"{opened.account}/{opened.key}")
+            if key and key.secret.fingerprint == opened.fingerprint:
+                _LOG.info("task_taken_over", **_named(opened))
+                self._follow(endpoint, key, opened)
+            elif self._clock() < opened.expires_s:
+                _LOG.warning("task_key_missing", **_named(opened), key=opened.key)
+            else:
+                await self._store.end(name, [opened.lease])
+
+    async def close(self) -> None:
+        """Lets other processes take its tasks over."""
+        for following in self._following:
+            following.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
+        for name in {opened.upstream for opened in self._open.values()}:
+            with suppress(GatewayError):  # they do so once nobody renews them
+                leases = [lease for lease, opened in self._open.items() if opened.upstream == name]
+                await self._store.hand_over(name, leases)
+
+    def _follow(self, endpoint: UpstreamEndpoint, key: ProviderKey, opened: OpenTask) -> None:
+        self._open[opened.lease] = opened
+        following = asyncio.get_running_loop().create_task(self._follow_to_end(endpoint, key, opened))
+        self._following.add(following)
+        following.add_done_callback(self._following.discard)
+
+    async def _follow_to_end(self, endpoint: UpstreamEndpoint, key: ProviderKey, opened: OpenTask) -> None:
+        """Asks for a task until it ends or is forgotten, and then corrects the ledger and releases its lease."""
+        ends_s = self._monotonic() + opened.expires_s - self._clock()
+        try:
+            outcome = await self._ask(endpoint, key, opened, ends_s, ByteAccount())
+            if outcome is None:
+                outcome = GatewayError(ErrorCode.TASK_LOST, "it did not end in time")
+            if truth := await self._judge(endpoint, opened, outcome):
+                await self._correct(opened, truth)
+            report = _report(opened, outcome)
+            with suppress(GatewayError):  # it expires
+                await self._pool.release(_lease(opened, key, self._monotonic()), report)
+            result = report.error_code.value if report.error_code else "made"
+            _LOG.info("task_ended_late", **_named(opened), outcome=result, images=report.images)
+            self._over[opened.lease] = (opened.upstream, lambda: True)
+            del self._open[opened.lease]
+        except Exception:  # noqa: BLE001 - a bug must not keep others from the task: another process takes it over
+            self._open.pop(opened.lease, None)
+            _LOG.exception("task_failed", **_named(opened))
+
+    async def _judge(self, endpoint: UpstreamEndpoint, opened: OpenTask, outcome: _Outcome) -> LateOutcome | None:
+        """Returns what is now known of its images; None if they stay unconfirmed, as those that nobody can get do."""
+        account = f"{opened.upstream}/{opened.account}"
+        if isinstance(outcome, ImageReply):
+            withheld = max(0, min(opened.images - len(outcome.pictures), outcome.failed or 0))
+            kept = await self._keep(endpoint, opened, outcome) if opened.is_repeatable else 0
+            return LateOutcome(opened.lease, account, kept + withheld, kept, withheld) if kept + withheld else None
+        if outcome.row.withholds_images:
+            return LateOutcome(opened.lease, account, opened.images, withheld=opened.images)
+        is_free = outcome.row.outcome in {Outcome.REFUSED, Outcome.NOT_SENT}
+        return LateOutcome(opened.lease, account, opened.images) if is_free else None
+
+    async def _keep(self, endpoint: UpstreamEndpoint, opened: OpenTask, reply: ImageReply) -> int:
+        """Keeps images for requests that repeat the order. Returns: how many."""
+        pictures = await self._fetcher.deliver(
+            *(reply.pictures[: opened.images], opened.asked, endpoint.links, _DOWNLOAD_S),
+            proxies=endpoint.proxies,
+        )
+        result = ImageResult(pictures, opened.made, opened.images, reply.id, int(self._clock()))
+        keep = self.keep if pictures else None
+        return len(pictures) if keep and await keep(opened.tenant, opened.reservation, result) else 0
+
+    async def _correct(self, opened: OpenTask, truth: LateOutcome) -> None:
+        """Corrects the settlement, once there is one."""
+        ends_s = self._monotonic() + _SETTLE_S
+        while self._monotonic() < ends_s:
+            with suppress(GatewayError):
+                if await self._settle_late(opened.tenant, opened.reservation, truth):
+                    return
+            await asyncio.sleep(_ROUND_S)
+        _LOG.error("task_not_settled", **_named(opened), hint="its images stay unconfirmed in the ledger")
+
+    async def _ask(
+        self, endpoint: UpstreamEndpoint, key: ProviderKey, opened: OpenTask, ends_s: float, memory: ByteAccount
+    ) -> _Outcome | None:
+        """Asks for a task until it ends. Returns: None at `ends_s`."""
+        provider, failures = endpoint.provider, 0
+        assert isinstance(provider, TaskProvider)
+        for wait_s in provider.rhythm.waits():
+            pause_s = min(_PAUSE_MAX_S, wait_s * 2**failures) * random.uniform(0.9, 1.1)  # noqa: S311
+            left_s = ends_s - self._monotonic()
+            await asyncio.sleep(max(0.0, min(pause_s, left_s)))
+            if left_s <= pause_s:
+                break
+            try:
+                outcome = await self._ask_once(endpoint, provider, key, opened, memory)
+                failures = 0
+            except GatewayError as error:
+                failures = min(failures + 1, 6)
+                detail = redact(error.detail, key.secret)
+                _LOG.info("task_question_failed", **_named(opened), error_code=error.error_code.value, detail=detail)
+                asked_s = min(_PAUSE_MAX_S, error.retry_after_s or 0.0, max(0.0, ends_s - self._monotonic()))
+                await asyncio.sleep(asked_s)
+                continue
+            if isinstance(outcome, ImageReply):
+                return redact_reply(outcome, key.secret)
+            if outcome is not None:
+                return outcome
+        return None
+
+    async def _ask_once(
+        self,
+        endpoint: UpstreamEndpoint,
+        provider: TaskProvider,
+        key: ProviderKey,
+        opened: OpenTask,
+        memory: ByteAccount,
+    ) -> _Outcome | None:
+        """Raises: GatewayError if the response says nothing about the task."""
+        asked, given = provider.build_poll(opened.task, key.secret), opened.task.poll_url
+        trust = LinkPolicy((*provider.poll_hosts, _origin(endpoint.base_url))).trust(given)
+        is_trusted = trust is LinkTrust.NAMED or (trust is LinkTrust.PUBLIC and given.startswith("https://"))
+        url = given if is_trusted else endpoint.base_url + asked.path
+        headers = [*asked.headers, ("accept-encoding", "identity"), ("user-agent", self._user_agent)]
+        extensions = {"timeout": {"connect": _CONNECT_S}, "proxy": find_proxy(endpoint.proxies, url)}
+        try:
+            request = httpx.Request(asked.method, url, headers=headers, extensions=extensions)
+            async with asyncio.timeout(_POLL_S):
+                reply = await read_reply(self._transport, request, self._max_bytes, memory)
+        except TimeoutError as error:
+            raise GatewayError(ErrorCode.READ_TIMEOUT, f"no complete response within {_POLL_S:.0f} s") from error
+        except httpx.InvalidURL as error:
+            raise GatewayError(ErrorCode.NOT_SENT, "the poll URL is invalid") from error
+        return provider.read_poll(reply, opened.task, opened.delivery)
+
+
+def _origin(url: str) -> str:
+    parts = httpx.URL(url)
+    return f"{parts.scheme}://{parts.netloc.decode('ascii')}"
+
+
+def _lease(opened: OpenTask, key: ProviderKey, now_s: float) -> Lease:
+    return Lease(opened.lease, key, opened.model, opened.images, now_s, "")
+
+
+def _report(opened: OpenTask, outcome: _Outcome) -> CallReport:
+    if isinstance(outcome, GatewayError):
+        return CallReport(outcome.error_code, outcome.retry_after_s, outcome.cooldown_s)
+    images = min(opened.images, len(outcome.pictures))
+    return CallReport(images=images, usd_micros=images * opened.price_usd_micros)
+
+
+def _named(opened: OpenTask) -> dict[str, str]:
+    named = {"upstream": opened.upstream, "account": opened.account, "request_id": opened.request_id}
+    return named | {"task": opened.task.id}
