@@ -61,10 +61,18 @@ class Capability:
     sizes: tuple[SizeRule, ...]  # in order of preference
     default_size: Size = _SQUARE  # used if the request sets no size
     max_images_per_call: int = 1
+    max_pixels_per_call: int | None = None  # of all its images, which must fit into one response
     prompt_max_chars: int = 1000
     edits: EditRule | None = None  # None if the model cannot edit images, or must not
     supports_base64: bool = True  # if false, the gateway downloads and encodes the images itself
     fields: frozenset[str] = frozenset()  # supported optional fields: see `ImageJob.fields`
+
+    def for_size(self, made: Size) -> "Capability":
+        """Returns the capability of a call for images of this size, of which at least one is made."""
+        if self.max_pixels_per_call is None:
+            return self
+        images = max(1, self.max_pixels_per_call // (made.width * made.height))
+        return replace(self, max_images_per_call=min(self.max_images_per_call, images))
 
 
 def _emulated_fields(job: ImageJob, links: LinkSource) -> frozenset[str]:
@@ -154,7 +162,8 @@ class Model:
         fields = job.fields
         return tuple(
             PlannedTarget(
-                *(target.upstream, target.model, target.capability, shape, fields - target.capability.fields),
+                *(target.upstream, target.model, target.capability.for_size(shape.made), shape),
+                fields - target.capability.fields,
                 costs=target.costs,
                 retires_on=target.retires_on,
             )

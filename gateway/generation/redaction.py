@@ -49,7 +49,8 @@ def own_words(job: ImageJob) -> tuple[str, ...]:
 
     Options are closed sets of the provider's own words. Reads up to 16 MiB of JSON, so use it for errors only.
     """
-    return (job.prompt, job.end_user, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
+    texts = (job.prompt, job.end_user) if job.end_user else (job.prompt,)
+    return (*texts, *(msgspec.json.decode(image.link, type=str) for image in job.inputs))
 
 
 def redact(text: str, secret: Secret) -> str:

@@ -142,6 +142,7 @@ def test_own_words_are_every_free_text_of_the_request() -> None:
     _, options, inputs = read_all(fields(subject_reference=reference, style={"style_type": "\u6c34\u5f69"}, seed=7))
     words = ("a cat", "https://example.org/face.jpg", "data:image/png;base64,iVBORw0")
     assert words == own_words(ImageJob("a cat", seed=7, options=options, inputs=inputs))
+    assert ("a cat", "ann@example.org") == own_words(ImageJob("a cat", end_user="ann@example.org"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.config.upstreams import ProviderName
 from gateway.domain.accounts import make_secret
-from gateway.domain.catalog import plan_shape
+from gateway.domain.catalog import Model, Target, plan_shape
 from gateway.domain.errors import ErrorCode, GatewayError, Outcome
 from gateway.domain.images import (
     Base64Image,
@@ -205,6 +205,12 @@ def test_a_call_has_the_fields_of_its_provider_only(
     [
         ("qianfan", "musesteamer-air-image", "/musesteamer/images/generations", {}),
         ("generic", "gpt-image-2", "/images/generations", {}),
+        (
+            "azure",
+            "a/b?c",
+            "/openai/deployments/a%2Fb%3Fc/images/generations?api-version=2025-04-01-preview",
+            {"model": "a/b?c"},
+        ),
         ("ark", "doubao-seedream-3-0-t2i-250415", "/images/generations", {"size": "1024x1024", "watermark": False}),
     ],
 )
@@ -433,7 +439,8 @@ REFUSALS: Final = [
         },
         ErrorCode.KEY_INVALID,
     ),
-    ("minimax-h3", 200, {"base_resp": {"status_code": 1008, "status_msg": "no"}}, ErrorCode.INVALID_RESPONSE),
+    ("minimax-h3", 200, {"base_resp": {"status_code": 1008, "status_msg": "no"}}, ErrorCode.INSUFFICIENT_BALANCE),
+    ("minimax-h3", 200, {"base_resp": {"status_code": 0, "status_msg": "success"}}, ErrorCode.INVALID_RESPONSE),
     ("minimax-h3", 402, {"base_resp": {"status_code": 1008, "status_msg": "no"}}, ErrorCode.INSUFFICIENT_BALANCE),
     ("ark", 401, error("AuthenticationError"), ErrorCode.KEY_INVALID),
     ("ark", 403, error("AccountOverdueError"), ErrorCode.INSUFFICIENT_BALANCE),
@@ -545,6 +552,27 @@ def test_what_a_provider_cannot_do_is_refused_in_the_configuration(
 ) -> None:
     with pytest.raises((ValueError, LookupError), match=why):
         provider(name).capability(model, overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "images"),
+    [
+        ("openai", "1024x1024", 10),
+        ("openai", "1536x1024", 10),
+        ("openai", "3840x2160", 2),
+        ("minimax-h3", "4096x4096", 1),
+        ("recraft", "1024x1024", 6),
+        ("generic", "1024x1024", 1),
+    ],
+)
+def test_the_images_of_a_call_fit_into_a_response(name: str, size: str, images: int) -> None:
+    width, _, height = size.partition("x")
+    job = ImageJob("x", 10, size=Size(int(width), int(height)))
+    model = Model("m", (), (), (Target("a", MODELS[name], provider(name).capability(MODELS[name], {})),))
+    [planned] = model.plan(job, SizePolicy.STRICT)
+    assert images == planned.capability.max_images_per_call
+    pixels = images * planned.shape.made.width * planned.shape.made.height
+    assert images == 1 or pixels * 4 <= 67_108_864
 
 
 def test_an_operator_describes_a_relay() -> None:

@@ -159,7 +159,7 @@ def raise_error(table: ErrorTable, reply: UpstreamResponse, envelope: UntrustedO
     text = error.text("message") or envelope.text("message") or envelope.text("error")
     if table.has_err_code and (err_code := error.integer("err_code")):
         raise refusal(ERR_CODES.get(err_code, ErrorCode.UPSTREAM_ERROR), f"{err_code} {text}", text, reply)
-    if table.is_minimax and not is_success:
+    if table.is_minimax and (not is_success or envelope.inner("base_resp").integer("status_code")):
         _MINIMAX.raise_error(reply, envelope)
     if error_code := find_code(table, error if error.fields else envelope, reply.status):
         detail = f"{_word(error if error.fields else envelope, 'code') or error.text('type')}: {text}"

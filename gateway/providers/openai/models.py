@@ -17,6 +17,8 @@ from gateway.providers.protocol import ModelFacts
 _MEGABYTE: Final = 1024 * 1024
 _UNKNOWN_CHARS: Final = 32_000
 """Limit on prompts of models whose own is not known: the provider refuses a longer one, for free."""
+_PIXELS_MAX: Final = 16_700_000
+"""Limit on the pixels of a call. As PNG in base64, at most 4 bytes each, they fit into max_response_bytes, 64 MiB."""
 _COMMON: Final = frozenset({"background.opaque"})
 _FILES: Final = frozenset({Format.JPEG, Format.PNG, Format.WEBP})
 
@@ -47,6 +49,7 @@ _OPENAI_EDITS: Final = EditRule(_FILES, 50 * _MEGABYTE - 1, images_max=16, suppo
 _GPT_IMAGE_2: Final = Capability(
     (SizeBounds(16, 3840, 16, 655_360, 8_294_400, 3),),
     max_images_per_call=10,
+    max_pixels_per_call=_PIXELS_MAX,
     prompt_max_chars=32_000,
     edits=_OPENAI_EDITS,
     fields=_OPENAI_FIELDS,
@@ -80,6 +83,7 @@ RELAYED: Final = ModelFacts(replace(_GPT_IMAGE_1, fields=_OPENAI_FIELDS))
 _H3: Final = Capability(
     (SizeBounds(1, 8192, 1, 655_360, 20_000_000, 3),),
     max_images_per_call=10,
+    max_pixels_per_call=_PIXELS_MAX,
     prompt_max_chars=32_000,
     edits=EditRule(_FILES, 10 * _MEGABYTE - 1, images_max=16),  # its bytes are not known: as those of image-01
     fields=_COMMON | _fields("output_format", "png", "jpeg", "webp"),
@@ -183,6 +187,7 @@ _RECRAFT_3: Final = (
 _RECRAFT: Final = Capability(
     (_sizes(*_RECRAFT_4),),
     max_images_per_call=6,
+    max_pixels_per_call=_PIXELS_MAX,
     prompt_max_chars=10_000,
     fields=_COMMON | {"seed"} | _fields("output_format", "png", "webp"),
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 import pybase64
@@ -28,7 +29,7 @@ def build_request(profile: Profile, job: ImageJob, plan: CallPlan, secret: Secre
     """Builds the request of one call. A JSON body shares its images with the job; a form has them decoded."""
     form = profile.edit_form if job.inputs else None
     path = profile.edit_path if form in {EditForm.FORM, EditForm.JSON} else profile.path
-    path = profile.model_paths.get(plan.model, path).replace("{model}", plan.model)
+    path = profile.model_paths.get(plan.model, path).replace("{model}", quote(plan.model, safe=""))
     if profile.response_format is ResponseFormatForm.QUERY:
         path += f"?response_format={_FORMATS[plan.delivery]}"
     fields, headers = _fields(profile, job, plan), authenticate(profile, secret)
