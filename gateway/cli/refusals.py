@@ -24,7 +24,9 @@ def refusals(
     api: AdminApi,
     tenant: Annotated[str | None, typer.Option(help="Show only refusals of this tenant.", show_default=False)] = None,
     request_id: Annotated[str | None, typer.Option(metavar="ID", help="Show only this request.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="ID", help="Show only the requests of this API key.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key-id", metavar="ID", help="Show only the requests of this API key.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Show only the requests for this model.")] = None,
     code: Annotated[str | None, typer.Option(help="Show only this error code.")] = None,
     first: Annotated[

@@ -80,8 +80,9 @@ class RefusalRecorder:
     async def run(self) -> None:
         """Writes and trims; runs until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY_S)
-            await self.flush()
+            for _ in range(round(LOCK_S / _EVERY_S)):
+                await asyncio.sleep(_EVERY_S)
+                await self.flush()
             with suppress(GatewayError):  # Redis is unavailable: the next round trims
                 if await self._lock.acquire():
                     await self.trim()
@@ -103,6 +104,7 @@ class RefusalRecorder:
             pipeline.expire(record(self._redis, owner, "refusals"), KEEP_S)
             if owner != NO_TENANT:
                 pipeline.zadd(owners_record(self._redis.prefix), {owner: now_s})
+        pipeline.expire(owners_record(self._redis.prefix), KEEP_S)
         hour = _counts_record(self._redis, datetime.fromtimestamp(now_s, UTC))
         for code, count in counts.items():
             pipeline.hincrby(hour, code, count)

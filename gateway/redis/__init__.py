@@ -63,7 +63,7 @@ All Redis keys, with the default `[redis] key_prefix`. Braces mark the hash tag.
 | ig3:{NAME}:idempotency:batches:HASH | hash | 1 day | batches: the batch that a key created |
 | ig3:{NAME}:refusals | stream | 7 days idle | refusals: requests that were refused; at most 1,000 |
 | ig3:{refusals:}:refusals | stream | 7 days idle | refusals: the same, without a tenant |
-| ig3:{refusals:}:owners | sorted set | none | refusals: tenants with refusals, by the last one; about 500 |
+| ig3:{refusals:}:owners | sorted set | 7 days idle | refusals: tenants with refusals, by the last one; about 500 |
 | ig3:{refusals:}:counts:YYYYMMDDHH | hash | 2 days | refusals: error code -> refusals in an hour, UTC |
 | ig3:refusals_leader | string | 1 minute | refusals: process that trims them |
 | ig3:events, ig3:{NAME}:events | stream | none | events: about 10,000 each; see events/outbox.py |
