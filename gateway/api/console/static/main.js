@@ -131,10 +131,10 @@ function refine(change) {
   go(location.pathname + (query.size ? `?${query}` : ""));
 }
 
-/** Refreshes the page while it is seen and not being used. @param {number} seconds @param {AbortSignal} signal */
+/** Refreshes the page while it is seen and nothing in it is open, focused by keyboard or selected. @param {number} seconds @param {AbortSignal} signal */
 function refreshEvery(seconds, signal) {
   const timer = setInterval(() => {
-    const busy = document.querySelector("dialog[open], details.menu[open]") || document.activeElement?.matches("main input, main select, main textarea");
+    const busy = document.querySelector("dialog[open], main details[open], main :focus-visible:not(h1)") || getSelection()?.isCollapsed === false;
     if (!document.hidden && !busy && !main.hasAttribute("aria-busy")) void show();
   }, Math.max(seconds, MIN_REFRESH_S) * 1000);
   signal.addEventListener("abort", () => clearInterval(timer));

@@ -60,7 +60,7 @@ async function refusals(context) {
       { label: "Code", cell: (row) => [h("code", null, row.code), h("span", { class: "note" }, `HTTP ${row.status}${row.param ? `, ${row.param}` : ""}`)] }, { label: "Message", wide: true, cell: (row) => row.message },
     ], page.data, { none: empty(page.next ? "This page of the list has no refusal that matches; the next one may." : "No refusal matches.") }),
     pager(context, "before", page.next),
-    cli(`imagegate ${own ? "me " : ""}refusals${flags(withDashes(named))}`),
+    cli(`imagegate ${own ? "me refusals" : "refusals"}${flags(withDashes({ ...named, key: "", key_id: named.key }))}`),
   ];
 }
 
