@@ -141,7 +141,7 @@ def _strong_secrets(
     for number, source in enumerate(sources):
         with problems.collecting():
             found.append(read_strong_secret(source, environ, f"{where}[{number}]", what, _KEY_MIN_CHARS))
-    return found
+    return found  # noqa: RET504 - after a mistake, it is None
 
 
 def _redis_credentials(redis: Redis, environ: Mapping[str, str]) -> Credentials:
@@ -193,7 +193,7 @@ def _target(
         costs = reader.costs(target.cost, facts, f"{where}.cost")
         capability = _capability(upstream, target, model, where, f"upstreams[{at}]")
         found = Target(upstream.name, target.model, capability, costs=costs, retires_on=retires_on)
-    return found
+    return found  # noqa: RET504 - after a mistake, it is None
 
 
 def _links(settings: Settings, model: tables.Model, where: str) -> LinkSource:
