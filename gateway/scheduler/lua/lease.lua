@@ -88,7 +88,7 @@ local function sample()
       local names = names_of(front(kind, group))
       while #names > left do table.remove(names) end
       left = left - #names
-      read_keys(names, need.m)
+      read_keys(names)
       for _, name in ipairs(names) do
         local a = accounts[name]
         local at = a and serve_at(a, need, false)
