@@ -183,9 +183,13 @@ local function lowest_of(those)
   if not may_serve_any(those) then return nil end
   local first = nil
   for _, other in ipairs(those) do
-    local is_first = first and (other.is_blocked or first.pass < other.pass or
-      (first.pass == other.pass and arrival_of(first) <= arrival_of(other)))
-    if not is_first and not other.is_blocked then first = other end
+    if not other.is_blocked then
+      local is_first = not first or other.pass < first.pass
+      if first and other.pass == first.pass then
+        is_first = (other.at or arrival_of(other)) < (first.at or arrival_of(first))
+      end
+      if is_first then first = other end
+    end
   end
   return first
 end
@@ -193,7 +197,7 @@ end
 -- Gives what is free to what waits, the lowest pass first. A class whose first request waits for capacity for its many
 -- images reserves the account that has most of it. Returns whether there may be more to give.
 local function dispatch()
-  local GRANTS_MAX = 4  -- in one script
+  local GRANTS_MAX = 2  -- in one script
   is_freed = false
   local left, granted, reserved = gate(), 0, {}
   local those = left > 0 and may_serve({n = 1}) and first_classes() or {}
