@@ -21,7 +21,10 @@ local SILENCE = 3 * 1000000 -- how late a heartbeat may be, which comes every qu
 
 redis.call('EXISTS', unpack(KEYS))  -- a cluster that moves one of them says so before anything is written
 local base = string.match(KEYS[1], '^(.*:)[^:]*$')
-local K = setmetatable({day = KEYS[#KEYS]}, {__index = function(_, name) return base .. name end})
+local K = setmetatable({day = KEYS[#KEYS]}, {__index = function(all, name)
+  all[name] = base .. name
+  return all[name]
+end})
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 

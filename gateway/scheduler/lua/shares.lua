@@ -39,21 +39,14 @@ local over = {}
 
 -- Finds out at once which of these flows are over their shares.
 local function read_over(names)
-  local missing = {}
-  for _, flow in ipairs(names) do
-    if over[flow] == nil then
-      over[flow] = false
-      missing[#missing + 1] = flow
-    end
-  end
-  if #missing == 0 or setting('paced') <= 0 then return end
-  local paid_off, latest = redis.call('ZMSCORE', K.used, unpack(missing)), now + 0.999 * window()
-  for i, flow in ipairs(missing) do over[flow] = tonumber(paid_off[i] or 0) >= latest or is_batch(flow) end
+  if #names == 0 or setting('paced') <= 0 then return end
+  local paid_off, latest = redis.call('ZMSCORE', K.used, unpack(names)), now + 0.999 * window()
+  for i, flow in ipairs(names) do over[flow] = tonumber(paid_off[i] or 0) >= latest or is_batch(flow) end
 end
 
 local function is_over(flow)
-  read_over({flow})
-  return over[flow]
+  if over[flow] == nil then read_over({flow}) end
+  return over[flow] or false
 end
 
 -- Flows that wait and were below their shares when this was asked first, the lowest pass first; not all of very many.
