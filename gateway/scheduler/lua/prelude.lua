@@ -15,7 +15,7 @@
 --   paced_at, paced_n   when the last paced request was due, and its images; batch_at, batch_n of one for a batch
 --   kind, group, score, sums   its place in the index, and its part of the sums in meta: see serving.lua
 local MINUTE = 60 * 1000000
-local BATCH = 8             -- expired leases, due timers and waiters of dead processes that one script handles
+local BATCH = 8             -- expired leases, and waiters of dead processes that one script handles
 local SKEW = 1000000        -- a clock that goes back by more was set
 local SILENCE = 3 * 1000000 -- how late a heartbeat may be, which comes every quarter of a lease
 
