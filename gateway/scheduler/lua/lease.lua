@@ -85,8 +85,7 @@ local function sample()
     local left, set = SAMPLE, (kind == 'due' and 'ready' or kind) .. ':'
     for _, group in ipairs(able_groups(need)) do
       if kind ~= 'early' then found.all = found.all + redis.call('ZCARD', K[set .. group]) end
-      local names = names_of(front(kind, group))
-      while #names > left do table.remove(names) end
+      local names = names_of(front(kind, group), left)
       left = left - #names
       read_keys(names)
       for _, name in ipairs(names) do

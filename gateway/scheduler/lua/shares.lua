@@ -54,11 +54,15 @@ local below = nil
 local function flows_below()
   local READ_MAX, FLOWS_MAX = 256, 64
   if below then return below end
-  local names = redis.call('ZRANGE', K.active, 0, READ_MAX - 1)
-  below = {is_complete = #names < READ_MAX}
-  read_over(names)
-  for _, flow in ipairs(names) do
-    if not over[flow] and #below < FLOWS_MAX then below[#below + 1] = flow end
+  below = {is_complete = false}
+  for from = 0, READ_MAX - 1, FLOWS_MAX do
+    if below.is_complete or #below == FLOWS_MAX then break end
+    local names = redis.call('ZRANGE', K.active, from, from + FLOWS_MAX - 1)
+    below.is_complete = #names < FLOWS_MAX
+    read_over(names)
+    for _, flow in ipairs(names) do
+      if not over[flow] and #below < FLOWS_MAX then below[#below + 1] = flow end
+    end
   end
   return below
 end
