@@ -16,6 +16,16 @@ _CHANNEL: Final = "ig3:pool:bench"
 _LEASE_US: Final = 60_000_000
 _ALIVE_US: Final = 6_000_000
 _READINGS: Final = 200
+_FIXED: Final = """
+local kept, sum = {}, 0
+for i = 1, 1000000 do
+  kept[i % 1000] = i
+  sum = sum + kept[i % 1000]
+end
+return sum
+"""
+"""A script of the same work on every machine: the others' cost as a multiple of it compares machines."""
+_FIXED_RUNS: Final = 5
 _KEYS: Final = [record(UPSTREAM, name) for name in ("meta", "members", "day:20260725")]
 _ACCOUNT: Final = {"requests_per_minute": 10, "images_per_minute": 60, "max_concurrency": 10, "weight": 1}
 _TERMS: Final = {
@@ -53,6 +63,16 @@ class ClockedPool:
     def watch(self) -> None:
         """Starts the measurement; the cost of INFO itself is subtracted."""
         self._base_us = statistics.median(-(self._cpu_us() - self._cpu_us()) for _ in range(_READINGS))
+
+    def fixed_us(self) -> float:
+        """Measures the CPU time of a fixed script, which touches a small table a million times."""
+
+        def one() -> float:
+            before_us = self._cpu_us()
+            self._redis.eval(_FIXED, 0)
+            return self._cpu_us() - before_us
+
+        return statistics.median(one() for _ in range(_FIXED_RUNS))
 
     def lease(self, lease_id: str, tenant: str, images: int, model: str, patience_s: float) -> dict[str, Any]:
         patience_us = round(patience_s * 1e6)

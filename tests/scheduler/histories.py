@@ -29,7 +29,7 @@ from tests.scheduler.scripted_pool import ClockedPool
 
 START_S: Final = 1_785_000_000.0
 CALM_S: Final = 2.0
-GRANTS_MAX: Final = 4
+GRANTS_MAX: Final = 2
 """In one script; a heartbeat gives the rest."""
 
 

@@ -23,7 +23,7 @@ MUTANTS: dict[str, Mutant] = {
     "nothing gets free": ("if math.floor(score / SHELF) < before then is_freed = true end", ""),
     "nothing is reserved": ("if roomy then reserved[roomy] = images end", ""),
     "a batch takes what is kept of a minute": ("room_at(a, need.n, need.q == 'b')", "room_at(a, need.n)"),
-    "the highest pass first": ("first.pass < other.pass or", "first.pass > other.pass or"),
+    "the highest pass first": ("or other.pass < first.pass", "or other.pass > first.pass"),
     "calls in flight stay": ("math.max(0, a.load.in_flight - 1)", "a.load.in_flight"),
     "calls in flight are forgotten": ("math.max(0, a.load.in_flight - 1)", "math.max(0, a.load.in_flight - 2)"),
     "a claim counts from the grant": ("  count_at(a, lease, now)\n", ""),

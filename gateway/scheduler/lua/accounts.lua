@@ -33,7 +33,7 @@ local loads, read_loads = cached('loads', cmsgpack.unpack)
 local accounts = setmetatable({}, {__index = function(all, name)
   local record, load = records[name], loads[name]
   if load and not load.in_flight then load = nil end  -- of a build before the first release
-  local a = (record or load) and {name = name, record = record or nil, is_read = {},
+  local a = (record or load) and {name = name, record = record or nil,
     load = load or {log = {}, in_flight = 0, last = {}, made = 0}}
   if a then drop_old(a) end
   all[name] = a
@@ -153,22 +153,23 @@ end
 local holds, read_holds = cached('held', cjson.decode)
 
 -- Reads at once what key_of needs of these accounts, and announces the cooldowns that are over.
-local function read_keys(names, model)
+local function read_keys(names)
   local members, fields = {}, {}
   read_records(names)
   read_loads(names)
   for _, name in ipairs(names) do
     local a = accounts[name]
-    if a and a.record and not a.is_read[model or ''] then
-      a.is_read[model or ''] = true
+    if a and a.record and not a.is_read then
+      a.is_read = true
       members[#members + 1] = name
       for _, key in ipairs(a.record.keys) do
         key.member = name .. '/' .. key.name
         members[#members + 1] = key.member
-        if model then fields[#fields + 1] = key.member .. '|' .. model end
+        for _, model in ipairs(denied_models()) do fields[#fields + 1] = key.member .. '|' .. model end
       end
     end
   end
+  if #members == 0 then return end
   read_holds(members)
   for _, member in ipairs(members) do fields[#fields + 1] = member end
   read_cooldowns(fields)
@@ -194,10 +195,10 @@ end
 -- {at, waits, state, busy, is_avoided, next_us: end of the first cooldown}. From `at` on one may be used (nil: none; 0:
 -- a trial decides); it waits if only cooldowns and trials prevent it.
 local function key_of(a, need)
-  if not a.is_read[need.m or ''] then read_keys({a.name}, need.m) end
+  if not a.is_read then read_keys({a.name}) end
   local why, best, best_fields, oldest = {}, nil, nil, math.huge
   for _, key in ipairs(holds[a.name] and {} or a.record.keys) do
-    local fields = {a.name, key.member, need.m and key.member .. '|' .. need.m}
+    local fields = {a.name, key.member, denied_models()[need.m or ''] and key.member .. '|' .. need.m}
     local obstacle, at, waits = obstacle_of(fields)
     local used = a.load.last[key.name] or 0
     local is_avoided = need.x and (need.x[key.member] or need.x[a.name .. '/'])

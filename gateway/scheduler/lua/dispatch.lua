@@ -67,7 +67,7 @@ local function arrival_of(class)
   return class.at
 end
 
--- Reads the first flows of these classes at once, and sorts them. One that has moved on is not read yet: see refresh.
+-- Reads the first flows of these classes at once. One that has moved on is not read yet: see refresh.
 local function read_heads(those)
   local firsts, names, changed = {}, {}, {}
   for i, class in ipairs(those) do
@@ -89,9 +89,6 @@ local function read_heads(those)
     end
   end
   if #changed > 0 then redis.call('ZADD', K.classes, unpack(changed)) end
-  table.sort(those, function(a, b)
-    return a.pass < b.pass or (a.pass == b.pass and arrival_of(a) < arrival_of(b))
-  end)
 end
 
 -- The first flow of a class has its share in flight: the next one that may begin a call is first, if there is any.
@@ -167,34 +164,43 @@ local function may_serve(class)
   return may_fit(class, 'early') and (flows_below()[1] ~= nil or not flows_below().is_complete)
 end
 
--- The class with the lowest pass that is not blocked, of equal ones the one that has waited longest. The classes are in
--- the order of their passes, and the first may have moved on. Nil if none can be served.
-local function lowest_of(those)
-  while those[1] and those[1].is_blocked do table.remove(those, 1) end
-  local first, at = those[1], 1
-  while those[at + 1] do
-    local other = those[at + 1]
-    if first.pass < other.pass or (first.pass == other.pass and arrival_of(first) <= arrival_of(other)) then break end
-    those[at], those[at + 1], at = other, first, at + 1
-  end
+-- Whether one of these classes may be served.
+local function may_serve_any(those)
   local fitting = those.fitting
-  if fitting and not fitting.is_blocked and may_serve(fitting) then return those[1] end
+  if fitting and not fitting.is_blocked and may_serve(fitting) then return true end
   for _, class in ipairs(those) do
     if not class.is_blocked and may_serve(class) then
       those.fitting = class
-      return those[1]
+      return true
     end
   end
-  return nil
+  return false
+end
+
+-- The class with the lowest pass that is not blocked, of equal ones the one that has waited longest. Nil if none can be
+-- served.
+local function lowest_of(those)
+  if not may_serve_any(those) then return nil end
+  local first = nil
+  for _, other in ipairs(those) do
+    if not other.is_blocked then
+      local is_first = not first or other.pass < first.pass
+      if first and other.pass == first.pass then
+        is_first = (other.at or arrival_of(other)) < (first.at or arrival_of(first))
+      end
+      if is_first then first = other end
+    end
+  end
+  return first
 end
 
 -- Gives what is free to what waits, the lowest pass first. A class whose first request waits for capacity for its many
 -- images reserves the account that has most of it. Returns whether there may be more to give.
 local function dispatch()
-  local GRANTS_MAX = 4  -- in one script
+  local GRANTS_MAX = 2  -- in one script
   is_freed = false
   local left, granted, reserved = gate(), 0, {}
-  local those = left > 0 and first_classes() or {}
+  local those = left > 0 and may_serve({n = 1}) and first_classes() or {}
   for _ = 1, 4 * CLASSES_MAX do
     local class = left > 0 and lowest_of(those)
     if not class then return is_cut end

@@ -7,12 +7,12 @@ local SAMPLE = 4  -- accounts of a kind that a forecast looks at; of more it tak
 -- What becomes free at an account from a moment on: calls that it may begin now, its concurrency, moments, and the
 -- slots that its minute has by each of them.
 local function slots_of(a, from)
-  local free, concurrency = rate_of(a) - a.requests, concurrency_of(a)  -- free < 0: the estimate was lowered
+  local free, concurrency, span = rate_of(a) - a.requests, concurrency_of(a), window()  -- free < 0: it was lowered
   local found = {free = concurrency - a.load.in_flight, concurrency = concurrency, moments = {from}, slots = {free},
     passed = 0}
   for i = 1, #a.load.log, 4 do
     free = free + a.load.log[i + 1]
-    found.moments[#found.moments + 1] = math.max(from, a.load.log[i] + window())
+    found.moments[#found.moments + 1] = math.max(from, a.load.log[i] + span)
     found.slots[#found.slots + 1] = free
   end
   return found
@@ -26,10 +26,9 @@ local function sample()
     local left, set = SAMPLE, (kind == 'due' and 'ready' or kind) .. ':'
     for _, group in ipairs(able_groups(need)) do
       if kind ~= 'early' then found.all = found.all + redis.call('ZCARD', K[set .. group]) end
-      local names = names_of(front(kind, group))
-      while #names > left do table.remove(names) end
+      local names = names_of(front(kind, group), left)
       left = left - #names
-      read_keys(names, need.m)
+      read_keys(names)
       for _, name in ipairs(names) do
         local a = accounts[name]
         local at = a and serve_at(a, need, false)

@@ -27,15 +27,23 @@ local function is_out(cooldown)
   return state == 'cooling' or state == 'quarantined'
 end
 
-local function denied_models() return meta.denied and cmsgpack.unpack(meta.denied) or {} end
+-- The models that some key had a cooldown of, as a list that is also a set: there is none of any other model.
+local denied, denied_text = {}, nil
+local function denied_models()
+  if meta.denied ~= denied_text then
+    denied, denied_text = cmsgpack.unpack(meta.denied), meta.denied
+    for _, model in ipairs(denied) do denied[model] = true end
+  end
+  return denied
+end
 
 local function save_cooldown(field, cooldown)
   redis.call('HSET', touch('health'), field, cmsgpack.pack(cooldown))
   cooldowns[field] = cooldown
-  local model, denied = string.match(field, '|(.+)$'), denied_models()
-  if not model or set_of(denied)[model] then return end
-  denied[#denied + 1] = model
-  set_meta('denied', cmsgpack.pack(denied))
+  local model = string.match(field, '|(.+)$')
+  if not model or denied_models()[model] then return end
+  local more = {model, unpack(denied_models())}
+  set_meta('denied', cmsgpack.pack(more))
 end
 
 local function drop_cooldown(field)

@@ -78,15 +78,16 @@ if redis.call('EXISTS', K.classes) == 1 then
   end
 end
 local grants = #ids > 0 and redis.call('HMGET', K.grants, unpack(ids))
-local waiters = #ids > 0 and redis.call('HMGET', K.waiters, unpack(ids))
+local waiting = #ids > 0 and redis.call('SMISMEMBER', K['waiting:' .. process], unpack(ids))
 -- Whether nothing can serve some class. Of very many none is looked at: waiting requests say which of them matter.
 local names = #ids > 0 and redis.call('ZRANGE', K.classes, 0, CLASSES_MAX) or {}
 local may_be_down = #names > CLASSES_MAX
 for _, class in ipairs(may_be_down and {} or names) do may_be_down = may_be_down or down_until[class] > 0 end
+local waiters = may_be_down and redis.call('HMGET', K.waiters, unpack(ids)) or {}
 for i, id in ipairs(ids) do
-  local waiter = may_be_down and not grants[i] and waiters[i] and cmsgpack.unpack(waiters[i])
+  local waiter = not grants[i] and waiters[i] and cmsgpack.unpack(waiters[i])
   local is_down = waiter and down_until[waiter.k] > waiter.d
-  local name = grants[i] and 'assigned' or not waiters[i] and 'forgotten' or is_down and 'down'
+  local name = grants[i] and 'assigned' or waiting[i] == 0 and 'forgotten' or is_down and 'down'
   if name then
     found[name] = found[name] or {}
     table.insert(found[name], id)

@@ -78,7 +78,7 @@ end
 
 if setting('lease_us') ~= lease_us then set_meta('lease_us', lease_us) end
 if priority == 'i' then note_interactive(need.n) end
-for _ = 1, 4 do  -- batches of what time has brought, before a request is refused
+for _ = 1, 8 do  -- batches of what time has brought, before a request is refused
   if not apply_time() or is_freed then break end
 end
 if repeats == 1 then

@@ -129,6 +129,7 @@ end
 -- forward, their processes renew them first. Returns whether there is more to do.
 local function apply_time()
   local LAPSED_KEPT, LAPSED_MAX = 24 * 60 * MINUTE, 10000
+  local DUE_MAX = 4  -- accounts that one call looks at again
   local seen, lease_us = setting('seen_at'), setting('lease_us')
   if seen > now + SKEW then
     set_back()
@@ -149,9 +150,9 @@ local function apply_time()
     if a then put_back(a) end
     if not lease then redis.call('ZREM', K.leases, id) end
   end
-  local due = redis.call('ZRANGEBYSCORE', K.timers, '-inf', now, 'LIMIT', 0, BATCH)
+  local due = redis.call('ZRANGEBYSCORE', K.timers, '-inf', now, 'LIMIT', 0, DUE_MAX)
   for _, name in ipairs(due) do
     if accounts[name] then put_back(accounts[name]) else redis.call('ZREM', K.timers, name) end
   end
-  return #ended == BATCH or #due == BATCH
+  return #ended == BATCH or #due == DUE_MAX
 end

@@ -16,13 +16,16 @@
 --   kind, group, score, sums   its place in the index, and its part of the sums in meta: see serving.lua
 local MINUTE = 60 * 1000000
 local HISTORY_MAX = 50      -- states of a key that are kept
-local BATCH = 8             -- expired leases, due timers and waiters of dead processes that one script handles
+local BATCH = 8             -- expired leases, and waiters of dead processes that one script handles
 local SKEW = 1000000        -- a clock that goes back by more was set
 local SILENCE = 3 * 1000000 -- how late a heartbeat may be, which comes every quarter of a lease
 
 redis.call('EXISTS', unpack(KEYS))  -- a cluster that moves one of them says so before anything is written
 local base = string.match(KEYS[1], '^(.*:)[^:]*$')
-local K = setmetatable({day = KEYS[#KEYS]}, {__index = function(_, name) return base .. name end})
+local K = setmetatable({day = KEYS[#KEYS]}, {__index = function(all, name)
+  all[name] = base .. name
+  return all[name]
+end})
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 

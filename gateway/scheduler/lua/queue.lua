@@ -31,10 +31,10 @@ end
 -- The place of a class in `classes`: batch classes come after all others.
 local function rank_of(class, pass) return pass + (class.q == 'b' and 1e12 or 0) end
 
--- The names of a range with scores.
-local function names_of(page)
+-- The names of a range with scores; the first `most` of them, if given.
+local function names_of(page, most)
   local names = {}
-  for i = 1, #page, 2 do names[#names + 1] = page[i] end
+  for i = 1, math.min(#page, 2 * (most or #page)), 2 do names[#names + 1] = page[i] end
   return names
 end
 

@@ -69,13 +69,9 @@ local function all_groups()
   return groups
 end
 
-local function group_of(a)
+-- `denied`: the models that all its keys deny.
+local function group_of(a, denied)
   local GROUPS_MAX = 64  -- signatures; accounts of further ones share group 0, and each is looked at itself
-  local denied, key, why = {}, key_of(a, {n = 1})
-  for _, model in ipairs(denied_models()) do
-    local one, reason = key_of(a, {n = 1, m = model})
-    if not one and (key or (why.waits and not reason.waits)) then denied[#denied + 1] = model end
-  end
   table.sort(denied)
   local models = #denied > 0 and cjson.encode(denied) or '[]'
   local text = '[' .. math.min(SHELVES, a.record.images_per_minute) .. ',' .. models .. ']'
@@ -105,9 +101,9 @@ local function able_groups(need)
   return found
 end
 
--- Where an account belongs: kind and score, and the next moment at which that may change by itself.
-local function kind_of(a)
-  local key, why = key_of(a, {n = 1})
+-- Where an account belongs: kind and score, and the next moment at which that may change by itself. `key` and `why`: see
+-- key_of.
+local function kind_of(a, key, why)
   if not key then
     if not why.at then return nil end
     if not why.waits then return 'out', why.at, why.next_us end
@@ -139,8 +135,8 @@ local function add_sums(sums, sign)
   add_meta('in_flight:' .. sums[1], sign * sums[4])
 end
 
-local function index(a, kind, score)
-  local load, group = a.load, kind and group_of(a)
+local function index(a, kind, score, denied)
+  local load, group = a.load, kind and group_of(a, denied)
   if load.kind then
     forget_fronts(load.kind, load.group)
     if load.kind ~= kind or load.group ~= group then redis.call('ZREM', K[load.kind .. ':' .. load.group], a.name) end
@@ -181,14 +177,17 @@ local function put_back(a)
       at(since + (math.floor((now - since) / MINUTE) + 1) * MINUTE)
     end
     if load.in_flight > 0 then at(now + MINUTE) end  -- one of its calls ends, or its lease does
-    local kind, score, change_us = kind_of(a)
+    local key, why = key_of(a, {n = 1})
+    local kind, score, change_us = kind_of(a, key, why)
     at(change_us)
     if kind == 'ready' and setting('waiting_b') > 0 then at((pace_of(a, true))) end
+    local denied = {}
     for _, model in ipairs(denied_models()) do
-      local key, why = key_of(a, {n = 1, m = model})
-      if not key then at(why.next_us) end
+      local one, reason = key_of(a, {n = 1, m = model})
+      if not one then at(reason.next_us) end
+      if not one and (key or (why.waits and not reason.waits)) then denied[#denied + 1] = model end
     end
-    index(a, kind, score)
+    index(a, kind, score, denied)
   end
   if next_us < math.huge then
     redis.call('ZADD', touch('timers'), next_us, a.name)

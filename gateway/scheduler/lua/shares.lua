@@ -39,21 +39,14 @@ local over = {}
 
 -- Finds out at once which of these flows are over their shares.
 local function read_over(names)
-  local missing = {}
-  for _, flow in ipairs(names) do
-    if over[flow] == nil then
-      over[flow] = false
-      missing[#missing + 1] = flow
-    end
-  end
-  if #missing == 0 or setting('paced') <= 0 then return end
-  local paid_off, latest = redis.call('ZMSCORE', K.used, unpack(missing)), now + 0.999 * window()
-  for i, flow in ipairs(missing) do over[flow] = tonumber(paid_off[i] or 0) >= latest or is_batch(flow) end
+  if #names == 0 or setting('paced') <= 0 then return end
+  local paid_off, latest = redis.call('ZMSCORE', K.used, unpack(names)), now + 0.999 * window()
+  for i, flow in ipairs(names) do over[flow] = tonumber(paid_off[i] or 0) >= latest or is_batch(flow) end
 end
 
 local function is_over(flow)
-  read_over({flow})
-  return over[flow]
+  if over[flow] == nil then read_over({flow}) end
+  return over[flow] or false
 end
 
 -- Flows that wait and were below their shares when this was asked first, the lowest pass first; not all of very many.
@@ -61,11 +54,15 @@ local below = nil
 local function flows_below()
   local READ_MAX, FLOWS_MAX = 256, 64
   if below then return below end
-  local names = redis.call('ZRANGE', K.active, 0, READ_MAX - 1)
-  below = {is_complete = #names < READ_MAX}
-  read_over(names)
-  for _, flow in ipairs(names) do
-    if not over[flow] and #below < FLOWS_MAX then below[#below + 1] = flow end
+  below = {is_complete = false}
+  for from = 0, READ_MAX - 1, FLOWS_MAX do
+    if below.is_complete or #below == FLOWS_MAX then break end
+    local names = redis.call('ZRANGE', K.active, from, from + FLOWS_MAX - 1)
+    below.is_complete = #names < FLOWS_MAX
+    read_over(names)
+    for _, flow in ipairs(names) do
+      if not over[flow] and #below < FLOWS_MAX then below[#below + 1] = flow end
+    end
   end
   return below
 end
