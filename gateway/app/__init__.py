@@ -27,6 +27,7 @@ from gateway.api.scrape import Scrape
 from gateway.api.shutdown import DRAIN, ShutdownState
 from gateway.api.stored_files import StoredFileRoutes
 from gateway.app import backends
+from gateway.app.admin import AdminParts, build_admin
 from gateway.app.batches import BatchParts, build_batches
 from gateway.app.events import build_events
 from gateway.app.files import build_file_routes
@@ -130,7 +131,7 @@ def create_app(
     erase = storage.erase if storage else None
     in_force = ConfigInForce(config, frozenset(RELOADED))
     own = build_operators_sections(in_force, core.redis, core.scheduling, core.key_monitor, core.gauges, limits)
-    admin = backends.build_admin(
+    admin = build_admin(
         config, core.redis, admission, upstreams, core.catalog, limits, own, erase, core.events, core.fetch
     )
     health, samplers = _build_operations(core, config.calendar.name)
@@ -222,7 +223,7 @@ def _build_batches(config: Config, core: _Core, images: ImageRoutes) -> BatchPar
     return batches
 
 
-def _build_images(core: _Core, admin: backends.AdminParts) -> ImageRoutes:
+def _build_images(core: _Core, admin: AdminParts) -> ImageRoutes:
     settings, images, metering = core.settings, core.settings.images, core.metering
     per_second = settings.server.rejections_per_second
     authenticator = TenantAuthenticator(

@@ -4,39 +4,14 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from starlette.routing import Route
-
 from gateway import __version__
-from gateway.api.admin import AdminApi, AdminAuthenticator, AdminSection
-from gateway.api.admin.audit import AuditSection
-from gateway.api.admin.batches import BatchSection
-from gateway.api.admin.credits import CreditSection
-from gateway.api.admin.exports import ExportDisk, ExportSection
-from gateway.api.admin.keys import KeySection
-from gateway.api.admin.models import ModelSection
-from gateway.api.admin.purge import PurgeSection
-from gateway.api.admin.records import RecordsSection
-from gateway.api.admin.refusals import RefusalSection
-from gateway.api.admin.tenant_list import TenantLister
-from gateway.api.admin.tenants import TenantSection
-from gateway.api.admin.usage import UsageSection
-from gateway.api.admin.webhooks import WebhookSection
-from gateway.api.attribution import ANY_KEY, Attributor
-from gateway.api.auth_throttle import FailedAuthThrottle
-from gateway.api.authentication import Buckets
-from gateway.api.bodies import BodyLimits
-from gateway.api.console.identity_provider import Fetch
-from gateway.app.console import ConsoleParts, build_console
-from gateway.app.events import EventParts
-from gateway.app.storage import build_quota
+from gateway.api.attribution import Attributor
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
-from gateway.domain.catalog import Catalog
 from gateway.generation.calls import CallLimits, UpstreamClient
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
@@ -44,21 +19,12 @@ from gateway.generation.runner import JobPolicy, Upstreams
 from gateway.generation.tasks import TaskTracker
 from gateway.generation.transport import AiohttpTransport
 from gateway.generation.upstreams import UpstreamEndpoint
-from gateway.jobs.batches import BatchLimits, BatchStore
 from gateway.lifespan import AsyncCallback
 from gateway.metering.admission import Admission
-from gateway.metering.closing import MonthCloser
-from gateway.metering.credits import Credits
-from gateway.metering.exports import Exports
-from gateway.metering.ledger import Ledger
 from gateway.metering.notices import NOTICE_LEADER, ROUND_S, Notices
-from gateway.metering.purge import LOCK_S, TenantPurger
-from gateway.metering.record_search import RecordSearch
 from gateway.metering.recovery import ExpiredReservationReaper
-from gateway.metering.refusals import RefusalList
 from gateway.metering.reservations import RepeatPolicy, ReservationConfig
 from gateway.metering.transfers import Transfers
-from gateway.metering.verification import LedgerVerifier
 from gateway.observability.metrics import Metrics
 from gateway.redis import FORMS, KEY_CHECK_LEADER, Client, LeaderLock, connect
 from gateway.redis.client import PREFIX
@@ -69,15 +35,7 @@ from gateway.scheduler.members import AccountRegistry
 from gateway.scheduler.queue import Queue
 from gateway.scheduler.scripts import Scripts
 from gateway.scheduler.tasks import TaskStore
-from gateway.tenants.api_keys import ApiKeyStore
-from gateway.tenants.audit import Audit
 from gateway.tenants.authentication import Authenticator
-from gateway.tenants.key_list import KeyList
-from gateway.tenants.names import TenantNames
-from gateway.tenants.provisioning import TenantProvisioner
-from gateway.tenants.store import TenantStore
-from gateway.tenants.tenant_search import TenantSearch
-from gateway.tenants.transactions import TenantTransactions
 
 USER_AGENT: Final = f"imagegate/{__version__}"
 _DAY_S: Final = 86_400
@@ -230,102 +188,3 @@ def build_upstreams(
 def build_attributor(settings: Settings, authenticator: Authenticator) -> Attributor:
     terms, ignores_unknown = settings.attribution, settings.images.unknown_parameters == "ignore"
     return Attributor(frozenset(terms.keys), terms.headers, ignores_unknown, terms.plain_user, authenticator.keyed_hash)
-
-
-@dataclass(frozen=True, slots=True)
-class AdminParts:
-    """Authentication, the routes of the admin API and the provisioner of `[[tenants]]`."""
-
-    authenticator: Authenticator
-    throttle: FailedAuthThrottle
-    routes: list[Route]
-    provisioner: TenantProvisioner
-    background_tasks: tuple[AsyncCallback, ...]
-    tenants: TenantStore
-    keys: KeySection
-    audit: AuditSection
-    usage: UsageSection
-    records: RecordsSection
-    refusals: RefusalSection
-    console: ConsoleParts | None
-
-
-def build_admin(
-    config: Config,
-    redis: Client,
-    admission: Admission,
-    upstreams: Callable[[], Collection[str]],
-    catalog: Catalog,
-    limits: BodyLimits,
-    others: Sequence[AdminSection],
-    erase: Callable[[str], Awaitable[None]] | None,
-    events: EventParts,
-    fetch: Fetch,
-) -> AdminParts:
-    """Builds the sections of tenants and their usage, beside `others`.
-
-    `upstreams` returns the names of the configured upstreams; `erase` deletes what a tenant has stored; `fetch` asks
-    the identity provider.
-    """
-    settings, clock, monotonic = config.settings, time.time, time.monotonic
-    authenticator = Authenticator(
-        redis, pepper=config.pepper, clock=clock, monotonic=monotonic, on_break=admission.mark_data_suspect
-    )
-    audit_keep_s = settings.audit.retention_days * _DAY_S
-    transactions = TenantTransactions(redis, authenticator.forget, audit_keep_s, events.outbox.notify)
-    tenants, ledger, names = TenantStore(redis, transactions), Ledger(redis), TenantNames(redis)
-    key_retention_s = 3600.0 * settings.replays.key_retention_hours
-    purge_lock = LeaderLock(redis, "purge_leader", uuid.uuid4().hex, LOCK_S)
-    purger = TenantPurger(redis, transactions, purge_lock, events.purge)
-    verifier = LedgerVerifier(ledger, settings.ledger.retention_days, clock, key_retention_s, config.calendar)
-    keys = ApiKeyStore(redis, authenticator, transactions, clock, settings.api_keys.max_per_tenant)
-    key_list = KeyList(redis, names, clock)
-    key_section = KeySection(keys, limits, clock, names, key_list, Audit(redis), tenants)
-    audit = AuditSection(Audit(redis), tenants, upstreams, names)
-    tag_keys = tuple(key for key in settings.attribution.keys if key != ANY_KEY)
-    usage = UsageSection(ledger, verifier, clock, names, key_list, config.calendar, tag_keys)
-    records = RecordsSection(usage, RecordSearch(redis, ledger))
-    refusals = RefusalSection(RefusalList(redis, clock), tenants, names)
-    lister = TenantLister(tenants, TenantSearch(redis), admission.usage)
-    exports = Exports(ledger, settings.ledger.billing_account, config.calendar, names)
-    sections: tuple[AdminSection, ...] = (
-        TenantSection(tenants, admission, catalog, limits, clock, erase, build_quota(config, redis), lister),
-        CreditSection(Credits(redis, audit_keep_s, config.calendar), limits, names),
-        *(key_section, audit, usage, records, refusals, ModelSection(catalog, clock)),
-        ExportSection(
-            *(usage, exports, MonthCloser(redis, exports, verifier, transactions, clock), limits),
-            ExportDisk(settings.server.max_spooled_bytes),
-        ),
-        BatchSection(BatchStore(redis, BatchLimits(settings.batches.max_open)), partial(transactions.make, edits=())),
-        PurgeSection(purger, tenants, events.endpoints, erase),
-        *others,
-        WebhookSection(
-            *(events.endpoints, events.deliveries, events.sender, tenants, names, config.alerts.rules, limits),
-            has_mail=config.alerts.mail is not None,
-        ),
-    )
-    console = build_console(config, redis, authenticator, transactions, tenants, keys, names, limits, fetch)
-    throttle = FailedAuthThrottle(settings.server.auth_failures_per_minute, monotonic)
-    buckets = Buckets(settings.admin.requests_per_second, monotonic)
-    api = AdminApi(AdminAuthenticator(config.admin_keys), throttle, buckets, names)
-    if console:
-        api = replace(api, find_person=console.access.authorize_admin)
-    provisioner = TenantProvisioner(redis, authenticator, transactions, keys, clock, config.tenants)
-    routes = [route for section in sections for route in api.routes(section.handlers())]
-    if console:
-        routes += [*api.routes(console.section.handlers()), *api.routes(console.members.handlers())]
-    tasks = (authenticator.listen, provisioner.run, purger.run)
-    return AdminParts(
-        authenticator,
-        throttle,
-        routes,
-        provisioner,
-        tasks,
-        tenants,
-        key_section,
-        audit,
-        usage,
-        records,
-        refusals,
-        console,
-    )

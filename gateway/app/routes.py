@@ -10,7 +10,7 @@ from gateway.api.images import ImageRoutes
 from gateway.api.lead import LeadRoutes
 from gateway.api.own_usage import OwnUsageRoutes
 from gateway.api.stored_files import StoredFileRoutes
-from gateway.app.backends import AdminParts
+from gateway.app.admin import AdminParts
 from gateway.scheduler import Scheduler
 
 
