@@ -39,7 +39,7 @@ async def identify(
     key = read_idempotency_key(request.headers)
     form = "native" if request.url.path in minimax.PATHS else "openai"
     head = msgspec.msgpack.encode(
-        (form, generation.name, generation.is_stream, replace(generation.job, inputs=(), options={}))
+        (form, generation.name, generation.is_stream, replace(generation.job, inputs=(), options={}, end_user=""))
     )
     if generation.job.held_bytes > _HASHED_AT_ONCE_BYTES:
         digest = await asyncio.to_thread(_digest, head, generation.job)

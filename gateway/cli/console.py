@@ -27,7 +27,10 @@ def invite(
 
 @admin_command(app, "members")
 def members(api: AdminApi, tenant: Annotated[str, typer.Argument(help="The tenant.")]) -> None:
-    """List who has access to a tenant: sessions, invitations, and keys of leads."""
+    """List who has access to a tenant.
+
+    Sessions, invitations, and keys of leads.
+    """
     api.show(api.ask("GET", "tenants", tenant, "members"), print_members)
 
 

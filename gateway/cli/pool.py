@@ -137,7 +137,10 @@ def secret(
 
 @admin_command(app, "history")
 def history(api: AdminApi, target: KeyTarget) -> None:
-    """Show the latest states of a key, of its account and of its upstream, newest first, at most 50."""
+    """Show the latest states of a provider key.
+
+    At most 50, newest first, with those of its account and of its upstream.
+    """
     api.show(api.ask("GET", "pool", *target.split("/"), "history"), _print_history)
 
 

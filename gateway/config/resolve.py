@@ -232,7 +232,8 @@ def _upstreams(settings: Settings, environ: Mapping[str, str], problems: Problem
         where, name, provider = f"upstreams[{number}]", upstream.name, PROVIDERS[upstream.provider]
         base_url, proxies = upstream.base_url or "", ProxyRules()
         with problems.collecting():
-            base_url = read_base_url(upstream, provider, where)
+            if base_url or problems.is_known_to_lack(f"{where}.base_url"):
+                base_url = read_base_url(upstream, provider, where)
             proxies = read_proxies(upstream, environ, base_url, where)
         hosts = provider.result_hosts if upstream.result_hosts is None else upstream.result_hosts
         endpoints[name] = UpstreamEndpoint(name, provider, base_url, LinkPolicy(hosts), proxies)

@@ -392,7 +392,7 @@ BROKEN: Final = [
     ("[redis]", "[redis", ("TOML",)),
     ("[redis]", "[server]\nprot = 1\n[redis]", ("server", "prot")),
     ("[redis]", '[server]\nport = "x"\n[redis]', ("server.port",)),
-    ('provider = "minimax"', 'provider = "openai"', ("provider",)),
+    ('provider = "minimax"', 'provider = "openay"', ("provider",)),
     ('{ env = "UPSTREAM_SECRET" }', '"canary-in-the-file"', ("secret",)),
     ("UPSTREAM_SECRET", "NOT_SET_ANYWHERE", ("NOT_SET_ANYWHERE",)),
     ('env = "UPSTREAM_SECRET"', 'file = "/nonexistent"', ("/nonexistent",)),

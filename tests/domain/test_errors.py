@@ -145,6 +145,8 @@ def test_exactly_these_outcomes_are_unknown() -> None:
     expected = {
         ErrorCode.UPSTREAM_TIMEOUT,
         ErrorCode.READ_TIMEOUT,
+        ErrorCode.TASK_UNFINISHED,
+        ErrorCode.TASK_LOST,
         ErrorCode.CONNECTION_LOST,
         ErrorCode.INVALID_RESPONSE,
         ErrorCode.RESPONSE_TOO_LARGE,

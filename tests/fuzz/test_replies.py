@@ -28,7 +28,7 @@ LATE_MAX_S: Final = 8.0
 """Of a machine that is busy; far less than the upstream's own patience."""
 ENDED_BY_THE_CAP: Final = ("flood", "flood of chunks", "a gzip bomb", "a zlib bomb")
 deliveries = st.sampled_from(ResponseFormat)
-providers = st.sampled_from(sorted(PROVIDERS))
+providers = st.sampled_from(["302ai", "minimax"])
 
 
 @pytest.fixture(scope="module")

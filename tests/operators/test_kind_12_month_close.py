@@ -25,7 +25,7 @@ MONTH = "expected a month, YYYY-MM, as 2026-01, but got "
         ("close 2026-01 --list", "give MONTH or --list, not both"),
         ("export --format xlsx", "'xlsx' is not one of 'jsonl', 'csv', 'focus'"),
         ("export --format parquet", "'parquet' is not one of 'jsonl', 'csv', 'focus'"),
-        ("export --format csv --by team", "'team' is not one of day, month, tenant"),
+        ("export --format csv --by team", "'team' is not one of day, hour, month, tenant"),
         ("export --from 2026-13-01", "expected a day, YYYY-MM-DD, as 2026-01-31, but got '2026-13-01'"),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_wrong_command_is_refused_before_the_server_is_asked(shows: Shows, giv
         (f"close {datetime.now(UTC):%Y-%m} --yes", f"{datetime.now(UTC):%Y-%m} is not over: it can be closed from "),
         ("close 2999-12 --yes", "2999-12 is not over: it can be closed from 3000-01-01T01:00:00Z."),
         ("close 9999-12 --yes", "9999-12 is not over."),
-        ("export --format jsonl --tag env", "format=jsonl has every request's own. Use it with format=csv."),
+        ("export --format jsonl --tag env", "No tag has sums: [attribution] keys names none."),
         ("export --format focus --tenant nobody", "There is no tenant named 'nobody'."),
         ("export --format csv --by user,upstream", "usage by user and upstream has separate sums."),
     ],

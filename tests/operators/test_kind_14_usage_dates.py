@@ -25,7 +25,7 @@ LAST = "expected a number of days, today included, as 30d, but got "
         (("--month", "2026-11-01"), f"Invalid value for '--month': {MONTH}'2026-11-01'"),
         (
             ("--by", "team"),
-            "Invalid value for '--by': 'team' is not one of day, month, tenant, cost_centre, owner, model, key, batch",
+            "Invalid value for '--by': 'team' is not one of day, hour, month, tenant, cost_centre, owner, model, key,",
         ),
     ],
 )

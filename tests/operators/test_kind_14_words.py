@@ -39,7 +39,7 @@ base_url = "api.minimax.io"
     secret = { file = "/none" }
 [[upstreams]]
 name = "one"
-provider = "openai"
+provider = "openay"
 base_url = "https://api.example.org"
 [[models]]
 id = "image-01"

@@ -37,6 +37,8 @@ FAULTS: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.CONNECT_FAILED: "The provider cannot be reached.",
     ErrorCode.NOT_SENT: "A call could not be sent to the provider.",
     ErrorCode.READ_TIMEOUT: "The provider did not respond in time.",
+    ErrorCode.TASK_UNFINISHED: "The provider did not end a task in time.",
+    ErrorCode.TASK_LOST: "The provider no longer knows a task.",
     ErrorCode.CONNECTION_LOST: "The connection to the provider broke during a call.",
     ErrorCode.INVALID_RESPONSE: "The provider's response is invalid.",
     ErrorCode.RESPONSE_TOO_LARGE: "The provider's response is too large.",
