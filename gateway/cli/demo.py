@@ -44,6 +44,7 @@ _DRAIN_S: Final = 5.0
 _ALIASES: Final = ["dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2"]
 _PROVIDERS: Final = (
     ("AI302_API_KEY", "302ai", "https://api.302.ai", "minimaxi-image-01"),
+    ("LUMA_API_KEY", "luma", "https://agents.lumalabs.ai", "uni-1"),
     ("MINIMAX_API_KEY", "minimax", "https://api.minimax.io", "image-01"),
 )
 

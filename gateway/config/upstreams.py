@@ -128,6 +128,8 @@ ProviderName = Literal[
     "generic",
     "google",
     "ideogram",
+    "luma",
+    "luma-photon",
     "minimax",
     "minimax-h3",
     "openai",

@@ -12,6 +12,8 @@ from gateway.providers.ai302_tasks import Ai302Tasks
 from gateway.providers.bfl import BlackForestLabs
 from gateway.providers.google import Google
 from gateway.providers.ideogram import Ideogram
+from gateway.providers.luma import Luma
+from gateway.providers.luma_photon import LumaPhoton
 from gateway.providers.minimax import MiniMax
 from gateway.providers.openai import OpenAI
 from gateway.providers.openai.profiles import PROFILES
@@ -24,6 +26,8 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "bfl": BlackForestLabs(),
     "google": Google(),
     "ideogram": Ideogram(),
+    "luma": Luma(),
+    "luma-photon": LumaPhoton(),
     "minimax": MiniMax(),
     "stability": Stability(),
     **{name: OpenAI(profile) for name, profile in PROFILES.items()},
