@@ -31,6 +31,12 @@ def plan_targets(job: ImageJob, model: Model, policy: SizePolicy, name: str) -> 
             f"a link leads to the image as the upstream makes it, which is not '{job.output_format.value}': this "
             "server has no storage for another. Set 'response_format' to 'b64_json', or omit 'output_format'.",
         )
+    if model.plan(replace(job, delivery=ResponseFormat.BASE64), policy):
+        raise refused_value(
+            "response_format",
+            "the upstream's link leads to a grid of several images: this server has no storage for single ones. Set "
+            "'response_format' to 'b64_json'.",
+        )
     if job.size and model.plan(replace(job, size=None), policy):
         raise GatewayError(
             ErrorCode.INVALID_VALUE,
@@ -53,6 +59,8 @@ def _check_edit(inputs: tuple[InputImage, ...], model: Model, name: str) -> None
     if not all(image.format for image in inputs) and not any(rule.supports_links for rule in rules):
         raise refused_value("image", f"{who} takes files and data URLs, but no links.")
     formats = sorted(kind.value for kind in frozenset[Format]().union(*(rule.accepted for rule in rules)))
+    if not formats and any(image.format for image in inputs):
+        raise refused_value("image", f"{who} takes links to images only, but got a file.")
     max_bytes = max(rule.image_max_bytes for rule in rules)
     for image in inputs:
         if image.format and image.format.value not in formats:

@@ -130,6 +130,7 @@ ProviderName = Literal[
     "ideogram",
     "luma",
     "luma-photon",
+    "midjourney",
     "minimax",
     "minimax-h3",
     "openai",

@@ -14,6 +14,7 @@ from gateway.providers.google import Google
 from gateway.providers.ideogram import Ideogram
 from gateway.providers.luma import Luma
 from gateway.providers.luma_photon import LumaPhoton
+from gateway.providers.midjourney import Midjourney
 from gateway.providers.minimax import MiniMax
 from gateway.providers.openai import OpenAI
 from gateway.providers.openai.profiles import PROFILES
@@ -28,6 +29,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "ideogram": Ideogram(),
     "luma": Luma(),
     "luma-photon": LumaPhoton(),
+    "midjourney": Midjourney(),
     "minimax": MiniMax(),
     "stability": Stability(),
     **{name: OpenAI(profile) for name, profile in PROFILES.items()},

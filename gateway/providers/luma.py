@@ -153,6 +153,8 @@ class Luma:
         if check := refused_key(reply, answer):
             return check
         _raise_error(reply, answer)
+        if not isinstance(answer.value("data"), list):
+            raise GatewayError(ErrorCode.INVALID_RESPONSE, "no list of files")
         return KeyCheck()
 
     def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the first one is certain

@@ -13,6 +13,11 @@ from tests.support.harness import Gateway, Simulator, admin, document, gatewayin
 
 PRICE = "0.0035"
 SPELLING = {"302ai-tasks": "flux-2-pro", "luma": "uni-1", "luma-photon": "photon-1"}
+SPELLING |= {"midjourney": "midjourney"}
+PATHS: Final = {"midjourney": "/mj"}
+"""Of the base URL."""
+PER_TASK: Final = {"midjourney": 4}
+"""Images that a task makes, and bills, at once."""
 BLAMES = ("key", "balance", "busy")
 """Each blames an account, so it has an upstream of its own."""
 ANSWERS: Final = {("302ai-tasks", "busy"): (503, "upstream_unavailable")}
@@ -42,7 +47,13 @@ def gateway(one_redis_server: str, twin: Simulator) -> Iterator[Gateway]:
             assert isinstance(provider, TaskProvider)
             patch.setattr(provider, "rhythm", replace(provider.rhythm, first_s=0.3, interval_s=0.3, longest_s=0.3))
         upstreams = [
-            upstream(f"{name}-{case}", name, twin.url, f"{name}-{case}:{name}-{case}-1")
+            upstream(
+                f"{name}-{case}",
+                name,
+                twin.url + PATHS.get(name, ""),
+                f"{name}-{case}:{name}-{case}-1",
+                hosts=(twin.url,),
+            )
             for name in SPELLING
             for case in ("well", *BLAMES)
         ]
@@ -64,14 +75,17 @@ def charged(gateway: Gateway) -> str:
 
 
 def test_a_task_ends_with_its_images(gateway: Gateway, twin: Simulator, provider: str) -> None:
+    per_task = PER_TASK.get(provider, 1)
     for delivery, count in (("b64_json", 1), ("url", 1), ("b64_json", 3)):
+        if delivery == "url" and per_task > 1:
+            continue  # no link leads to a part of a picture
         twin.reset()
         answer = gateway.generate(
             model=f"{provider}-well", prompt="a cat", n=count, size="1024x1024", response_format=delivery
         )
         assert 200 == answer.status_code, answer.text
         assert [True] * count == [bool(image[delivery]) for image in answer.json()["data"]]
-        assert count == twin.images_billed()
+        assert -(-count // per_task) * per_task == twin.images_billed()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +101,7 @@ def test_a_refusal_or_a_failure_is_free(
     gateway: Gateway, twin: Simulator, provider: str, words: str, status: int, code: str
 ) -> None:
     before = charged(gateway)
-    answer = gateway.generate(model=f"{provider}-well", prompt=f"a cat {words}", size="1024x1024")
+    answer = gateway.generate(model=f"{provider}-well", prompt=f"a cat {words}", response_format="b64_json")
     assert (status, code) == (answer.status_code, answer.json()["error"]["code"]), answer.text
     assert before == charged(gateway)
 
@@ -96,7 +110,7 @@ def test_a_refusal_or_a_failure_is_free(
 def test_an_unknown_outcome_is_never_bought_again(gateway: Gateway, twin: Simulator, provider: str, words: str) -> None:
     """The task is forgotten, ends without an image, or its submission gets a proxy's answer."""
     twin.reset()
-    answer = gateway.generate(model=f"{provider}-well", prompt=f"a cat {words}", size="1024x1024")
+    answer = gateway.generate(model=f"{provider}-well", prompt=f"a cat {words}", response_format="b64_json")
     assert (502, 1) == (answer.status_code, twin.invoice()["total"]["requests"]), answer.text
 
 
@@ -114,7 +128,7 @@ def test_an_account_is_blamed_for_what_is_its_own(
     """By the provider's own code, or by a page that the gateway then asks for."""
     name = f"{provider}-{case}"
     httpx.put(f"{twin.url}/simulator/keys/{name}-1", json={"answers": fault}).raise_for_status()
-    answer = gateway.generate(model=name, prompt="a cat")
+    answer = gateway.generate(model=name, prompt="a cat", response_format="b64_json")
     expected = ANSWERS.get((provider, case), (status, code))
     assert expected == (answer.status_code, answer.json()["error"]["code"]), answer.text
     if (provider, case) not in BLAMELESS:

@@ -19,6 +19,7 @@ from gateway.domain.images import (
     ResponseFormat,
     Role,
     Size,
+    SizePlan,
 )
 from gateway.domain.sizes import SizePolicy
 from gateway.domain.tasks import Task
@@ -90,6 +91,18 @@ SENT: Final[list[tuple[str, str, ImageJob, str, object]]] = [
         *("luma-photon", "photon-1", edit(LINKED), "/dream-machine/v1/generations/image"),
         {"model": "photon-1", "prompt": "a cat", "aspect_ratio": "1:1", "modify_image_ref": {"url": URL}},
     ),
+    (
+        *("midjourney", "midjourney-v7", ImageJob("a cat", size=Size(1792, 1024), seed=7), "/submit/imagine"),
+        {"botType": "MID_JOURNEY", "prompt": "a cat --ar 16:9 --seed 7 --v 7"},
+    ),
+    (
+        *("midjourney", "niji-6", ImageJob("a well--known {red, blue} cat -- old \N{EM DASH} and\N{EM DASH}grey")),
+        *("/submit/imagine",),
+        {
+            "botType": "NIJI_JOURNEY",
+            "prompt": "a well-- known (red, blue) cat -- old \N{EM DASH} and\N{EM DASH} grey --ar 1:1 --niji 6",
+        },
+    ),
 ]
 """Provider, model, job, path, body."""
 
@@ -135,6 +148,17 @@ SUBMITTED: Final[list[tuple[str, int, object, Task | ImageReply | ErrorCode]]] =
     ("luma-photon", 402, {"detail": "Insufficient credits"}, ErrorCode.BARE_PAYMENT_REQUIRED),
     ("luma-photon", 429, {"detail": "m"}, ErrorCode.BARE_RATE_LIMITED),
     ("luma-photon", 502, PAGE, ErrorCode.INVALID_RESPONSE),
+    ("midjourney", 200, {"code": 1, "description": "m", "result": "t-1"}, TASK),
+    ("midjourney", 200, {"code": 22, "description": "queued", "result": "t-1"}, TASK),
+    ("midjourney", 200, {"code": 1, "description": "m"}, ErrorCode.INVALID_RESPONSE),
+    ("midjourney", 200, {"code": 5, "description": "m"}, ErrorCode.INVALID_RESPONSE),
+    ("midjourney", 200, {"code": 24, "result": "t-1"}, ErrorCode.INVALID_RESPONSE),
+    ("midjourney", 200, {"code": 24, "description": "banned word"}, ErrorCode.CONTENT_INPUT),
+    ("midjourney", 200, {"code": 23, "description": "m"}, ErrorCode.ACCOUNT_CONNECTION_LIMITED),
+    ("midjourney", 200, {"code": 4, "description": "m"}, ErrorCode.UPSTREAM_REJECTED),
+    ("midjourney", 200, {"code": 3, "description": "m"}, ErrorCode.MODEL_UNAVAILABLE),
+    ("midjourney", 401, {"error": {"err_code": -10002, "message": "m"}}, ErrorCode.KEY_INVALID),
+    ("midjourney", 502, PAGE, ErrorCode.INVALID_RESPONSE),
 ]
 
 
@@ -148,6 +172,19 @@ def test_a_submission_is_read(
     except GatewayError as error:
         read = error.error_code
     assert expected == read
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--ar", "--v", "---no", "\N{EM DASH}ar", "\N{EN DASH}\N{EN DASH}ar", "--\N{ZERO WIDTH SPACE}ar", "\u2011-ar"],
+)
+@pytest.mark.parametrize("prompt", ["{} 16:9 a cat", "a cat {} 16:9", "a cat\n{}"])
+def test_a_prompt_sets_no_flag_of_midjourney(flag: str, prompt: str) -> None:
+    job = ImageJob(prompt.format(flag))
+    plan = CallPlan("midjourney", 1, SizePlan(Size(1024, 1024)), ResponseFormat.URL)
+    with pytest.raises(GatewayError, match="prompt") as refused:
+        found("midjourney").build_call(job, plan, KEY)
+    assert ErrorCode.INVALID_VALUE is refused.value.error_code
 
 
 class Raised:
@@ -220,6 +257,28 @@ POLLED: Final[list[tuple[str, int, object, ImageReply | ErrorCode | type[Raised]
     ("luma-photon", 404, {"detail": "m"}, ErrorCode.TASK_LOST),
     ("luma-photon", 200, {"id": "t-1", "state": "paused"}, Raised),
     ("luma-photon", 502, PAGE, Raised),
+    ("midjourney", 200, {"id": "t-1", "status": "IN_PROGRESS", "progress": "37%", "imageUrl": URL}, None),
+    ("midjourney", 200, {"id": "t-1", "status": "NOT_START"}, None),
+    (
+        *("midjourney", 200, {"id": "t-1", "status": "SUCCESS", "imageUrl": URL}),
+        ImageReply((ImageUrl(URL),), "t-1", parts=4),
+    ),
+    ("midjourney", 200, {"id": "t-1", "status": "SUCCESS"}, ErrorCode.INVALID_RESPONSE),
+    ("midjourney", 200, {"id": "t-1", "status": "MODAL"}, ErrorCode.INVALID_RESPONSE),
+    *(
+        ("midjourney", 200, {"id": "t-1", "status": status, "failReason": reason}, error_code)
+        for status, reason, error_code in (
+            ("FAILURE", "[Banned prompt] x", ErrorCode.CONTENT_INPUT),
+            ("FAILED", "[Invalid parameter] Invalid value", ErrorCode.UPSTREAM_REJECTED),
+            ("FAILURE", "a [Banned prompt] in the text", ErrorCode.UPSTREAM_ERROR),
+            ("FAILURE", None, ErrorCode.UPSTREAM_ERROR),
+        )
+    ),
+    ("midjourney", 200, b"null", ErrorCode.TASK_LOST),
+    ("midjourney", 200, {"code": 3, "description": "not found"}, Raised),
+    ("midjourney", 200, {"id": "t-1", "status": "PAUSED"}, Raised),
+    ("midjourney", 401, {"error": {"err_code": -10002, "message": "m"}}, Raised),
+    ("midjourney", 502, PAGE, Raised),
 ]
 
 
@@ -239,6 +298,7 @@ POLLS: Final = [
     ("302ai-tasks", "/302/v2/image/fetch/a%2F..%3Fb"),
     ("luma", "/v1/generations/a%2F..%3Fb"),
     ("luma-photon", "/dream-machine/v1/generations/a%2F..%3Fb"),
+    ("midjourney", "/task/a%2F..%3Fb/fetch"),
 ]
 
 
@@ -252,7 +312,12 @@ CHECKED: Final[list[tuple[str, int, object, KeyCheck | ErrorCode]]] = [
     ("302ai-tasks", 200, {"object": "list", "data": []}, KeyCheck()),
     ("302ai-tasks", 401, {"error": {"err_code": -10002, "message": "m"}}, ErrorCode.KEY_INVALID),
     ("302ai-tasks", 200, {}, ErrorCode.INVALID_RESPONSE),
-    ("luma", 200, {"files": []}, KeyCheck()),
+    ("luma", 200, {"data": [], "has_more": False}, KeyCheck()),
+    ("luma", 200, {}, ErrorCode.INVALID_RESPONSE),
+    ("midjourney", 200, b"null", KeyCheck()),
+    ("midjourney", 200, {"code": 3, "description": "not found"}, KeyCheck()),
+    ("midjourney", 401, {"error": {"err_code": -10002, "message": "m"}}, ErrorCode.KEY_INVALID),
+    ("midjourney", 403, {"description": "m"}, ErrorCode.BARE_FORBIDDEN),
     ("luma", 401, {"detail": "Invalid API key"}, ErrorCode.KEY_INVALID),
     ("luma", 401, {"message": "m"}, ErrorCode.BARE_UNAUTHORIZED),
     ("luma-photon", 200, {"credit_balance": 12.5}, KeyCheck(proves_balance=True)),

@@ -242,7 +242,7 @@ def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, obj
         "302ai-tasks": "flux-2-pro",
         "luma": "uni-1",
     }
-    spelling |= {"luma-photon": "photon-1"}
+    spelling |= {"luma-photon": "photon-1", "midjourney": "midjourney"}
     targets = [{"upstream": entry["name"], "model": spelling[entry["provider"]]} for entry in upstreams]
     aliases = ["dall-e-2", "dall-e-3", "gpt-image-1"]
     model = {"id": "image-01", "aliases": aliases, "price_per_image_usd": "0.0035", "targets": targets}

@@ -26,6 +26,7 @@ from gateway.testing.simulator.google import GoogleFormat
 from gateway.testing.simulator.ideogram import IdeogramFormat
 from gateway.testing.simulator.limits import Limits, Minute
 from gateway.testing.simulator.luma import LumaFormat, PhotonFormat
+from gateway.testing.simulator.midjourney import MidjourneyFormat
 from gateway.testing.simulator.own_formats import Workshop
 from gateway.testing.simulator.parsing import bearer, parse, repeated_trace_id, trace_id_of
 from gateway.testing.simulator.pictures import Gallery, Sketch
@@ -45,7 +46,7 @@ from gateway.testing.simulator.waiting import HANG_S, TURNS, while_connected
 
 KEPT_REQUESTS: Final = 100
 _OWN_FORMATS: Final = (GoogleFormat(), IdeogramFormat(), StabilityFormat())
-_TASK_FORMATS: Final = (Ai302TaskFormat(), LumaFormat(), PhotonFormat())
+_TASK_FORMATS: Final = (Ai302TaskFormat(), LumaFormat(), MidjourneyFormat(), PhotonFormat())
 
 
 def create_simulator(

@@ -52,7 +52,8 @@ class LumaFormat:
         return bearer(request)
 
     def parse(self, request: Request, body: dict[str, object]) -> Order:  # noqa: ARG002 - the format's protocol
-        model, kind, source, form = (body.get(name, "") for name in ("model", "type", "source", "output_format"))
+        model, source, form = (body.get(name, "") for name in ("model", "source", "output_format"))
+        kind = body.get("type", "image")
         sides, references = _UNI_SIDES.get(str(body.get("aspect_ratio", "1:1"))), body.get("image_ref", [])
         is_edit = kind == "image_edit"
         rules = (
@@ -164,7 +165,9 @@ def _refuse(refusal: RefusedError) -> Response:
 
 def _render_files(code: int) -> Response:
     is_refused = code in UNAUTHORISED
-    return _refuse(RefusedError(code)) if is_refused else answer_json({"files": [], "next_cursor": None})
+    return (
+        _refuse(RefusedError(code)) if is_refused else answer_json({"data": [], "has_more": False, "next_cursor": None})
+    )
 
 
 def _render_credits(code: int) -> Response:

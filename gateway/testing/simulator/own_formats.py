@@ -49,6 +49,8 @@ class Order:
     seed: int | None = None
     reference: bytes = field(default=b"", repr=False)
     """An image file to edit."""
+    is_grid: bool = False
+    """Its images are one picture."""
 
 
 @dataclass(frozen=True, slots=True)

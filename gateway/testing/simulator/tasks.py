@@ -148,7 +148,7 @@ class TaskEndpoint:
     async def _sketch(self, order: Order) -> Sketch:
         link = "data:application/octet-stream;base64," + base64.b64encode(order.reference).decode("ascii")
         colours = await self._shop.gallery.reduce_reference(link) if order.reference else b""
-        return Sketch(order.prompt, order.width, order.height, 0, order.seed, colours)
+        return Sketch(order.prompt, order.width, order.height, 0, order.seed, colours, order.is_grid)
 
     async def poll(self, request: Request) -> Response:
         try:
