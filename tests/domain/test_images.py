@@ -13,9 +13,11 @@ from gateway.domain.images import (
     Base64Image,
     Format,
     ImageJob,
+    ImageReply,
     ImageResult,
     ImageUrl,
     InputImage,
+    LinkSource,
     Operation,
     ResponseFormat,
     Role,
@@ -188,3 +190,26 @@ def test_format_is_sniffed_plain_and_in_base64(head: bytes, expected: Format | N
 def test_a_sound_file_is_no_picture() -> None:
     """RIFF is also the container of WAV and AVI: bytes 8 to 11 tell them apart."""
     assert sniff(b"RIFF\x24\0\0\0WAVEfmt ") is None
+
+
+@pytest.mark.parametrize(
+    ("delivery", "links", "is_possible"),
+    [
+        (ResponseFormat.BASE64, LinkSource.PROVIDER, True),
+        (ResponseFormat.URL, LinkSource.PROVIDER, False),
+        (ResponseFormat.BOTH, LinkSource.PROVIDER, False),
+        (ResponseFormat.URL, LinkSource.MIXED, True),
+        (ResponseFormat.BOTH, LinkSource.GATEWAY, True),
+    ],
+)
+def test_no_link_of_a_provider_leads_to_a_part_of_its_picture(
+    delivery: ResponseFormat, links: LinkSource, *, is_possible: bool
+) -> None:
+    grids, job = replace(SQUARES, makes_grids=True), ImageJob("a cat", delivery=delivery)
+    assert is_possible is bool(plan_shape(job, grids, SizePolicy.STRICT, links))
+
+
+@pytest.mark.parametrize(("parts", "wanted", "expected"), [(1, 3, 0), (4, 1, 1), (4, 4, 4), (4, 9, 4)])
+def test_as_many_images_are_cut_as_are_wanted(parts: int, wanted: int, expected: int) -> None:
+    reply = ImageReply((ImageUrl("https://a.example/a.png"),), parts=parts)
+    assert (expected, parts) == (reply.to_cut(wanted), reply.images)

@@ -1,11 +1,14 @@
 """Each provider whose calls begin tasks, against its twin: what the client gets, and what is charged."""
 
+import base64
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
 import httpx
 import pytest
+from PIL import Image
 
 from gateway.providers import PROVIDERS
 from gateway.providers.protocol import TaskProvider
@@ -140,3 +143,24 @@ def states_of(gateway: Gateway, name: str) -> set[str]:
     [found] = [one for one in admin(gateway.url, "GET", "/pool").json()["data"] if one["name"] == name]
     [account] = found["accounts"]
     return {found["state"], account["state"], account["keys"][0]["state"]}
+
+
+def test_each_part_of_a_grid_is_an_image_of_its_own(gateway: Gateway) -> None:
+    answer = gateway.generate(
+        model="midjourney-well", prompt="a cat", n=4, size="1792x1024", response_format="b64_json"
+    ).json()
+    parts = [base64.b64decode(image["b64_json"]) for image in answer["data"]]
+    assert ["PNG (1456, 816)"] * 4 == [
+        f"{image.format} {image.size}" for image in map(Image.open, map(io.BytesIO, parts))
+    ]
+    assert 4 == len(set(parts))
+
+
+def test_a_flag_in_a_prompt_is_refused_and_nothing_is_sent(gateway: Gateway, twin: Simulator) -> None:
+    twin.reset()
+    answer = gateway.generate(model="midjourney-well", prompt="a cat --ar 16:9", response_format="b64_json")
+    assert (400, "prompt", 0) == (
+        *(answer.status_code, answer.json()["error"]["param"]),
+        twin.invoice()["total"]["requests"],
+    )
+    assert "--ar" in answer.json()["error"]["message"]
