@@ -18,8 +18,19 @@ from gateway.domain.errors import (
 )
 from gateway.providers.ai302 import CODE_WORDS, ERR_CODES
 from gateway.providers.error_texts import SENTENCES
+from gateway.providers.google import FINISHED, REASONS, STATUSES
+from gateway.providers.ideogram import STATUSES as IDEOGRAM_STATUSES
 from gateway.providers.minimax import CODES, NEWER_TYPES
+from gateway.providers.openai.errors import (
+    ARK_CODES,
+    AZURE_CODES,
+    OPENAI_CODES,
+    OPENAI_TYPES,
+    QIANFAN_CODES,
+    ZHIPU_CODES,
+)
 from gateway.providers.replies import STATUS_ERRORS
+from gateway.providers.stability import ERRORS as STABILITY_ERRORS
 
 _THINGS: Mapping[Scope, str] = {
     Scope.KEY: "the key",
@@ -45,6 +56,17 @@ def blocks() -> dict[str, str]:
         "codes-types": _map("`error.type`", NEWER_TYPES),
         "codes-302ai": _map("`err_code`", ERR_CODES),
         "codes-words": _map("`code`", CODE_WORDS),
+        "codes-stability": _map("`name`", STABILITY_ERRORS),
+        "codes-google": _map("`error.status`", STATUSES),
+        "codes-google-reasons": _map("`reason`", REASONS),
+        "codes-google-images": _map("`finishReason`", FINISHED),
+        "codes-ideogram": _map("`status`", IDEOGRAM_STATUSES),
+        "codes-openai": _map("`error.code`", OPENAI_CODES),
+        "codes-openai-types": _map("`error.type`", OPENAI_TYPES),
+        "codes-azure": _map("`error.code`", {one: AZURE_CODES[one] for one in AZURE_CODES if one not in OPENAI_CODES}),
+        "codes-ark": _map("`error.code`", ARK_CODES),
+        "codes-zhipu": _map("`error.code`", ZHIPU_CODES),
+        "codes-qianfan": _map("`error.code`", QIANFAN_CODES),
         "codes-http": _map("HTTP status", STATUS_ERRORS),
         "codes-native": table(("`status_code`", "`status_msg`", "error_codes"), _native()),
     }

@@ -23,14 +23,8 @@ from gateway.api.refusals import (
 )
 from gateway.domain.catalog import Model, PlannedTarget
 from gateway.domain.errors import ErrorCode, GatewayError
-from gateway.domain.images import (
-    URL_MAX_CHARS,
-    ImageJob,
-    InputImage,
-    Role,
-    Size,
-    shorten,
-)
+from gateway.domain.images import URL_MAX_CHARS, ImageJob, InputImage, Role, Size
+from gateway.domain.prompts import shorten
 from gateway.providers.minimax import FIELDS, PIXELS
 from gateway.providers.replies import JSON_DECODE_ERRORS
 

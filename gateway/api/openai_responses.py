@@ -37,7 +37,7 @@ def is_dall_e(name: str) -> bool:
 def render_generation(result: ImageResult, created: int) -> Chunks:
     """Renders a response without streaming. The images are not copied."""
     kind, size = _format(result.pictures), str(result.made)
-    tail = {"background": "opaque", "output_format": kind, "size": size, "usage": _USAGE}
+    tail = {"background": result.background, "output_format": kind, "size": size, "usage": _USAGE}
     chunks: Chunks = [b'{"created":%d,"data":[' % created]
     for index, image in enumerate(result.pictures):
         chunks.append(b"," if index else b"")
@@ -53,7 +53,7 @@ def render_events(result: ImageResult, created: int, operation: Operation = Oper
         "created_at": created,
         "size": str(result.made),
         "quality": "auto",
-        "background": "opaque",
+        "background": result.background,
         "output_format": _format(result.pictures),
         "usage": _EVENT_USAGE,
     }

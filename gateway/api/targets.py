@@ -31,12 +31,6 @@ def plan_targets(job: ImageJob, model: Model, policy: SizePolicy, name: str) -> 
             f"a link leads to the image as the upstream makes it, which is not '{job.output_format.value}': this "
             "server has no storage for another. Set 'response_format' to 'b64_json', or omit 'output_format'.",
         )
-    if model.plan(replace(job, delivery=ResponseFormat.BASE64), policy):
-        raise refused_value(
-            "response_format",
-            "the upstream's link leads to a grid of several images: this server has no storage for single ones. Set "
-            "'response_format' to 'b64_json'.",
-        )
     if job.size and model.plan(replace(job, size=None), policy):
         raise GatewayError(
             ErrorCode.INVALID_VALUE,

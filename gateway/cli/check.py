@@ -230,9 +230,11 @@ def _check_upstreams(report: Report, settings: Settings, supply: UpstreamSet) ->
         error_codes = [probe.error_code for key, probe in pairs if key.upstream == upstream.name]
         # A wrong URL is likelier than several wrong keys.
         if len(error_codes) > 1 and set(error_codes) == {ErrorCode.KEY_INVALID}:
+            endpoint = supply.endpoints[upstream.name]
+            known = _REGIONS.get(upstream.provider) or endpoint.provider.base_url or "not known"
             print_text(
-                f"{upstream.name}: {upstream.base_url} rejects all of its keys. base_url probably belongs to another "
-                f"region. Known regions: {_REGIONS[upstream.provider]}."
+                f"{upstream.name}: {endpoint.base_url} rejects all of its keys. base_url probably belongs to another "
+                f"region. Known regions: {known}."
             )
     if failed := sum(probe.error_code is not None for probe in probes):
         report.add("keys", "failed", f"{failed} of {len(probes)} upstream keys do not work")

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -17,6 +18,7 @@ import httpx
 import msgspec
 
 from gateway.app import create_app
+from gateway.cli.demo_document import RPM, build_document, find_providers
 from gateway.config import Settings, from_document
 from gateway.config.resolve import resolve
 from gateway.observability.logging import LogFormat, configure_logging
@@ -33,20 +35,10 @@ _TENANT: Final = "demo"
 _KEY_LIFE_S: Final = 30 * 86_400
 """The demo revokes its key when it stops; if it is killed, the key expires."""
 _SIMULATOR_LATENCY_S: Final = 0.3
-_RPM: Final = 600
-_SIMULATOR_LIMITS: Final = {"requests_per_minute": _RPM, "images_per_minute": 9 * _RPM, "max_concurrency": 100}
-_REDIS_TIMEOUT_MS: Final = 2000
-"""A machine that runs everything itself may be busy."""
 _START_S: Final = 60.0
 """Limit on the start of the gateway, whose ports accept connections before."""
 _DRAIN_S: Final = 5.0
 """Seconds, for the simulator's images. Paid images of a real provider get the configured time."""
-_ALIASES: Final = ["dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "gpt-image-2"]
-_PROVIDERS: Final = (
-    ("AI302_API_KEY", "302ai", "https://api.302.ai", "minimaxi-image-01"),
-    ("LUMA_API_KEY", "luma", "https://agents.lumalabs.ai", "uni-1"),
-    ("MINIMAX_API_KEY", "minimax", "https://api.minimax.io", "image-01"),
-)
 
 
 def run_demo(
@@ -64,7 +56,7 @@ def run_demo(
     configure_logging(log_format, "warning")  # its own admin calls are noise
     listener = bind(host, port, 'as in: make run ARGS="--port 8090"' if exits_with_parent else "")
     listener.listen()  # of two demos that start at once, the second fails here
-    uses_simulator = not any(os.environ.get(variable) for variable, *_ in _PROVIDERS)
+    uses_simulator = not find_providers(os.environ)
     simulator_listener = bind("127.0.0.1", simulator_port) if uses_simulator else None
     simulator_url = f"http://127.0.0.1:{simulator_listener.getsockname()[1]}" if simulator_listener else None
     with _data_directory(keep) as directory:
@@ -72,7 +64,7 @@ def run_demo(
         environ = {"IMAGEGATE_REQUESTS__JOURNAL_DIR": str(directory / "journal"), **os.environ}
         environ.setdefault("IMAGEGATE_STORAGE__URL", (directory / "files").as_uri())
         environ |= {"IMAGEGATE_ADMIN_KEY": secrets.token_urlsafe(24), "IMAGEGATE_SIMULATOR_KEY": "demo-1"}
-        document = _document(embedded.url, simulator_url, environ)
+        document = build_document(embedded.url, simulator_url, environ, datetime.now(UTC).date())
         settings, own_listeners = _with_own_ports(from_document(document, environ, "demo"))
         url = url_of(host, listener.getsockname()[1])
         info = {
@@ -111,7 +103,7 @@ async def _run(
     programs = [(Server(options), listeners)]
     if simulator_listener:
         options.shutdown_timeout_s = _DRAIN_S
-        simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=_RPM)
+        simulator = create_simulator(latency_s=_SIMULATOR_LATENCY_S, requests_per_minute=RPM)
         programs.append((Server(server_config(simulator, _DRAIN_S)), [simulator_listener]))
     stopped = asyncio.Event()
 
@@ -190,29 +182,6 @@ async def _create_key(admin: httpx.AsyncClient) -> httpx.Response:
     return await admin.post(f"/tenants/{_TENANT}/keys", json=body)
 
 
-def _document(redis_url: str, simulator_url: str | None, environ: Mapping[str, str]) -> dict[str, object]:
-    """Builds the configuration: the providers whose keys are in the environment, else the simulator."""
-    providers = [provider for provider in _PROVIDERS if environ.get(provider[0])]
-    if simulator_url:
-        providers = [("IMAGEGATE_SIMULATOR_KEY", "minimax", simulator_url, "image-01")]
-    upstreams: list[dict[str, object]] = []
-    for variable, provider, url, _ in providers:
-        account: dict[str, object] = {"name": "demo", "keys": [{"name": "demo-1", "secret": {"env": variable}}]}
-        upstream: dict[str, object] = {"name": provider, "provider": provider, "base_url": url, "accounts": [account]}
-        if simulator_url:
-            account |= _SIMULATOR_LIMITS
-            upstream |= {"name": "simulator", "result_hosts": [simulator_url]}
-        upstreams.append(upstream)
-    pairs = zip(upstreams, providers, strict=True)
-    targets = [{"upstream": upstream["name"], "model": model} for upstream, (*_, model) in pairs]
-    return {
-        "redis": {"url": redis_url, "timeout_ms": _REDIS_TIMEOUT_MS},
-        "admin": {"key": {"env": "IMAGEGATE_ADMIN_KEY"}},
-        "upstreams": upstreams,
-        "models": [{"id": "image-01", "aliases": _ALIASES, "price_per_image_usd": "0.0035", "targets": targets}],
-    }
-
-
 def _render_instructions(info: Mapping[str, str | None], settings: Settings) -> str:
     metrics = url_of(settings.metrics.host, settings.metrics.port) if settings.metrics.port else info["admin_url"]
     link, address = info["console_url"], f"{info['admin_url']}/console"
@@ -250,7 +219,7 @@ client = OpenAI(
     base_url="{info["base_url"]}",
     api_key="{info["api_key"]}",
 )
-result = client.images.generate(model="image-01", prompt="a lighthouse at dawn")
+result = client.images.generate(model="{settings.models[0].id}", prompt="a lighthouse at dawn")
 Path("lighthouse.jpg").write_bytes(b64decode(result.data[0].b64_json))
 
 Ctrl-C stops everything.

@@ -65,7 +65,7 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready, for programs.")] = False,
     exit_with_parent: Annotated[bool, typer.Option("--exit-with-parent", hidden=True)] = False,
 ) -> None:
-    """Run Redis, the gateway and, without AI302_API_KEY or MINIMAX_API_KEY, the simulator as its upstream."""
+    """Run Redis, the gateway and, without a provider's key such as MINIMAX_API_KEY, the simulator as its upstream."""
     _refuse_windows()
     from gateway.cli.demo import run_demo
 

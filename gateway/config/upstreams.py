@@ -126,6 +126,7 @@ ProviderName = Literal[
     "bfl",
     "byteplus",
     "generic",
+    "glif",
     "google",
     "ideogram",
     "luma",

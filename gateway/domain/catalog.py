@@ -62,7 +62,6 @@ class Capability:
     max_images_per_call: int = 1
     prompt_max_chars: int = 1000
     edits: EditRule | None = None  # None if the model cannot edit images, or must not
-    makes_grids: bool = False  # the images of a call are one picture, which the gateway cuts apart
     supports_base64: bool = True  # if false, the gateway downloads and encodes the images itself
     fields: frozenset[str] = frozenset()  # supported optional fields: see `ImageJob.fields`
 
@@ -77,11 +76,8 @@ def plan_shape(
     job: ImageJob, capability: Capability, policy: SizePolicy, links: LinkSource = LinkSource.PROVIDER
 ) -> SizePlan | None:
     """Plans the size of a job. Returns None if a field of the job can be neither honoured nor emulated."""
-    leads_to_grid = (
-        capability.makes_grids and job.delivery is not ResponseFormat.BASE64 and links is LinkSource.PROVIDER
-    )
     supported = capability.fields | _emulated_fields(job, links)
-    if leads_to_grid or len(job.prompt) > capability.prompt_max_chars or not job.fields <= supported:
+    if len(job.prompt) > capability.prompt_max_chars or not job.fields <= supported:
         return None
     if job.operation is Operation.EDIT and not (capability.edits and capability.edits.accepts(job.inputs)):
         return None

@@ -294,4 +294,5 @@ class Upstreams:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")
         tenant = run.reservation.caller.tenant.current_name
         self._metrics.images.labels(run.model.id, tenant, target.upstream).inc(len(pictures))
-        return ImageResult(pictures, reply.made or target.shape.made, order.images, reply.id)
+        made, background = reply.made or target.shape.made, run.job.background or "opaque"
+        return ImageResult(pictures, made, order.images, reply.id, background=background)

@@ -10,6 +10,7 @@ from typing import Final
 from gateway.providers.ai302 import Ai302
 from gateway.providers.ai302_tasks import Ai302Tasks
 from gateway.providers.bfl import BlackForestLabs
+from gateway.providers.glif import Glif
 from gateway.providers.google import Google
 from gateway.providers.ideogram import Ideogram
 from gateway.providers.luma import Luma
@@ -25,6 +26,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
     "302ai-tasks": Ai302Tasks(),
     "bfl": BlackForestLabs(),
+    "glif": Glif(),
     "google": Google(),
     "ideogram": Ideogram(),
     "luma": Luma(),

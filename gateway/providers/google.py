@@ -79,7 +79,7 @@ MODELS: Final[Mapping[str, ModelFacts]] = {
 BLOCKED: Final = frozenset(
     (
         *("SAFETY", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "RECITATION"),
-        *("IMAGE_RECITATION", "BLOCKLIST", "SPII", "LANGUAGE"),
+        *("IMAGE_RECITATION", "BLOCKLIST", "SPII", "LANGUAGE", "MODEL_ARMOR"),
     )
 )
 FINISHED: Final[Mapping[str, ErrorCode]] = {

@@ -144,9 +144,11 @@ class Ideogram:
         if job.operation is Operation.EDIT:
             [image] = job.inputs
             assert image.format
-            files = [("image", f"image/{image.format.value}", pybase64.b64decode(image.base64))]
+            content = pybase64.b64decode(image.base64)
+            files = [("image", f"image/{image.format.value}", content)]
             kind, pieces = build_form({name: str(value) for name, value in body.items()}, files, secret)
-            return ProviderRequest("POST", "/v1/ideogram-v3/remix", (*headers, ("content-type", kind)), pieces)
+            headers = (*headers, ("content-type", kind))
+            return ProviderRequest("POST", "/v1/ideogram-v3/remix", headers, pieces, len(content))
         path = "/v1/ideogram-v4/generate" if is_v4 else "/v1/ideogram-v3/generate"
         headers = (*headers, ("content-type", "application/json"))
         return ProviderRequest("POST", path, headers, (msgspec.json.encode(body),))

@@ -40,7 +40,6 @@ _FACTS: Final = ModelFacts(
             ),
         ),
         max_images_per_call=4,
-        makes_grids=True,
         prompt_max_chars=6000,
         supports_base64=False,
         fields=frozenset({"background.opaque", "seed"}),

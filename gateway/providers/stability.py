@@ -57,12 +57,12 @@ def _facts(credits_: float, *, edits: bool = True) -> ModelFacts:
 
 
 MODELS: Final[Mapping[str, ModelFacts]] = {
-    "stable-image-ultra": _facts(8),
-    "stable-image-core": _facts(3, edits=False),
     "sd3.5-large": _facts(6.5),
     "sd3.5-large-turbo": _facts(4),
     "sd3.5-medium": _facts(3.5),
     "sd3.5-flash": _facts(2.5),
+    "stable-image-core": _facts(3, edits=False),
+    "stable-image-ultra": _facts(8),
 }
 """Models and credits per image (3.1). A failed request is free; a blurred image costs as much as any."""
 
@@ -122,7 +122,8 @@ class Stability:
             form["seed"] = str(_SEED_FOR_ZERO if job.seed == _RANDOM_SEED else job.seed)
         content_type, pieces = build_form(form, files, secret)
         headers = (*_headers(secret), ("content-type", content_type))
-        return ProviderRequest("POST", f"{_PATH}/{service}", headers, pieces)
+        copied_bytes = sum(len(content) for _, _, content in files)
+        return ProviderRequest("POST", f"{_PATH}/{service}", headers, pieces, copied_bytes)
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply:  # noqa: ARG002 - one form
         """Reads the image of a response. Raises: GatewayError.

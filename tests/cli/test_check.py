@@ -43,7 +43,8 @@ def write_config(folder: Path, redis_url: str, *upstreams: tuple[str, str, str])
         keys = ", ".join(
             f'{{ name = "{key}", secret = {{ env = "SECRET_{key.replace("-", "_")}" }} }}' for key in names
         )
-        text += UPSTREAM.format(name=name, provider="302ai" if name == "relay" else "minimax", url=url, keys=keys)
+        provider = {"relay": "302ai", "openai": "openai"}.get(name, "minimax")
+        text += UPSTREAM.format(name=name, provider=provider, url=url, keys=keys)
     (folder / "imagegate.toml").write_text(text)
     return environ
 
@@ -155,14 +156,19 @@ def test_each_key_that_fails_is_told_with_the_remedy(tmp_path: Path, redis_url: 
     assert fits(below_path(done.stdout))
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "known"),
+    [("sim", "", "https://api.minimaxi.com"), ("openai", "/openai/v1", "https://api.openai.com/v1")],
+)
 def test_a_host_that_knows_none_of_several_keys_is_said_to_be_of_the_wrong_region(
-    tmp_path: Path, redis_url: str, simulator: Simulator
+    tmp_path: Path, redis_url: str, simulator: Simulator, name: str, path: str, known: str
 ) -> None:
-    environ = write_config(tmp_path, redis_url, ("sim", simulator.url, "dead-1,dead-2"))
+    other = [("sim", simulator.url, "good-1")] if name != "sim" else []
+    environ = write_config(tmp_path, redis_url, *other, (name, simulator.url + path, "dead-1,dead-2"))
     done = run("check", **environ)
     assert 1 == done.returncode
     assert 1 == done.stdout.count("another region")
-    assert "https://api.minimaxi.com" in done.stdout
+    assert known in done.stdout
     assert fits(below_path(done.stdout))
 
 

@@ -14,6 +14,7 @@ from gateway.config.resolve import Config, resolve
 from gateway.domain.accounts import AccountLimits, PoolConfig, WaitConfig
 from gateway.domain.images import LinkSource
 from gateway.domain.tenants import Limits, Quotas, Tenant, digest, key_id
+from gateway.providers import PROVIDERS
 from gateway.storage.location import StorageKind, StorageLocation
 from gateway.tenants.provisioning import ProvisionedTenant
 from tests.support.harness import UNLIMITED, document, environment, upstream
@@ -356,3 +357,27 @@ def test_a_model_has_its_own_links_or_those_of_all(
     described["models"] = [models[0] | ({"links": own} if own else {})]
     found = resolve(from_document(described, {}, "gate.toml"), SECRETS).catalog.default.links
     assert expected is found
+
+
+def nowhere(provider: str) -> dict[str, Any]:
+    """An upstream without an address."""
+    found = upstream("own", provider, "", "one:k1")
+    return {name: value for name, value in found.items() if name != "base_url"}
+
+
+@pytest.mark.parametrize("provider", ["stability", "google", "ideogram", "glif"])
+def test_a_provider_with_one_address_needs_none(provider: str) -> None:
+    assert PROVIDERS[provider].base_url == configured(nowhere(provider)).upstreams.endpoints["own"].base_url
+
+
+def test_an_address_is_required_if_the_provider_has_several() -> None:
+    with pytest.raises(SettingsError, match=r"upstreams\[0\]: missing required field `base_url`"):
+        configured(nowhere("minimax"))
+
+
+def test_a_capability_that_a_provider_does_not_have_names_the_setting() -> None:
+    own = upstream("own", "stability", "http://127.0.0.1:9", "one:k1", max_images_per_call=4)
+    with pytest.raises(
+        SettingsError, match=r"upstreams\[0\]\.capabilities\.max_images_per_call: .* Remove the setting"
+    ):
+        configured(own)

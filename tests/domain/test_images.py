@@ -17,16 +17,15 @@ from gateway.domain.images import (
     ImageResult,
     ImageUrl,
     InputImage,
-    LinkSource,
     Operation,
     ResponseFormat,
     Role,
     Size,
-    shorten,
     sniff,
     sniff_base64,
     split_count,
 )
+from gateway.domain.prompts import shorten
 from gateway.domain.sizes import FixedSize, SizePolicy
 
 
@@ -190,23 +189,6 @@ def test_format_is_sniffed_plain_and_in_base64(head: bytes, expected: Format | N
 def test_a_sound_file_is_no_picture() -> None:
     """RIFF is also the container of WAV and AVI: bytes 8 to 11 tell them apart."""
     assert sniff(b"RIFF\x24\0\0\0WAVEfmt ") is None
-
-
-@pytest.mark.parametrize(
-    ("delivery", "links", "is_possible"),
-    [
-        (ResponseFormat.BASE64, LinkSource.PROVIDER, True),
-        (ResponseFormat.URL, LinkSource.PROVIDER, False),
-        (ResponseFormat.BOTH, LinkSource.PROVIDER, False),
-        (ResponseFormat.URL, LinkSource.MIXED, True),
-        (ResponseFormat.BOTH, LinkSource.GATEWAY, True),
-    ],
-)
-def test_no_link_of_a_provider_leads_to_a_part_of_its_picture(
-    delivery: ResponseFormat, links: LinkSource, *, is_possible: bool
-) -> None:
-    grids, job = replace(SQUARES, makes_grids=True), ImageJob("a cat", delivery=delivery)
-    assert is_possible is bool(plan_shape(job, grids, SizePolicy.STRICT, links))
 
 
 @pytest.mark.parametrize(("parts", "wanted", "expected"), [(1, 3, 0), (4, 1, 1), (4, 4, 4), (4, 9, 4)])

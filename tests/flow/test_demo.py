@@ -15,7 +15,7 @@ import pytest
 from openai import OpenAI
 
 from tests.support.demo import ROOT, demo_command, process, ready_line
-from tests.support.harness import wait_until
+from tests.support.harness import Simulator, wait_until
 
 
 def processes_of(home: Path) -> list[str]:
@@ -155,6 +155,44 @@ def test_a_provider_key_in_the_environment_replaces_the_simulator(home: Path) ->
     assert ["302ai"] == [upstream["name"] for upstream in pool]
     assert ready["simulator_url"] is None
     assert (503, "upstream_unavailable") == (answer.status_code, answer.json()["error"]["code"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "path", "provider", "model"),
+    [
+        ("OPENAI_API_KEY", "/openai/v1", "openai", "gpt-image-2"),
+        pytest.param("ARK_API_KEY", "/ark/api/v3", "ark", "doubao-seedream-4-0-250828", marks=pytest.mark.slow),
+        pytest.param("ZHIPU_API_KEY", "/zhipu/api/paas/v4", "zhipu", "glm-image", marks=pytest.mark.slow),
+        pytest.param("QIANFAN_API_KEY", "/qianfan/v2", "qianfan", "qwen-image", marks=pytest.mark.slow),
+        pytest.param("RECRAFT_API_KEY", "/recraft/v1", "recraft", "recraftv4_1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_key_of_a_provider_serves_its_models(
+    home: Path, simulator: Simulator, variable: str, path: str, provider: str, model: str
+) -> None:
+    command = [
+        "env",
+        f"{variable}=theirs-1",
+        f"IMAGEGATE_UPSTREAMS__0__BASE_URL={simulator.url}{path}",
+        f'IMAGEGATE_UPSTREAMS__0__RESULT_HOSTS=["{simulator.url}"]',
+        *demo_command("--json"),
+    ]
+    with process(command, home) as started:
+        ready = ready_line(started)
+        with OpenAI(base_url=ready["base_url"], api_key=ready["api_key"]) as client:
+            owners = {listed.id: listed.owned_by for listed in client.models.list()}
+            made = client.images.generate(prompt="a lighthouse", model=model, response_format="b64_json")
+            client.images.generate(prompt="a lighthouse", model="dall-e-3")
+    assert ready["simulator_url"] is None
+    assert (provider, provider) == (owners[model], owners["dall-e-3"])
+    assert made.data
+    assert made.data[0].b64_json
+    assert 2 == simulator.invoice()["accounts"]["theirs"]["images"]
+
+
+def test_a_key_of_this_gateway_is_no_provider_key(home: Path) -> None:
+    with process(["env", "OPENAI_API_KEY=sk-ig-a-client-has-it", *demo_command("--json")], home) as started:
+        assert ready_line(started)["simulator_url"]
 
 
 @pytest.mark.parametrize(

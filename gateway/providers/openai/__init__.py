@@ -32,10 +32,6 @@ class OpenAI:
         return self.profile.base_url
 
     @property
-    def owner(self) -> str:
-        return self.profile.owner or self.profile.name
-
-    @property
     def result_hosts(self) -> tuple[str, ...]:
         return self.profile.result_hosts
 

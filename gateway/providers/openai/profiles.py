@@ -84,7 +84,6 @@ class Profile:
     probe: Probe = Probe.MODELS
     probe_path: str = "/models"
     result_hosts: tuple[str, ...] = ()
-    owner: str = ""
 
 
 _QUALITIES: Final = {name: name for name in ("auto", "low", "medium", "high", "xhigh", "max", "standard", "hd")}
@@ -120,7 +119,6 @@ _ARK: Final = Profile(
     id_header="x-request-id",
     probe=Probe.INVALID,
     result_hosts=("*.tos-cn-beijing.volces.com",),
-    owner="bytedance",
 )
 _ZHIPU: Final = Profile(
     "zhipu",
@@ -153,7 +151,6 @@ _302: Final = Profile(
     id_header="request-id",
     probe_path="/v1/models",
     result_hosts=_302_HOSTS,
-    owner="openai",
 )
 _ALL: Final = (
     _OPENAI,
@@ -190,7 +187,6 @@ _ALL: Final = (
         probe=Probe.PLAN,
         probe_path="/token_plan/remains",
         result_hosts=("hailuo-image-algeng-data.oss-*.aliyuncs.com", "hailuo-image-algeng-data-us.oss-*.aliyuncs.com"),
-        owner="minimax",
     ),
     _ARK,
     Profile(
@@ -209,7 +205,6 @@ _ALL: Final = (
         id_header="x-request-id",
         probe=Probe.INVALID,
         result_hosts=("*.tos-ap-southeast-1.bytepluses.com", "*.tos-ap-southeast-1.volces.com"),
-        owner="bytedance",
     ),
     _ZHIPU,
     Profile(
@@ -225,7 +220,6 @@ _ALL: Final = (
         constants=_ZHIPU.constants,
         id_field="request_id",
         result_hosts=("mfile.z.ai", *_ZHIPU.result_hosts),
-        owner="zhipu",
     ),
     Profile(
         "qianfan",
@@ -241,7 +235,6 @@ _ALL: Final = (
         id_field="id",
         probe=Probe.INVALID,
         result_hosts=("*.bj.bcebos.com",),
-        owner="baidu",
     ),
     Profile(
         "recraft",
@@ -269,7 +262,6 @@ _ALL: Final = (
         id_header="request-id",
         probe_path="/v1/models",
         result_hosts=_302_HOSTS,
-        owner="302ai",
     ),
     Profile("generic", errors.RELAY, {}, models.GENERIC, seed_field="seed", id_header="x-request-id"),
 )

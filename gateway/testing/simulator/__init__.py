@@ -1,4 +1,7 @@
-"""A faithful simulator of MiniMax's and 302.AI's image APIs, for development and tests without cost.
+"""A faithful simulator of image APIs, for development and tests without cost.
+
+It speaks the formats of MiniMax, 302.AI, Stability, Google, Ideogram and Glif, and of the
+providers that speak OpenAI's (openai_wires.py). Faults are named by MiniMax's codes.
 
 Accounts have limits, key states can be changed at run time, and outages can be switched on and off:
 

@@ -102,8 +102,8 @@ class ApiRoutes:
         picture = await self._gallery.find(name)
         if picture is None:
             return answer_json({"detail": "no such image"}, status=404)
-        if name.endswith(".png"):
-            return Response(await asyncio.to_thread(convert, picture, "png"), media_type="image/png")
+        if (form := name.rpartition(".")[2]) in {"png", "webp"}:
+            return Response(await asyncio.to_thread(convert, picture, form), media_type=f"image/{form}")
         return Response(picture, media_type="image/jpeg")
 
 

@@ -22,12 +22,15 @@ from gateway.testing.simulator.call_log import Call, CallLog, Rule
 from gateway.testing.simulator.edge import Edge
 from gateway.testing.simulator.fault_injection import FaultScript, RefusedError, parse_script, require_key
 from gateway.testing.simulator.fault_rules import FaultSwitches, InvalidSwitchError, render_invalid_switch
+from gateway.testing.simulator.glif import GlifFormat
 from gateway.testing.simulator.google import GoogleFormat
 from gateway.testing.simulator.ideogram import IdeogramFormat
 from gateway.testing.simulator.limits import Limits, Minute
 from gateway.testing.simulator.luma import LumaFormat, PhotonFormat
 from gateway.testing.simulator.midjourney import MidjourneyFormat
-from gateway.testing.simulator.own_formats import Workshop
+from gateway.testing.simulator.openai_format import OpenAIFormat
+from gateway.testing.simulator.openai_wires import WIRES
+from gateway.testing.simulator.own_formats import OwnFormat, Workshop
 from gateway.testing.simulator.parsing import bearer, parse, repeated_trace_id, trace_id_of
 from gateway.testing.simulator.pictures import Gallery, Sketch
 from gateway.testing.simulator.requests import MODELS_BY_PATH, ImageRequest, parse_request
@@ -45,7 +48,13 @@ from gateway.testing.simulator.tasks import TaskEndpoint
 from gateway.testing.simulator.waiting import HANG_S, TURNS, while_connected
 
 KEPT_REQUESTS: Final = 100
-_OWN_FORMATS: Final = (GoogleFormat(), IdeogramFormat(), StabilityFormat())
+_OWN_FORMATS: Final[tuple[OwnFormat, ...]] = (
+    GlifFormat(),
+    GoogleFormat(),
+    IdeogramFormat(),
+    StabilityFormat(),
+    *map(OpenAIFormat, WIRES),
+)
 _TASK_FORMATS: Final = (Ai302TaskFormat(), LumaFormat(), MidjourneyFormat(), PhotonFormat())
 
 

@@ -1,6 +1,7 @@
 """Google's format: contents of parts, and images in base64 (reference/providers.md section 10)."""
 
 import base64
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Final, Literal
 
@@ -98,7 +99,9 @@ class Body(msgspec.Struct, rename="camel", frozen=True, forbid_unknown_fields=Tr
 class GoogleFormat:
     """`generateContent`, and the list of models."""
 
-    paths: tuple[str, ...] = tuple(f"/v1beta/models/{model}:generateContent" for model in MODELS)
+    paths: tuple[str, ...] = tuple(
+        f"/{version}/models/{model}:generateContent" for version in ("v1", "v1beta") for model in MODELS
+    )
     has_links = False
 
     def key(self, request: Request) -> str | None:
@@ -106,7 +109,7 @@ class GoogleFormat:
 
     def parse(self, request: Request, body: dict[str, object]) -> Order:
         try:
-            found = msgspec.convert(body, Body)
+            found = msgspec.convert(_camel(body), Body)
         except msgspec.ValidationError as error:
             raise RefusedError(INVALID_PARAMS, f"Invalid JSON payload received. {describe(error)}") from error
         parts, settings = found.contents[0].parts, found.generation_config
@@ -116,7 +119,7 @@ class GoogleFormat:
             raise RefusedError(INVALID_PARAMS, "Request contains an invalid argument.")
         images = [part.inline_data.data for part in parts if part.inline_data]
         width, height = PIXELS[ratio]
-        reference = base64.b64decode(images[0]) if images else b""
+        reference = base64.b64decode(images[0], altchars=_altchars(images[0])) if images else b""
         return Order(_model(request), prompt, width, height, seed=settings.seed, reference=reference)
 
     def refuse(self, refusal: RefusedError) -> Response:
@@ -160,6 +163,18 @@ class GoogleFormat:
         if code in {1004, 2049}:
             return self.refuse(RefusedError(code))
         return answer_json({"models": [{"name": f"models/{model}"} for model in MODELS]})
+
+
+def _camel(value: object) -> object:
+    """Renames fields to camel case: the API takes them in snake case too, as Google's SDK writes some."""
+    if isinstance(value, dict):
+        return {re.sub("_([a-z])", lambda found: found[1].upper(), name): _camel(one) for name, one in value.items()}
+    return [_camel(one) for one in value] if isinstance(value, list) else value
+
+
+def _altchars(encoded: str) -> bytes:
+    """Returns the last two characters of the alphabet: Google's SDK writes the one for URLs."""
+    return b"-_" if "-" in encoded or "_" in encoded else b"+/"
 
 
 def _model(request: Request) -> str:

@@ -51,6 +51,8 @@ class Order:
     """An image file to edit."""
     is_grid: bool = False
     """Its images are one picture."""
+    is_linked: bool | None = None
+    """The images are fetched by link; None: as the format has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ class OwnFormatEndpoint:
         sketches = [
             Sketch(order.prompt, order.width, order.height, index, order.seed, colours) for index in range(order.n)
         ]
-        if self.form.has_links:
+        if self.form.has_links if order.is_linked is None else order.is_linked:
             names = [f"{trace_id}-{index}.{order.form}" for index in range(order.n)]
             for name, sketch in zip(names, sketches, strict=True):
                 self.shop.gallery.hang(name, sketch)

@@ -1,0 +1,55 @@
+"""The simulator's formats, held to the SDKs of the providers themselves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.clients.programs import Packages, Program, install, run
+from tests.support.harness import Gateway, Simulator, simulating
+
+pytestmark = pytest.mark.slow
+
+ARK: Final = Program(
+    "volcengine-5.0.54",
+    Packages("volcengine", ("volcengine-python-sdk[ark]==5.0.54",)),
+    "ark_images.py",
+    {
+        "link": "jpeg 1024x1024",
+        "in base64": "jpeg 1024x1024",
+        "edit": "jpeg 1024x1024",
+        "withheld": "OutputImageSensitiveContentDetected 0",
+        "refused prompt": "ArkBadRequestError InputTextSensitiveContentDetected",
+        "busy": "ArkRateLimitError RateLimitExceeded.EndpointRPMExceeded",
+    },
+    images=3,
+)
+ZAI: Final = Program(
+    "zai-0.2.3",
+    Packages("zai", ("zai-sdk==0.2.3",)),
+    "zai_images.py",
+    {
+        "link": "jpeg 1344x768",
+        "no watermark": "jpeg 1280x1280",
+        "refused prompt": "APIRequestFailedError",
+        "busy": "APIReachLimitError",
+    },
+    images=2,
+)
+
+
+@pytest.fixture
+def twin() -> Iterator[Simulator]:
+    with simulating() as running:
+        yield running
+
+
+@pytest.mark.parametrize("program", [ARK, ZAI], ids=lambda program: program.name)
+def test_a_provider_sdk_is_content_with_the_simulator(
+    program: Program, twin: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with capfd.disabled():  # an installation shows its progress
+        installed = install(program.packages)
+    assert program.outcomes == run(program, installed, Gateway(twin.url, "sdk-1"), tmp_path)
+    assert program.images == twin.images_billed()
