@@ -52,8 +52,8 @@ class LumaFormat:
         return bearer(request)
 
     def parse(self, request: Request, body: dict[str, object]) -> Order:  # noqa: ARG002 - the format's protocol
-        model, source, form = (body.get(name, "") for name in ("model", "source", "output_format"))
-        kind = body.get("type", "image")
+        source, form = body.get("source", ""), body.get("output_format", "")
+        model, kind = body.get("model", "uni-1"), body.get("type", "image")
         sides, references = _UNI_SIDES.get(str(body.get("aspect_ratio", "1:1"))), body.get("image_ref", [])
         is_edit = kind == "image_edit"
         rules = (
