@@ -94,7 +94,8 @@ _PARTS: Final = 4
 class Midjourney:
     """The `midjourney` provider."""
 
-    base_url = "https://api.302.ai/mj"
+    base_url = ""
+    """A key belongs to one relay."""
     result_hosts: tuple[str, ...] = (*Ai302.result_hosts, "cdn.discordapp.com", "cdn.midjourney.com")
     poll_hosts: tuple[str, ...] = ()
     paths: tuple[str, ...] = (_SUBMIT_PATH, "/task/")

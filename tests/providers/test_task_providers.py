@@ -4,6 +4,8 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.domain.accounts import make_secret
 from gateway.domain.catalog import plan_shape
@@ -26,6 +28,7 @@ from gateway.domain.tasks import Task
 from gateway.providers import PROVIDERS
 from gateway.providers.protocol import KeyCheck, TaskProvider
 from gateway.providers.replies import UpstreamResponse
+from tests.support.errors import attempt
 
 KEY: Final = make_secret("key-1")
 URL: Final = "https://img.example.com/a.png?sign=x"
@@ -336,3 +339,26 @@ def test_a_key_is_checked_for_free(provider: str, status: int, body: object, exp
     except GatewayError as error:
         read = error.error_code
     assert expected == (read.error_code or read if isinstance(read, KeyCheck) else read)
+
+
+NAMES: Final = (
+    *("id", "task_id", "status", "state", "code", "result", "error", "detail", "output", "assets", "imageUrl"),
+    *("image_urls", "image_url", "failReason", "failure_code", "message", "credit_balance", "data"),
+)
+WORDS: Final = ("t-1", "completed", "failed", "SUCCESS", "FAILURE", "pending", URL, "[Banned prompt] x")
+SCALARS: Final = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(WORDS)
+VALUES: Final = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3)
+)
+
+
+@pytest.mark.parametrize("provider", ["302ai-tasks", "luma", "luma-photon", "midjourney"])
+@given(body=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), status=st.sampled_from([200, 201, 404, 429]))
+def test_any_object_is_read_or_refused(provider: str, body: object, status: int) -> None:
+    given_, reader = response(status, body), found(provider)
+    for read in (
+        lambda: reader.read_reply(given_, ResponseFormat.URL),
+        lambda: reader.read_poll(given_, TASK, ResponseFormat.URL),
+        lambda: reader.read_key_check(given_),
+    ):
+        assert isinstance(attempt(read), Task | ImageReply | KeyCheck | GatewayError | None)
