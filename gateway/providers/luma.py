@@ -50,7 +50,7 @@ MODELS: Final[Mapping[str, ModelFacts]] = {
 }
 """Rates without input images: with the first one they are .0434 and .103, and each further one costs .003 [N]."""
 
-_FAILURES: Final[Mapping[str, ErrorCode]] = {
+FAILURES: Final[Mapping[str, ErrorCode]] = {
     "content_moderated": ErrorCode.CONTENT_OUTPUT,
     "generation_failed": ErrorCode.UPSTREAM_ERROR,
     "budget_exhausted": ErrorCode.UPSTREAM_ERROR,  # the task's or the account's is not said, so no key is blamed
@@ -136,7 +136,7 @@ class Luma:
             return None
         if state == "failed":
             code = answer.text("failure_code")
-            error_code = _FAILURES.get(code, ErrorCode.UPSTREAM_ERROR)
+            error_code = FAILURES.get(code, ErrorCode.UPSTREAM_ERROR)
             return GatewayError(error_code, f"{code}: {answer.text('failure_reason')}")
         outputs = answer.inners("output")[:_ITEMS_MAX]
         links = [link for item in outputs if item.text("type") == "image" and (link := read_link(item.raw("url")))]

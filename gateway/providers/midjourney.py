@@ -64,7 +64,7 @@ _INNER: Final = re.compile(rf"{_DASHES}(?=[^\W_])")
 _PERMUTATIONS: Final = str.maketrans("{}", "()")
 """`{a, b}` would make a task, and a charge, of each alternative [K]."""
 
-_CODES: Final[Mapping[int, ErrorCode]] = {
+CODES: Final[Mapping[int, ErrorCode]] = {
     3: ErrorCode.MODEL_UNAVAILABLE,  # no account of Midjourney's is connected
     4: ErrorCode.UPSTREAM_REJECTED,
     9: ErrorCode.UPSTREAM_ERROR,
@@ -121,7 +121,7 @@ class Midjourney:
         code, text, name = answer.integer("code"), answer.text("description"), answer.text("result")
         if code in _BEGUN and name:
             return Task(name)
-        if (error_code := _CODES.get(code or 0)) and not name:
+        if (error_code := CODES.get(code or 0)) and not name:
             raise refusal(error_code, f"{code} {text}", text, reply, code)
         raise GatewayError(ErrorCode.INVALID_RESPONSE, f"code {code}, task {name!r}: {text}")
 
