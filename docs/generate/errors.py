@@ -20,6 +20,8 @@ from gateway.providers.ai302 import CODE_WORDS, ERR_CODES
 from gateway.providers.error_texts import SENTENCES
 from gateway.providers.google import FINISHED, REASONS, STATUSES
 from gateway.providers.ideogram import STATUSES as IDEOGRAM_STATUSES
+from gateway.providers.luma import FAILURES
+from gateway.providers.midjourney import CODES as MIDJOURNEY_CODES
 from gateway.providers.minimax import CODES, NEWER_TYPES
 from gateway.providers.openai.errors import (
     ARK_CODES,
@@ -61,6 +63,8 @@ def blocks() -> dict[str, str]:
         "codes-google-reasons": _map("`reason`", REASONS),
         "codes-google-images": _map("`finishReason`", FINISHED),
         "codes-ideogram": _map("`status`", IDEOGRAM_STATUSES),
+        "codes-luma": _map("`failure_code`", FAILURES),
+        "codes-midjourney": _map("`code`", MIDJOURNEY_CODES),
         "codes-openai": _map("`error.code`", OPENAI_CODES),
         "codes-openai-types": _map("`error.type`", OPENAI_TYPES),
         "codes-azure": _map("`error.code`", {one: AZURE_CODES[one] for one in AZURE_CODES if one not in OPENAI_CODES}),

@@ -53,6 +53,8 @@ def _check_edit(inputs: tuple[InputImage, ...], model: Model, name: str) -> None
     if not all(image.format for image in inputs) and not any(rule.supports_links for rule in rules):
         raise refused_value("image", f"{who} takes files and data URLs, but no links.")
     formats = sorted(kind.value for kind in frozenset[Format]().union(*(rule.accepted for rule in rules)))
+    if not formats and any(image.format for image in inputs):
+        raise refused_value("image", f"{who} takes links to images only, but got a file.")
     max_bytes = max(rule.image_max_bytes for rule in rules)
     for image in inputs:
         if image.format and image.format.value not in formats:

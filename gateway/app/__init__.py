@@ -97,7 +97,7 @@ class _Core:
         self.converter = ImageConverter(metrics)
         suspects = Suspects(time.monotonic)
         self.upstreams, self.tasks = backends.build_upstreams(
-            config, self.scheduling, self.metering.admission, metrics, direct, public, suspects
+            config, self.scheduling, self.metering.admission, metrics, direct, public, suspects, self.converter
         )
         self.storage = build_storage(config, redis, metrics, self.budget)
         self.links = Links(SigningKeys(redis, config.signing_keys, time.time, time.monotonic), time.time)

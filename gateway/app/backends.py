@@ -13,6 +13,7 @@ from gateway.api.attribution import Attributor
 from gateway.config import Settings, SettingsError
 from gateway.config.resolve import Config
 from gateway.generation.calls import CallLimits, UpstreamClient
+from gateway.generation.conversion import ImageConverter
 from gateway.generation.downloads import DownloadLimits, ImageDownloader
 from gateway.generation.key_checks import KeyChecker, KeyHealthMonitor, Suspects
 from gateway.generation.runner import JobPolicy, Upstreams
@@ -150,6 +151,7 @@ def build_upstreams(
     direct: AiohttpTransport,
     public: AiohttpTransport,
     suspects: Suspects,
+    converter: ImageConverter,
 ) -> tuple[Upstreams, TaskTracker]:
     """`direct` connects to configured addresses, `public` to public ones only."""
     requests = config.settings.requests
@@ -158,7 +160,7 @@ def build_upstreams(
         connect_s, requests.call_timeout_s, requests.call_timeout_per_image_s, requests.max_response_bytes
     )
     download_limits = DownloadLimits(connect_s, requests.download_timeout_s, requests.max_download_bytes)
-    downloader = ImageDownloader(public, direct, download_limits, USER_AGENT)
+    downloader = ImageDownloader(public, direct, download_limits, USER_AGENT, converter)
 
     def endpoints() -> Mapping[str, UpstreamEndpoint]:
         return upstreams.supply.endpoints

@@ -206,6 +206,15 @@ class ImageReply:
     stated_usd_micros: int | None = None  # the cost of the call, if the provider states it
     made: Size | None = None  # read from the first image or stated with it; None: the planned size
     quality: str | None = None  # as the provider states it, in OpenAI's terms
+    parts: int = 1  # images in each picture; several are in a square grid, which the gateway cuts apart
+
+    @property
+    def images(self) -> int:
+        return len(self.pictures) * self.parts
+
+    def to_cut(self, wanted: int) -> int:
+        """Returns how many images are cut from each picture; 0 if each picture is one image."""
+        return min(wanted, self.parts) if self.parts > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)

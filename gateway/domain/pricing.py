@@ -200,7 +200,7 @@ class CallPrice:
         """Prices a response. The tenant pays its share of the images, and never more than was reserved for them."""
         made = replace(
             self.planned,
-            images=len(reply.pictures),
+            images=reply.images,
             quality=reply.quality or self.planned.quality,
             size=reply.made or self.planned.size,
             usage=reply.usage,

@@ -209,7 +209,7 @@ class UpstreamClient:
         elif outcome is None:
             report = NOT_SENT if sent_s is None else CallReport(ErrorCode.INTERNAL)
         else:
-            images = len(outcome.pictures)
+            images = min(order.images, outcome.images)
             report = CallReport(images=images, usd_micros=math.ceil(order.price.bill(outcome, images).charge))
         report = replace(report, sent_s=sent_s, is_cut_short=is_cut_short)
         label = report.error_code.value if report.error_code else "none"

@@ -29,8 +29,8 @@ class CodecProcess:
         self._result: IO[bytes] | None = None
         self._state = "idle"
 
-    def open(self, encoded: memoryview, form: Format, quality: int) -> int:
-        """Hands an image in base64 to the process. Blocks.
+    def open(self, encoded: memoryview, form: Format, quality: int, quarter: int | None = None) -> int:
+        """Hands an image in base64 to the process, which cuts a quarter out of it if told so. Blocks.
 
         Returns: its pixels.
         Raises: OSError if it is not an image, or the process does not answer.
@@ -41,7 +41,8 @@ class CodecProcess:
         with _shared_file() as source:
             source.write(encoded)
             files = [source.fileno(), result.fileno()]
-            pixels = self._ask(lambda: socket.send_fds(connection, [f"{form.value} {quality}".encode()], files))
+            request = f"{form.value} {quality} {'' if quarter is None else quarter}".encode()
+            pixels = self._ask(lambda: socket.send_fds(connection, [request], files))
         self._state = "opened"
         return pixels
 

@@ -1,5 +1,7 @@
 """Converts images to the file format that a client wants and an upstream does not make, or that an upstream takes.
 
+It also cuts the pictures of upstreams that make several images as one grid.
+
 PNG is lossless. WebP and JPEG have the quality that the client sets, 0 to 100. A conversion keeps what a viewer needs:
 an ICC profile that fits the pixels, and the EXIF orientation, applied to the pixels. Other metadata is dropped. JPEG
 shows transparent parts on white, and of an animation every format has the first frame.
@@ -103,6 +105,17 @@ class ImageConverter:
         memory.note(len(link) - len(encoded))
         return replace(image, link=link, format=Format.PNG, size_bytes=decoded_bytes(encoded))
 
+    async def cut(self, grid: Base64Image, count: int, memory: ByteAccount) -> tuple[Base64Image, ...]:
+        """Returns the first quarters of an image, by rows, as PNG; those that cannot be cut are left out.
+
+        They count against `memory` in place of the image.
+        """
+        parts = await asyncio.gather(
+            *(self._encode_in_turn(grid.base64, Format.PNG, None, memory, quarter=index) for index in range(count))
+        )
+        memory.note(-_held_bytes(grid))
+        return tuple(Base64Image(part) for part in parts if not isinstance(part, _Failure))
+
     async def close(self) -> None:
         """Ends the processes. Images that wait are left as they are."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -126,9 +139,16 @@ class ImageConverter:
         return replace(picture, base64=encoded)
 
     async def _encode_in_turn(
-        self, data: memoryview, form: Format, quality: int | None, memory: ByteAccount, *, is_input: bool = False
+        self,
+        data: memoryview,
+        form: Format,
+        quality: int | None,
+        memory: ByteAccount,
+        *,
+        is_input: bool = False,
+        quarter: int | None = None,
     ) -> "memoryview | _Failure":
-        """Returns an image of base64 as base64 in another format, which counts in `memory`."""
+        """Returns an image of base64, or a quarter of it, as base64 in a format, which counts in `memory`."""
         encoded: memoryview | _Failure
         if self._queued >= (_INPUTS_QUEUED_MAX if is_input else self._queued_max):
             encoded = _Failure.QUEUE_FULL
@@ -136,7 +156,7 @@ class ImageConverter:
             self._queued += 1
             try:
                 async with asyncio.timeout(self._timeout_s), self._slots:
-                    encoded = await self._encode(data, form, quality, memory, is_input=is_input)
+                    encoded = await self._encode(data, form, quality, memory, is_input=is_input, quarter=quarter)
             except TimeoutError:
                 encoded = _Failure.TIMEOUT
             except Exception:  # noqa: BLE001 - a broken file raises anything in Pillow, and the image is paid for
@@ -148,11 +168,18 @@ class ImageConverter:
         return encoded
 
     async def _encode(
-        self, data: memoryview, form: Format, quality: int | None, memory: ByteAccount, *, is_input: bool
+        self,
+        data: memoryview,
+        form: Format,
+        quality: int | None,
+        memory: ByteAccount,
+        *,
+        is_input: bool,
+        quarter: int | None,
     ) -> "memoryview | _Failure":
         loop, process = asyncio.get_running_loop(), self._processes.pop()
         try:
-            given = (data, form, _QUALITY if quality is None else quality)
+            given = (data, form, _QUALITY if quality is None else quality, quarter)
             pixels = await loop.run_in_executor(self._threads, process.open, *given)
             if pixels > (_INPUT_PIXELS_MAX if is_input else _PIXELS_MAX):
                 process.refuse()

@@ -14,6 +14,7 @@ import structlog
 
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import Base64Image, ImageUrl, Picture, ResponseFormat, sniff
+from gateway.generation.conversion import ImageConverter
 from gateway.generation.exchange import find_proxy, read_reply
 from gateway.generation.memory_budget import ByteAccount
 from gateway.generation.transport.addresses import is_public_name
@@ -44,6 +45,8 @@ class ImageDownloader:
     """Connects to origins that the operator configured."""
     _limits: DownloadLimits
     _user_agent: str
+    _converter: ImageConverter | None = None
+    """Cuts grids; None if no upstream makes them."""
 
     async def deliver(
         self,
@@ -53,12 +56,19 @@ class ImageDownloader:
         remaining_s: float,
         memory: ByteAccount | None = None,
         proxies: ProxyRules | None = None,
+        *,
+        to_cut: int = 0,
     ) -> tuple[Picture, ...]:
         """Returns the images in the requested format; those not downloaded within `remaining_s` are left out.
+
+        If `to_cut` images are in each picture, they are base64 in every format: no link leads to one of them.
 
         With `BOTH` they stay as links, which are paid for, and all attempts together last at most as long as one.
         Downloads count against `memory`.
         """
+        if to_cut:
+            whole = await self.deliver(pictures, ResponseFormat.BASE64, links, remaining_s, memory, proxies)
+            return await self._cut(whole, to_cut, memory or ByteAccount())
         if delivery is ResponseFormat.URL:  # at once: the release and the settlement then share a message to Redis
             return tuple(ImageUrl(links.client_url(one.url)) if isinstance(one, ImageUrl) else one for one in pictures)
         account, is_both = memory or ByteAccount(), delivery is ResponseFormat.BOTH
@@ -80,6 +90,12 @@ class ImageDownloader:
 
         received = await asyncio.gather(*map(receive, pictures))
         return tuple(picture for picture in received if picture)
+
+    async def _cut(self, pictures: tuple[Picture, ...], count: int, memory: ByteAccount) -> tuple[Picture, ...]:
+        assert self._converter
+        grids = [picture for picture in pictures if isinstance(picture, Base64Image)]
+        cut = await asyncio.gather(*(self._converter.cut(grid, count, memory) for grid in grids))
+        return tuple(image for images in cut for image in images)
 
     async def _encode(
         self, url: str, links: LinkPolicy, memory: ByteAccount, proxies: ProxyRules

@@ -290,14 +290,15 @@ class Upstreams:
         self, run: JobContext, target: PlannedTarget, order: UpstreamCall, reply: ImageReply
     ) -> CallResult:
         pictures, endpoint, delivery = reply.pictures, run.supply.endpoints[target.upstream], run.job.delivery
-        if any(isinstance(picture, ImageUrl) for picture in pictures):
+        if any(isinstance(picture, ImageUrl) for picture in pictures) or reply.parts > 1:
             if run.model.links.stores(delivery, is_emulated=bool(target.emulated)):
                 delivery = ResponseFormat.BOTH  # the provider's link is the client's if the image cannot be stored
             remaining_s, memory = max(0.0, run.ends_at - self._monotonic()), run.context.memory
             pictures = await self._fetcher.deliver(
-                pictures, delivery, endpoint.links, remaining_s, memory, endpoint.proxies
+                *(pictures, delivery, endpoint.links, remaining_s, memory, endpoint.proxies),
+                to_cut=reply.to_cut(order.images),
             )
-        withheld = max(0, min(order.images - len(reply.pictures), reply.failed or 0))  # at most as many as are missing
+        withheld = max(0, min(order.images - reply.images, reply.failed or 0))  # at most as many as are missing
         order.entry.share.deliver(order.images, len(pictures), withheld, order.price.bill(reply, len(pictures)))
         if not pictures:
             return GatewayError(ErrorCode.DOWNLOAD_FAILED, f"{len(reply.pictures)} links could not be fetched")

@@ -184,7 +184,7 @@ class TaskTracker:
         """Returns what is now known of its images; None if they stay unconfirmed, as those that nobody can get do."""
         account = f"{opened.upstream}/{opened.account}"
         if isinstance(outcome, ImageReply):
-            withheld = max(0, min(opened.images - len(outcome.pictures), outcome.failed or 0))
+            withheld = max(0, min(opened.images - outcome.images, outcome.failed or 0))
             kept = await self._keep(endpoint, opened, outcome) if opened.is_repeatable else 0
             return LateOutcome(opened.lease, account, kept + withheld, kept, withheld) if kept + withheld else None
         if outcome.row.withholds_images:
@@ -197,6 +197,7 @@ class TaskTracker:
         pictures = await self._fetcher.deliver(
             *(reply.pictures[: opened.images], opened.asked, endpoint.links, _DOWNLOAD_S),
             proxies=endpoint.proxies,
+            to_cut=reply.to_cut(opened.images),
         )
         result = ImageResult(pictures, opened.made, opened.images, reply.id, int(self._clock()))
         keep = self.keep if pictures else None
@@ -278,7 +279,7 @@ def _lease(opened: OpenTask, key: ProviderKey, now_s: float) -> Lease:
 def _report(opened: OpenTask, outcome: _Outcome) -> CallReport:
     if isinstance(outcome, GatewayError):
         return CallReport(outcome.error_code, outcome.retry_after_s, outcome.cooldown_s)
-    images = min(opened.images, len(outcome.pictures))
+    images = min(opened.images, outcome.images)
     return CallReport(images=images, usd_micros=images * opened.price_usd_micros)
 
 

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.providers.ai302 import Ai302
+from gateway.providers.ai302_tasks import Ai302Tasks
 from gateway.providers.bfl import BlackForestLabs
 from gateway.providers.glif import Glif
 from gateway.providers.google import Google
 from gateway.providers.ideogram import Ideogram
+from gateway.providers.luma import Luma
+from gateway.providers.luma_photon import LumaPhoton
+from gateway.providers.midjourney import Midjourney
 from gateway.providers.minimax import MiniMax
 from gateway.providers.openai import OpenAI
 from gateway.providers.openai.profiles import PROFILES
@@ -20,10 +24,14 @@ from gateway.providers.stability import Stability
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
+    "302ai-tasks": Ai302Tasks(),
     "bfl": BlackForestLabs(),
     "glif": Glif(),
     "google": Google(),
     "ideogram": Ideogram(),
+    "luma": Luma(),
+    "luma-photon": LumaPhoton(),
+    "midjourney": Midjourney(),
     "minimax": MiniMax(),
     "stability": Stability(),
     **{name: OpenAI(profile) for name, profile in PROFILES.items()},

@@ -25,6 +25,25 @@ ARK: Final = Program(
     },
     images=3,
 )
+LUMA: Final = Program(
+    "luma-0.5.0",
+    Packages("luma", ("luma-agents==0.5.0", "lumaai==1.21.0")),
+    "luma_images.py",
+    {
+        "image": "jpeg 2048x1152",
+        "edit": "png 2048x2048",
+        "moderated": "content_moderated",
+        "busy": "RateLimitError",
+        "without balance": "APIStatusError",
+        "wrong key": "AuthenticationError",
+        "unknown task": "NotFoundError",
+        "files": "0 files",
+        "photon image": "png 1792x1344",
+        "photon moderated": "Failed content moderation",
+        "balance": "1000 cents",
+    },
+    images=3,
+)
 ZAI: Final = Program(
     "zai-0.2.3",
     Packages("zai", ("zai-sdk==0.2.3",)),
@@ -45,7 +64,7 @@ def twin() -> Iterator[Simulator]:
         yield running
 
 
-@pytest.mark.parametrize("program", [ARK, ZAI], ids=lambda program: program.name)
+@pytest.mark.parametrize("program", [ARK, LUMA, ZAI], ids=lambda program: program.name)
 def test_a_provider_sdk_is_content_with_the_simulator(
     program: Program, twin: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

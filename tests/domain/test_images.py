@@ -13,6 +13,7 @@ from gateway.domain.images import (
     Base64Image,
     Format,
     ImageJob,
+    ImageReply,
     ImageResult,
     ImageUrl,
     InputImage,
@@ -188,3 +189,9 @@ def test_format_is_sniffed_plain_and_in_base64(head: bytes, expected: Format | N
 def test_a_sound_file_is_no_picture() -> None:
     """RIFF is also the container of WAV and AVI: bytes 8 to 11 tell them apart."""
     assert sniff(b"RIFF\x24\0\0\0WAVEfmt ") is None
+
+
+@pytest.mark.parametrize(("parts", "wanted", "expected"), [(1, 3, 0), (4, 1, 1), (4, 4, 4), (4, 9, 4)])
+def test_as_many_images_are_cut_as_are_wanted(parts: int, wanted: int, expected: int) -> None:
+    reply = ImageReply((ImageUrl("https://a.example/a.png"),), parts=parts)
+    assert (expected, parts) == (reply.to_cut(wanted), reply.images)

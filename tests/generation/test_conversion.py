@@ -435,3 +435,26 @@ async def test_a_conversion_that_is_given_up_does_not_go_on(own_converter: Image
         await converting
     await asyncio.to_thread(wait_until, lambda: child not in children(), "its process has ended")
     assert await own_converter.convert((SOURCES["JPEG"],), Format.PNG, None, account) is not None
+
+
+@pytest.mark.parametrize(("form", "size"), [("PNG", (8, 6)), ("WEBP", (8, 6)), ("PNG", (9, 7))])
+async def test_a_grid_is_cut_into_its_quarters_by_rows(
+    converter: ImageConverter, form: str, size: tuple[int, int]
+) -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+    grid, account = Image.new("RGB", size, "white"), ByteAccount()
+    for index, colour in enumerate(colours):
+        left, top = index % 2 * (size[0] - size[0] // 2), index // 2 * (size[1] - size[1] // 2)
+        grid.paste(colour, (left, top, left + size[0] // 2, top + size[1] // 2))
+    whole = saved(grid, form, lossless=True)
+    account.note(len(whole.base64))
+    parts = await converter.cut(whole, 4, account)
+    assert colours == [opened(part).getpixel((0, 0)) for part in parts]
+    assert [1] * 4 == [len(opened(part).getcolors() or ()) for part in parts]
+    assert {(size[0] // 2, size[1] // 2)} == {opened(part).size for part in parts}
+    assert sum(len(part.base64) for part in parts) == account.held_bytes
+    assert parts[:2] == await converter.cut(whole, 2, ByteAccount())
+
+
+async def test_what_is_no_picture_is_cut_into_nothing(converter: ImageConverter) -> None:
+    assert () == await converter.cut(encoded(b"\x89PNG\r\n\x1a\n" + bytes(99)), 4, ByteAccount())

@@ -17,8 +17,7 @@ REFERENCE_MAX_PIXELS: Final = 50_000_000  # larger references are not decoded
 
 def draw(sketch: Sketch, *, image_bytes: int | None = None) -> bytes:
     """Draws a JPEG, padded to `image_bytes` with zeros after its end marker, which decoders skip."""
-    image = _background(sketch)
-    _write(image, sketch.prompt)
+    image = _grid(sketch) if sketch.is_grid else _single(sketch)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
     return file.getvalue().ljust(image_bytes or 0, b"\0")
@@ -33,6 +32,21 @@ def reduce_reference(link: str) -> bytes:
     except (OSError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         pass
     return hashlib.shake_256(link.encode("utf-8", "surrogatepass")).digest(18)
+
+
+def _grid(sketch: Sketch) -> Image.Image:
+    width, height = sketch.width // 2, sketch.height // 2
+    grid = Image.new("RGB", (2 * width, 2 * height))
+    for index in range(4):
+        single = Sketch(sketch.prompt, width, height, index, sketch.seed, sketch.reference)
+        grid.paste(_single(single), (index % 2 * width, index // 2 * height))
+    return grid
+
+
+def _single(sketch: Sketch) -> Image.Image:
+    image = _background(sketch)
+    _write(image, sketch.prompt)
+    return image
 
 
 def _background(sketch: Sketch) -> Image.Image:

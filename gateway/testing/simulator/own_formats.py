@@ -49,6 +49,8 @@ class Order:
     seed: int | None = None
     reference: bytes = field(default=b"", repr=False)
     """An image file to edit."""
+    is_grid: bool = False
+    """Its images are one picture."""
     is_linked: bool | None = None
     """The images are fetched by link; None: as the format has it."""
 

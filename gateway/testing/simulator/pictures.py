@@ -21,6 +21,8 @@ class Sketch:
     seed: int | None
     reference: bytes = b""
     """Six colours of the reference image, 3 bytes each; empty without one."""
+    is_grid: bool = False
+    """Four images in one, by rows."""
 
 
 class Gallery:
