@@ -39,7 +39,7 @@ _AT_ONCE: Final = 8
 _REGIONS: Final = {
     "minimax": "https://api.minimax.io worldwide, https://api.minimaxi.com in mainland China",
     "bfl": "https://api.bfl.ai worldwide, https://api.eu.bfl.ai and https://api.us.bfl.ai for one region",
-    "302ai": "https://api.302.ai worldwide, https://api.302ai.cn in mainland China",
+    **dict.fromkeys(("302ai", "302ai-tasks"), "https://api.302.ai worldwide, https://api.302ai.cn in mainland China"),
 }
 """Each provider's own hosts (reference/minimax.md 1.1, 5.2)."""
 

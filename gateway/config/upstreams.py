@@ -120,6 +120,7 @@ ProviderName = Literal[
     "302ai",
     "302ai-images",
     "302ai-openai",
+    "302ai-tasks",
     "ark",
     "azure",
     "bfl",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.providers.ai302 import Ai302
+from gateway.providers.ai302_tasks import Ai302Tasks
 from gateway.providers.bfl import BlackForestLabs
 from gateway.providers.glif import Glif
 from gateway.providers.google import Google
@@ -20,6 +21,7 @@ from gateway.providers.stability import Stability
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
+    "302ai-tasks": Ai302Tasks(),
     "bfl": BlackForestLabs(),
     "glif": Glif(),
     "google": Google(),

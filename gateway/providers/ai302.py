@@ -86,8 +86,13 @@ class Ai302(MiniMax):
         return None
 
     def raise_error(self, reply: UpstreamResponse, envelope: UntrustedObject) -> int | None:
-        for holder in (envelope.inner("error"), envelope.inner("data").inner("error")):
-            if err_code := holder.integer("err_code"):
-                error_code, text = ERR_CODES.get(err_code, ErrorCode.UPSTREAM_ERROR), holder.text("message")
-                raise refusal(error_code, f"{err_code} {text}", text, reply)
+        raise_err_code(reply, envelope)
         return super().raise_error(reply, envelope)
+
+
+def raise_err_code(reply: UpstreamResponse, envelope: UntrustedObject) -> None:
+    """Raises the error that 302.AI itself states (reference/minimax.md 5.3, shape 1)."""
+    for holder in (envelope.inner("error"), envelope.inner("data").inner("error")):
+        if err_code := holder.integer("err_code"):
+            error_code, text = ERR_CODES.get(err_code, ErrorCode.UPSTREAM_ERROR), holder.text("message")
+            raise refusal(error_code, f"{err_code} {text}", text, reply)

@@ -92,6 +92,12 @@ def word_error(named: ErrorCode | None, detail: str, text: str, reply: UpstreamR
     return refusal(error_code, detail, text, reply)
 
 
+def task_error(text: str, named: ErrorCode = ErrorCode.UPSTREAM_ERROR) -> GatewayError:
+    """Builds the error of a task that failed. A whole sentence of the provider may say that the prompt is to blame."""
+    known = (error_code for pattern, error_code in SENTENCES if pattern.fullmatch(text.strip()))
+    return GatewayError(next(known, named), text or "the task failed without a reason")
+
+
 def without_own_words(text: str, sent: bytes) -> str:
     """Returns the text in lower case, with each substring of the request replaced by an ellipsis."""
     lower = text.lower()

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.testing.simulator.accounts import Account, Accounts, account_of
+from gateway.testing.simulator.ai302_tasks import Ai302TaskFormat
 from gateway.testing.simulator.api import ApiRoutes, CapturedRequest
 from gateway.testing.simulator.bfl import BflRoutes
 from gateway.testing.simulator.call_log import Call, CallLog, Rule
@@ -41,6 +42,7 @@ from gateway.testing.simulator.responses import (
 )
 from gateway.testing.simulator.stability import StabilityFormat
 from gateway.testing.simulator.states import KeyStates, Outages
+from gateway.testing.simulator.tasks import TaskEndpoint
 from gateway.testing.simulator.waiting import HANG_S, TURNS, while_connected
 
 KEPT_REQUESTS: Final = 100
@@ -51,6 +53,7 @@ _OWN_FORMATS: Final[tuple[OwnFormat, ...]] = (
     StabilityFormat(),
     *map(OpenAIFormat, WIRES),
 )
+_TASK_FORMATS: Final = (Ai302TaskFormat(),)
 
 
 def create_simulator(
@@ -78,6 +81,7 @@ def create_simulator(
     bfl = BflRoutes(accounts, gallery, states, call_log, latency_s=latency_s, sleep=sleep)
     shop = Workshop(accounts, gallery, states, outages, call_log, endpoint.captured, latency_s, sleep)
     own = [route for form in _OWN_FORMATS for route in shop.routes(form)]
+    own += [route for form in _TASK_FORMATS for route in TaskEndpoint(shop, form).routes()]
     return Starlette(
         routes=[*own, *bfl.routes(), *_routes(endpoint, api, FaultSwitches(states, outages, edge))],
         exception_handlers={ClientDisconnect: _ignore_disconnect, InvalidSwitchError: render_invalid_switch},

@@ -1,0 +1,119 @@
+"""Each provider whose calls begin tasks, against its twin: what the client gets, and what is charged."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.providers import PROVIDERS
+from gateway.providers.protocol import TaskProvider
+from tests.support.harness import Gateway, Simulator, admin, document, gatewaying, simulating, upstream
+
+PRICE = "0.0035"
+SPELLING = {"302ai-tasks": "flux-2-pro"}
+BLAMES = ("key", "balance", "busy")
+"""Each blames an account, so it has an upstream of its own."""
+ANSWERS: dict[str, dict[str, tuple[int, str]]] = {
+    "302ai-tasks": {"busy": (503, "upstream_unavailable")},
+}
+"""Where a provider's answer differs from the usual one."""
+
+
+@pytest.fixture(scope="module", params=SPELLING)
+def provider(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def twin() -> Iterator[Simulator]:
+    with simulating() as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="module")
+def gateway(one_redis_server: str, twin: Simulator) -> Iterator[Gateway]:
+    """All providers in one gateway, which asks more often than they advise."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SPELLING:
+            provider = PROVIDERS[name]
+            assert isinstance(provider, TaskProvider)
+            patch.setattr(provider, "rhythm", replace(provider.rhythm, first_s=0.3, interval_s=0.3, longest_s=0.3))
+        upstreams = [
+            upstream(f"{name}-{case}", name, twin.url, f"{name}-{case}:{name}-{case}-1")
+            for name in SPELLING
+            for case in ("well", *BLAMES)
+        ]
+        models: Any = [
+            {
+                "id": entry["name"],
+                "price_per_image_usd": PRICE,
+                "targets": [{"upstream": entry["name"], "model": SPELLING[str(entry["provider"])]}],
+            }
+            for entry in upstreams
+        ]
+        with gatewaying(document(one_redis_server, *upstreams, models=models)) as running:
+            yield running
+
+
+def charged(gateway: Gateway) -> str:
+    total: str = admin(gateway.url, "GET", "/usage?tenant=acme").json()["total"]["usd"]
+    return total
+
+
+def test_a_task_ends_with_its_images(gateway: Gateway, twin: Simulator, provider: str) -> None:
+    for delivery, count in (("b64_json", 1), ("url", 1), ("b64_json", 3)):
+        twin.reset()
+        answer = gateway.generate(
+            model=f"{provider}-well", prompt="a cat", n=count, size="1024x1024", response_format=delivery
+        )
+        assert 200 == answer.status_code, answer.text
+        assert [True] * count == [bool(image[delivery]) for image in answer.json()["data"]]
+        assert count == twin.images_billed()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "code"),
+    [
+        ("[code=1026]", 400, "moderation_blocked"),
+        ("[code=1027]", 400, "moderation_blocked"),
+        ("[code=1000]", 502, "upstream_error"),
+        ("[code=2013]", 400, "invalid_value"),
+    ],
+)
+def test_a_refusal_or_a_failure_is_free(
+    gateway: Gateway, twin: Simulator, provider: str, words: str, status: int, code: str
+) -> None:
+    before = charged(gateway)
+    answer = gateway.generate(model=f"{provider}-well", prompt=f"a cat {words}", size="1024x1024")
+    assert (status, code) == (answer.status_code, answer.json()["error"]["code"]), answer.text
+    assert before == charged(gateway)
+
+
+@pytest.mark.parametrize("words", ["[code=1024]", "[empty]", "[http=502]"])
+def test_an_unknown_outcome_is_never_bought_again(gateway: Gateway, twin: Simulator, provider: str, words: str) -> None:
+    """The task is forgotten, ends without an image, or its submission gets a proxy's answer."""
+    twin.reset()
+    answer = gateway.generate(model=f"{provider}-well", prompt=f"a cat {words}", size="1024x1024")
+    assert (502, 1) == (answer.status_code, twin.invoice()["total"]["requests"]), answer.text
+
+
+def test_an_account_is_blamed_for_what_is_its_own(gateway: Gateway, provider: str) -> None:
+    for case, words, status, code in (
+        ("key", "[code=2049]", 503, "upstream_unavailable"),
+        ("balance", "[code=1008]", 503, "upstream_unavailable"),
+        ("busy", "[code=1041]", 429, "rate_limit_exceeded"),
+    ):
+        name = f"{provider}-{case}"
+        answer = gateway.generate(model=name, prompt=f"a cat {words}")
+        expected = ANSWERS.get(provider, {}).get(case, (status, code))
+        assert expected == (answer.status_code, answer.json()["error"]["code"]), answer.text
+        assert {"ready"} != states_of(gateway, name), case
+
+
+def states_of(gateway: Gateway, name: str) -> set[str]:
+    """The states of an upstream, its account and its key."""
+    [found] = [one for one in admin(gateway.url, "GET", "/pool").json()["data"] if one["name"] == name]
+    [account] = found["accounts"]
+    return {found["state"], account["state"], account["keys"][0]["state"]}
