@@ -125,6 +125,7 @@ ProviderName = Literal[
     "azure",
     "bfl",
     "byteplus",
+    "fal",
     "generic",
     "glif",
     "google",

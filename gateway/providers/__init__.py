@@ -10,6 +10,7 @@ from typing import Final
 from gateway.providers.ai302 import Ai302
 from gateway.providers.ai302_tasks import Ai302Tasks
 from gateway.providers.bfl import BlackForestLabs
+from gateway.providers.fal import Fal
 from gateway.providers.glif import Glif
 from gateway.providers.google import Google
 from gateway.providers.ideogram import Ideogram
@@ -23,6 +24,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "302ai": Ai302(),
     "302ai-tasks": Ai302Tasks(),
     "bfl": BlackForestLabs(),
+    "fal": Fal(),
     "glif": Glif(),
     "google": Google(),
     "ideogram": Ideogram(),

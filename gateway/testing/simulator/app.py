@@ -20,6 +20,7 @@ from gateway.testing.simulator.api import ApiRoutes, CapturedRequest
 from gateway.testing.simulator.bfl import BflRoutes
 from gateway.testing.simulator.call_log import Call, CallLog, Rule
 from gateway.testing.simulator.edge import Edge
+from gateway.testing.simulator.fal import FalEndpoint, FalFormat
 from gateway.testing.simulator.fault_injection import FaultScript, RefusedError, parse_script, require_key
 from gateway.testing.simulator.fault_rules import FaultSwitches, InvalidSwitchError, render_invalid_switch
 from gateway.testing.simulator.glif import GlifFormat
@@ -82,6 +83,7 @@ def create_simulator(
     shop = Workshop(accounts, gallery, states, outages, call_log, endpoint.captured, latency_s, sleep)
     own = [route for form in _OWN_FORMATS for route in shop.routes(form)]
     own += [route for form in _TASK_FORMATS for route in TaskEndpoint(shop, form).routes()]
+    own += FalEndpoint(shop, FalFormat()).routes()
     return Starlette(
         routes=[*own, *bfl.routes(), *_routes(endpoint, api, FaultSwitches(states, outages, edge))],
         exception_handlers={ClientDisconnect: _ignore_disconnect, InvalidSwitchError: render_invalid_switch},
