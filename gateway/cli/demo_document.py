@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import MadeImages
 from gateway.domain.tenants import KEY_PREFIX
-from gateway.providers import bfl, fal, google, ideogram, stability
+from gateway.providers import bfl, fal, google, ideogram, luma, stability
 from gateway.providers.openai.profiles import PROFILES
 from gateway.providers.protocol import ModelFacts
 
@@ -51,6 +51,7 @@ PROVIDERS: Final = (
     _of("STABILITY_API_KEY", "stability", "https://api.stability.ai", stability.MODELS),
     _of("GEMINI_API_KEY", "google", "https://generativelanguage.googleapis.com", google.MODELS),
     _of("IDEOGRAM_API_KEY", "ideogram", "https://api.ideogram.ai", ideogram.MODELS),
+    _of("LUMA_API_KEY", "luma", "https://agents.lumalabs.ai", luma.MODELS),
     # A megapixel (reference/providers.md 4.1).
     DemoProvider(
         *("BFL_API_KEY", "bfl", "https://api.bfl.ai", {model: model for model in bfl.MODELS}, bfl.MODELS),

@@ -130,6 +130,8 @@ ProviderName = Literal[
     "glif",
     "google",
     "ideogram",
+    "luma",
+    "luma-photon",
     "minimax",
     "minimax-h3",
     "openai",

@@ -14,6 +14,8 @@ from gateway.providers.fal import Fal
 from gateway.providers.glif import Glif
 from gateway.providers.google import Google
 from gateway.providers.ideogram import Ideogram
+from gateway.providers.luma import Luma
+from gateway.providers.luma_photon import LumaPhoton
 from gateway.providers.minimax import MiniMax
 from gateway.providers.openai import OpenAI
 from gateway.providers.openai.profiles import PROFILES
@@ -28,6 +30,8 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "glif": Glif(),
     "google": Google(),
     "ideogram": Ideogram(),
+    "luma": Luma(),
+    "luma-photon": LumaPhoton(),
     "minimax": MiniMax(),
     "stability": Stability(),
     **{name: OpenAI(profile) for name, profile in PROFILES.items()},

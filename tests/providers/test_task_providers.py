@@ -65,6 +65,31 @@ SENT: Final[list[tuple[str, str, ImageJob, str, object]]] = [
         *("302ai-tasks", "m", edit(IMAGE), "/302/v2/image/generate?run_async=true"),
         {"model": "m", "prompt": "a cat", "image": "data:image/png;base64,iVBORw0K"},
     ),
+    (
+        *("luma", "uni-1", ImageJob("a cat", end_user="u-1"), "/v1/generations"),
+        {"model": "uni-1", "prompt": "a cat", "type": "image", "aspect_ratio": "1:1", "user_id": "u-1"},
+    ),
+    (
+        *("luma", "uni-1-max", edit(IMAGE, LINKED, size=Size(1024, 512), output_format=Format.PNG), "/v1/generations"),
+        {
+            "model": "uni-1-max",
+            "prompt": "a cat",
+            "type": "image_edit",
+            "aspect_ratio": "2:1",
+            "output_format": "png",
+            "source": {"media_type": "image/png", "data": "iVBORw0K"},
+            "image_ref": [{"url": URL}],
+        },
+    ),
+    (
+        *("luma-photon", "photon-1", ImageJob("a cat", aspect_ratio="21:9", output_format=Format.JPEG)),
+        "/dream-machine/v1/generations/image",
+        {"model": "photon-1", "prompt": "a cat", "aspect_ratio": "21:9", "format": "jpg"},
+    ),
+    (
+        *("luma-photon", "photon-1", edit(LINKED), "/dream-machine/v1/generations/image"),
+        {"model": "photon-1", "prompt": "a cat", "aspect_ratio": "1:1", "modify_image_ref": {"url": URL}},
+    ),
 ]
 """Provider, model, job, path, body."""
 
@@ -94,6 +119,22 @@ SUBMITTED: Final[list[tuple[str, int, object, Task | ImageReply | ErrorCode]]] =
     ("302ai-tasks", 401, {"error": {"message": "m"}}, ErrorCode.BARE_UNAUTHORIZED),
     ("302ai-tasks", 429, {"code": "RateLimitExceeded"}, ErrorCode.BARE_RATE_LIMITED),
     ("302ai-tasks", 502, PAGE, ErrorCode.INVALID_RESPONSE),
+    ("luma", 201, {"id": "t-1", "state": "queued"}, TASK),
+    ("luma", 201, {"state": "queued"}, ErrorCode.INVALID_RESPONSE),
+    ("luma", 401, {"detail": "Invalid API key"}, ErrorCode.BARE_UNAUTHORIZED),
+    ("luma", 402, {"detail": "Insufficient balance"}, ErrorCode.INSUFFICIENT_BALANCE),
+    ("luma", 402, {"error": "Insufficient balance"}, ErrorCode.BARE_PAYMENT_REQUIRED),
+    ("luma", 403, {"detail": "Account suspended"}, ErrorCode.BARE_FORBIDDEN),
+    ("luma", 422, {"detail": [{"msg": "prompt: required"}]}, ErrorCode.UPSTREAM_REJECTED),
+    ("luma", 429, {"detail": "Rate limit exceeded"}, ErrorCode.ACCOUNT_RATE_LIMITED),
+    ("luma", 429, {"detail": "Too many concurrent jobs."}, ErrorCode.ACCOUNT_CONNECTION_LIMITED),
+    ("luma", 429, {"detail": "Slow down"}, ErrorCode.BARE_RATE_LIMITED),
+    ("luma", 503, {"detail": "m"}, ErrorCode.INVALID_RESPONSE),
+    ("luma-photon", 201, {"id": "t-1", "state": "queued"}, TASK),
+    ("luma-photon", 400, {"detail": "Prompt is too long"}, ErrorCode.UPSTREAM_REJECTED),
+    ("luma-photon", 402, {"detail": "Insufficient credits"}, ErrorCode.BARE_PAYMENT_REQUIRED),
+    ("luma-photon", 429, {"detail": "m"}, ErrorCode.BARE_RATE_LIMITED),
+    ("luma-photon", 502, PAGE, ErrorCode.INVALID_RESPONSE),
 ]
 
 
@@ -141,6 +182,44 @@ POLLED: Final[list[tuple[str, int, object, ImageReply | ErrorCode | type[Raised]
     ("302ai-tasks", 500, {"task_id": "t-1", "status": "failed"}, Raised),
     ("302ai-tasks", 404, {}, Raised),
     ("302ai-tasks", 502, PAGE, Raised),
+    ("luma", 200, {"id": "t-1", "state": "queued"}, None),
+    ("luma", 200, {"id": "t-1", "state": "processing", "output": [{"type": "image", "url": URL}]}, None),
+    (
+        *("luma", 200, {"id": "t-1", "state": "completed", "output": [{"type": "image", "url": URL}]}),
+        ImageReply((ImageUrl(URL),), "t-1"),
+    ),
+    ("luma", 200, {"id": "t-1", "state": "completed", "output": [{"type": "video"}]}, ErrorCode.INVALID_RESPONSE),
+    *(
+        ("luma", 200, {"id": "t-1", "state": "failed", "failure_code": code}, error_code)
+        for code, error_code in (
+            ("content_moderated", ErrorCode.CONTENT_OUTPUT),
+            ("generation_failed", ErrorCode.UPSTREAM_ERROR),
+            ("budget_exhausted", ErrorCode.UPSTREAM_ERROR),
+            ("corrupt_input", ErrorCode.UPSTREAM_REJECTED),
+            ("new", ErrorCode.UPSTREAM_ERROR),
+        )
+    ),
+    ("luma", 404, {"detail": "Generation not found"}, ErrorCode.TASK_LOST),
+    ("luma", 404, PAGE, Raised),
+    ("luma", 401, {"detail": "Invalid API key"}, Raised),
+    ("luma", 429, {"detail": "Rate limit exceeded"}, Raised),
+    ("luma", 200, {"id": "t-1", "state": "paused"}, Raised),
+    ("luma", 200, {"id": "t-2", "state": "completed"}, Raised),
+    ("luma-photon", 200, {"id": "t-1", "state": "dreaming"}, None),
+    (
+        *("luma-photon", 200, {"id": "t-1", "state": "completed", "assets": {"image": URL}}),
+        ImageReply((ImageUrl(URL),), "t-1"),
+    ),
+    ("luma-photon", 200, {"id": "t-1", "state": "completed", "assets": None}, ErrorCode.INVALID_RESPONSE),
+    (
+        *("luma-photon", 200, {"id": "t-1", "state": "failed", "failure_reason": "Failed content moderation"}),
+        ErrorCode.CONTENT_INPUT,
+    ),
+    ("luma-photon", 200, {"id": "t-1", "state": "failed", "failure_reason": "m"}, ErrorCode.UPSTREAM_ERROR),
+    ("luma-photon", 200, {"id": "t-1", "state": "failed", "failure_reason": None}, ErrorCode.UPSTREAM_ERROR),
+    ("luma-photon", 404, {"detail": "m"}, ErrorCode.TASK_LOST),
+    ("luma-photon", 200, {"id": "t-1", "state": "paused"}, Raised),
+    ("luma-photon", 502, PAGE, Raised),
 ]
 
 
@@ -156,7 +235,11 @@ def test_a_state_is_read(
     assert expected == (read.error_code if isinstance(read, GatewayError) else read)
 
 
-POLLS: Final = [("302ai-tasks", "/302/v2/image/fetch/a%2F..%3Fb")]
+POLLS: Final = [
+    ("302ai-tasks", "/302/v2/image/fetch/a%2F..%3Fb"),
+    ("luma", "/v1/generations/a%2F..%3Fb"),
+    ("luma-photon", "/dream-machine/v1/generations/a%2F..%3Fb"),
+]
 
 
 @pytest.mark.parametrize(("provider", "path"), POLLS)
@@ -169,6 +252,13 @@ CHECKED: Final[list[tuple[str, int, object, KeyCheck | ErrorCode]]] = [
     ("302ai-tasks", 200, {"object": "list", "data": []}, KeyCheck()),
     ("302ai-tasks", 401, {"error": {"err_code": -10002, "message": "m"}}, ErrorCode.KEY_INVALID),
     ("302ai-tasks", 200, {}, ErrorCode.INVALID_RESPONSE),
+    ("luma", 200, {"files": []}, KeyCheck()),
+    ("luma", 401, {"detail": "Invalid API key"}, ErrorCode.KEY_INVALID),
+    ("luma", 401, {"message": "m"}, ErrorCode.BARE_UNAUTHORIZED),
+    ("luma-photon", 200, {"credit_balance": 12.5}, KeyCheck(proves_balance=True)),
+    ("luma-photon", 200, {"credit_balance": 0}, ErrorCode.INSUFFICIENT_BALANCE),
+    ("luma-photon", 200, {}, ErrorCode.INVALID_RESPONSE),
+    ("luma-photon", 401, {"detail": "m"}, ErrorCode.KEY_INVALID),
 ]
 
 

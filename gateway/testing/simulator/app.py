@@ -27,6 +27,7 @@ from gateway.testing.simulator.glif import GlifFormat
 from gateway.testing.simulator.google import GoogleFormat
 from gateway.testing.simulator.ideogram import IdeogramFormat
 from gateway.testing.simulator.limits import Limits, Minute
+from gateway.testing.simulator.luma import LumaFormat, PhotonFormat
 from gateway.testing.simulator.openai_format import OpenAIFormat
 from gateway.testing.simulator.openai_wires import WIRES
 from gateway.testing.simulator.own_formats import OwnFormat, Workshop
@@ -54,7 +55,7 @@ _OWN_FORMATS: Final[tuple[OwnFormat, ...]] = (
     StabilityFormat(),
     *map(OpenAIFormat, WIRES),
 )
-_TASK_FORMATS: Final = (Ai302TaskFormat(),)
+_TASK_FORMATS: Final = (Ai302TaskFormat(), LumaFormat(), PhotonFormat())
 
 
 def create_simulator(
