@@ -1,7 +1,7 @@
 """fal.ai's queue, queue.fal.run: `POST /MODEL` begins a task (reference/providers.md 4.2).
 
-Sources: [D] fal.ai/docs (inference API, model errors, request errors, FAQ), [S] fal-client 1.0.3, [I3] @ai-sdk/fal 2.0.59,
-[L] issues of fal-ai/fal with bodies that users saw, [I] inferred.
+Sources: [D] fal.ai/docs (inference API, model errors, request errors, FAQ), [S] fal-client 1.0.3, [I3] @ai-sdk/fal
+2.0.59, [L] issues of fal-ai/fal with bodies that users saw, [I] inferred.
 """
 
 import re
