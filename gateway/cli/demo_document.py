@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.billing import MadeImages
 from gateway.domain.tenants import KEY_PREFIX
-from gateway.providers import bfl, fal, google, ideogram, luma, stability
+from gateway.providers import bfl, fal, google, ideogram, luma, replicate, stability
 from gateway.providers.openai.profiles import PROFILES
 from gateway.providers.protocol import ModelFacts
 
@@ -65,6 +65,11 @@ PROVIDERS: Final = (
         *("FAL_KEY", "fal", "https://queue.fal.run", {model: model for model in fal.MODELS}),
         {model: known.facts for model, known in fal.MODELS.items()},
         {"fal-ai/flux/dev": "0.05", "fal-ai/flux/schnell": "0.006", "fal-ai/flux-pro/v1.1": "0.08"},
+    ),
+    DemoProvider(
+        *("REPLICATE_API_TOKEN", "replicate", "https://api.replicate.com"),
+        {model: model for model, known in replicate.MODELS.items() if known.facts.rate},
+        {model: known.facts for model, known in replicate.MODELS.items()},
     ),
     # A square of the highest quality of 2; the others can cost as much (reference/providers.md 1.2).
     _of_profile(

@@ -137,6 +137,7 @@ ProviderName = Literal[
     "openai",
     "qianfan",
     "recraft",
+    "replicate",
     "stability",
     "zai",
     "zhipu",

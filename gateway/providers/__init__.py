@@ -20,6 +20,7 @@ from gateway.providers.minimax import MiniMax
 from gateway.providers.openai import OpenAI
 from gateway.providers.openai.profiles import PROFILES
 from gateway.providers.protocol import Provider
+from gateway.providers.replicate import Replicate
 from gateway.providers.stability import Stability
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
@@ -33,6 +34,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "luma": Luma(),
     "luma-photon": LumaPhoton(),
     "minimax": MiniMax(),
+    "replicate": Replicate(),
     "stability": Stability(),
     **{name: OpenAI(profile) for name, profile in PROFILES.items()},
 }

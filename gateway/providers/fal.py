@@ -19,6 +19,7 @@ from gateway.domain.images import CallPlan, Format, ImageJob, ImageReply, Operat
 from gateway.domain.sizes import AspectRatios, SizeBounds, SizeList, SizeRule
 from gateway.domain.tasks import PollRhythm, Task
 from gateway.providers.error_texts import refusal
+from gateway.providers.ideogram import V3_RATIOS
 from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest, lowered
 from gateway.providers.replies import UntrustedObject, UpstreamResponse, http_error, parse_any, read_link
 from gateway.providers.stray_images import has_stray_images
@@ -73,18 +74,8 @@ _RECRAFT: Final = SizeList(
     )
 )
 """Of Recraft V3 at its maker (section 7)."""
-_IDEOGRAM: Final = AspectRatios(
-    {
-        "1:1": Size(1024, 1024),
-        "16:9": Size(1312, 736),
-        "9:16": Size(736, 1312),
-        "4:3": Size(1152, 864),
-        "3:4": Size(864, 1152),
-        "3:2": Size(1248, 832),
-        "2:3": Size(832, 1248),
-    }
-)
-"""Resolutions of 3.0 at its maker (6.2), sent as width and height [I]."""
+_IDEOGRAM: Final = AspectRatios(V3_RATIOS)
+"""Ratios of 3.0 at its maker (6.2), sent as width and height [I]."""
 _NANO_BANANA: Final = AspectRatios(
     {
         "1:1": Size(1024, 1024),

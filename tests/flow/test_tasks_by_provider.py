@@ -13,7 +13,7 @@ from tests.support.harness import Gateway, Simulator, admin, document, gatewayin
 
 PRICE = "0.0035"
 SPELLING = {"302ai-tasks": "flux-2-pro", "luma": "uni-1", "luma-photon": "photon-1"}
-SPELLING |= {"fal": "fal-ai/flux/dev"}
+SPELLING |= {"fal": "fal-ai/flux/dev", "replicate": "black-forest-labs/flux-schnell"}
 BLAMES = ("key", "balance", "busy")
 """Each blames an account, so it has an upstream of its own."""
 ANSWERS: Final = {("302ai-tasks", "busy"): (503, "upstream_unavailable")}
