@@ -191,8 +191,9 @@ class Fal:
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | Task:  # noqa: ARG002
         """Reads the task. Raises: GatewayError; INVALID_RESPONSE if it cannot be asked for, as it may have begun."""
-        answer = parse_any(reply)
+        answer = UntrustedObject({})
         try:
+            answer = parse_any(reply)
             _raise_error(reply, answer)
         except GatewayError as error:
             own = replace(reply, body=_EXPLAINED.sub(b'""', reply.body))

@@ -174,8 +174,9 @@ class Replicate:
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | Task:  # noqa: ARG002
         """Reads the task, or the images if it has ended. Raises: GatewayError."""
-        answer = parse_any(reply)
+        answer = UntrustedObject({})
         try:
+            answer = parse_any(reply)
             _raise_error(reply, answer)
         except GatewayError as error:
             if error.row.outcome is not Outcome.UNKNOWN and has_stray_images(reply, answer):
