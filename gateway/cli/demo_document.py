@@ -8,7 +8,7 @@ from typing import Final
 from gateway.domain.images import TokenUsage
 from gateway.domain.pricing import MadeImages
 from gateway.domain.tenants import KEY_PREFIX
-from gateway.providers import bfl, google, ideogram, luma, stability
+from gateway.providers import bfl, fal, google, ideogram, luma, replicate, stability
 from gateway.providers.openai.profiles import PROFILES
 from gateway.providers.protocol import ModelFacts
 
@@ -60,6 +60,17 @@ PROVIDERS: Final = (
         | {"flux-2-max": "0.07", "flux-2-flex": "0.05", "flux-pro-1.1": "0.04"}
         | {"flux-2-klein-4b": "0.014", "flux-2-klein-9b": "0.015", "flux-2-klein-9b-preview": "0.015"}
         | {"flux-kontext-pro": "0.04", "flux-kontext-max": "0.08"},
+    ),
+    # Two megapixels, as a square counts as more than one (reference/providers.md 4.2).
+    DemoProvider(
+        *("FAL_KEY", "fal", "https://queue.fal.run", {model: model for model in fal.MODELS}),
+        {model: known.facts for model, known in fal.MODELS.items()},
+        {"fal-ai/flux/dev": "0.05", "fal-ai/flux/schnell": "0.006", "fal-ai/flux-pro/v1.1": "0.08"},
+    ),
+    DemoProvider(
+        *("REPLICATE_API_TOKEN", "replicate", "https://api.replicate.com"),
+        {model: model for model, known in replicate.MODELS.items() if known.facts.rate},
+        {model: known.facts for model, known in replicate.MODELS.items()},
     ),
     # A square of the highest quality of 2; the others can cost as much (reference/providers.md 1.2).
     _of_profile(

@@ -18,7 +18,7 @@ from gateway.domain.sizes import AspectRatios, SizeBounds
 from gateway.domain.tasks import PollRhythm, Task
 from gateway.providers.ai302 import CODE_WORDS, Ai302, raise_err_code
 from gateway.providers.error_texts import task_error, word_error
-from gateway.providers.protocol import KeyCheck, ProviderRequest, lowered
+from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest, lowered
 from gateway.providers.replies import UntrustedObject, UpstreamResponse, http_error, parse_any, read_link
 
 _CAPABILITY: Final = Capability(
@@ -61,6 +61,7 @@ _ITEMS_MAX: Final = 32
 class Ai302Tasks:
     """The `302ai-tasks` provider."""
 
+    models: Mapping[str, ModelFacts] = {}
     base_url = "https://api.302.ai"
     result_hosts: tuple[str, ...] = Ai302.result_hosts
     poll_hosts: tuple[str, ...] = ()

@@ -32,7 +32,7 @@ def _sizes(text: str) -> tuple[Size, ...]:
     return tuple(Size(*map(int, one.split("x"))) for one in text.split())
 
 
-_V3_SIZES: Final = _sizes(
+V3_SIZES: Final = _sizes(
     "512x1536 576x1408 576x1472 576x1536 640x1344 640x1408 640x1472 640x1536 704x1152 704x1216 704x1280 704x1344 "
     "704x1408 704x1472 736x1312 768x1088 768x1216 768x1280 768x1344 800x1280 832x960 832x1024 832x1088 832x1152 "
     "832x1216 832x1248 864x1152 896x960 896x1024 896x1088 896x1120 896x1152 960x832 960x896 960x1024 960x1088 "
@@ -42,7 +42,7 @@ _V3_SIZES: Final = _sizes(
 )
 """`resolution` of 3.0: 69 values. The list is general knowledge; its number and bounds have a source (6.2)."""
 
-_V3_RATIOS: Final = {
+V3_RATIOS: Final = {
     "1:3": Size(512, 1536),
     "3:1": Size(1536, 512),
     "1:2": Size(704, 1408),
@@ -83,7 +83,7 @@ def _facts(version: int, usd_cents: int) -> ModelFacts:
     )
     if version == 3:
         capability = Capability(
-            (AspectRatios(_V3_RATIOS), SizeList(_V3_SIZES)),
+            (AspectRatios(V3_RATIOS), SizeList(V3_SIZES)),
             max_images_per_call=8,
             prompt_max_chars=10_000,
             supports_base64=False,

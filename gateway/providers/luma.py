@@ -10,10 +10,10 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.domain.accounts import Secret
-from gateway.domain.billing import PerImage
 from gateway.domain.catalog import Capability, EditRule
 from gateway.domain.errors import ErrorCode, GatewayError
 from gateway.domain.images import CallPlan, Format, ImageJob, ImageReply, InputImage, ResponseFormat, Size
+from gateway.domain.pricing import PerImage
 from gateway.domain.sizes import AspectRatios
 from gateway.domain.tasks import PollRhythm, Task
 from gateway.providers.error_texts import refusal

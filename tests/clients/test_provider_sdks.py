@@ -56,6 +56,31 @@ ZAI: Final = Program(
     },
     images=2,
 )
+FAL: Final = Program(
+    "fal-1.0.3",
+    Packages("fal", ("fal-client==1.0.3",)),
+    "fal_images.py",
+    {
+        "links": "jpeg 1024x768, jpeg 1024x768",
+        "withheld": "[True]",
+        "refused prompt": "422 content_policy_violation",
+        "no balance": "FalClientHTTPError",
+    },
+    images=2,
+)
+REPLICATE: Final = Program(
+    "replicate-1.0.7",
+    Packages("replicate", ("replicate==1.0.7",)),
+    "replicate_images.py",
+    {
+        "links": "jpeg 1024x1024, jpeg 1024x1024",
+        "one link": "webp 1365x1024",
+        "refused prompt": "ModelError",
+        "no balance": "402 Insufficient credit",
+        "account": "acme",
+    },
+    images=3,
+)
 
 
 @pytest.fixture
@@ -64,7 +89,7 @@ def twin() -> Iterator[Simulator]:
         yield running
 
 
-@pytest.mark.parametrize("program", [ARK, LUMA, ZAI], ids=lambda program: program.name)
+@pytest.mark.parametrize("program", [ARK, FAL, LUMA, REPLICATE, ZAI], ids=lambda program: program.name)
 def test_a_provider_sdk_is_content_with_the_simulator(
     program: Program, twin: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

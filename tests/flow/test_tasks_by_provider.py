@@ -16,6 +16,7 @@ from tests.support.harness import Gateway, Simulator, admin, document, gatewayin
 
 PRICE = "0.0035"
 SPELLING = {"302ai-tasks": "flux-2-pro", "luma": "uni-1", "luma-photon": "photon-1"}
+SPELLING |= {"fal": "fal-ai/flux/dev", "replicate": "black-forest-labs/flux-schnell"}
 SPELLING |= {"midjourney": "midjourney"}
 PATHS: Final = {"midjourney": "/mj"}
 """Of the base URL."""
@@ -25,7 +26,7 @@ BLAMES = ("key", "balance", "busy")
 """Each blames an account, so it has an upstream of its own."""
 ANSWERS: Final = {("302ai-tasks", "busy"): (503, "upstream_unavailable")}
 """Where a provider's answer differs from the usual one."""
-BLAMELESS: Final = {("luma-photon", "busy")}
+BLAMELESS: Final = {("luma-photon", "busy"), ("fal", "busy")}
 """Without a code of the provider's own, so only the request waits."""
 
 

@@ -238,6 +238,7 @@ def document(redis_url: str, *upstreams: dict[str, Any], **tables: dict[str, obj
     spelling = {"302ai": "minimaxi-image-01", "bfl": "flux-2-pro", "minimax": "image-01", "stability": "sd3.5-large"}
     spelling |= {"google": "gemini-nano-banana-2.1", "ideogram": "ideogram-v3", "glif": "clgh1vxtu0011mo081dplq3xs"}
     spelling |= {"302ai-tasks": "flux-2-pro", "luma": "uni-1", "luma-photon": "photon-1", "midjourney": "midjourney"}
+    spelling |= {"fal": "fal-ai/flux/dev", "replicate": "black-forest-labs/flux-schnell"}
     targets = [{"upstream": entry["name"], "model": spelling[entry["provider"]]} for entry in upstreams]
     aliases = ["dall-e-2", "dall-e-3", "gpt-image-1"]
     model = {"id": "image-01", "aliases": aliases, "price_per_image_usd": "0.0035", "targets": targets}

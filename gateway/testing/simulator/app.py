@@ -20,6 +20,7 @@ from gateway.testing.simulator.api import ApiRoutes, CapturedRequest
 from gateway.testing.simulator.bfl import BflRoutes
 from gateway.testing.simulator.call_log import Call, CallLog, Rule
 from gateway.testing.simulator.edge import Edge
+from gateway.testing.simulator.fal import FalEndpoint, FalFormat
 from gateway.testing.simulator.fault_injection import FaultScript, RefusedError, parse_script, require_key
 from gateway.testing.simulator.fault_rules import FaultSwitches, InvalidSwitchError, render_invalid_switch
 from gateway.testing.simulator.glif import GlifFormat
@@ -33,6 +34,7 @@ from gateway.testing.simulator.openai_wires import WIRES
 from gateway.testing.simulator.own_formats import OwnFormat, Workshop
 from gateway.testing.simulator.parsing import bearer, parse, repeated_trace_id, trace_id_of
 from gateway.testing.simulator.pictures import Gallery, Sketch
+from gateway.testing.simulator.replicate import ReplicateFormat
 from gateway.testing.simulator.requests import MODELS_BY_PATH, ImageRequest, parse_request
 from gateway.testing.simulator.responses import (
     answer,
@@ -84,6 +86,7 @@ def create_simulator(
     shop = Workshop(accounts, gallery, states, outages, call_log, endpoint.captured, latency_s, sleep)
     own = [route for form in _OWN_FORMATS for route in shop.routes(form)]
     own += [route for form in _TASK_FORMATS for route in TaskEndpoint(shop, form).routes()]
+    own += FalEndpoint(shop, FalFormat()).routes() + TaskEndpoint(shop, ReplicateFormat()).routes()
     return Starlette(
         routes=[*own, *bfl.routes(), *_routes(endpoint, api, FaultSwitches(states, outages, edge))],
         exception_handlers={ClientDisconnect: _ignore_disconnect, InvalidSwitchError: render_invalid_switch},

@@ -44,6 +44,8 @@ class SimulatedTask:
     """With which it ends; 0 is a success."""
     is_over: bool = False
     links: list[str] = field(default_factory=list)
+    base: str = ""
+    """The origin at which the client reached the twin."""
 
 
 class TaskFormat(Protocol):
@@ -118,11 +120,11 @@ class TaskEndpoint:
         return order, script
 
     def _begin(self, request: Request, account: Account, order: Order, script: FaultScript) -> SimulatedTask:
-        task = SimulatedTask(str(uuid.uuid4()), order, script.code or 0)
+        base = f"{request.url.scheme}://{request.headers['host']}"
+        task = SimulatedTask(str(uuid.uuid4()), order, script.code or 0, base=base)
         if len(self._tasks) >= _TASKS_MAX:
             self._tasks.pop(next(iter(self._tasks)))
         self._tasks[task.id] = task
-        base, name = f"{request.url.scheme}://{request.headers['host']}/simulator/images", f"{task.id}.{order.form}"
         account.in_flight += 1
         account.peak_concurrency = max(account.peak_concurrency, account.in_flight)
 
@@ -132,8 +134,10 @@ class TaskEndpoint:
                     await asyncio.Event().wait()
                 await self._shop.sleep(self._shop.latency_s if script.delay_s is None else script.delay_s)
                 if not task.code and "empty" not in script.flags:
-                    self._shop.gallery.hang(name, await self._sketch(order))
-                    task.links.append(f"{base}/{name}")
+                    for index in range(order.n):
+                        name = f"{task.id}-{index}.{order.form}"
+                        self._shop.gallery.hang(name, await self._sketch(order, index))
+                        task.links.append(f"{base}/simulator/images/{name}")
                 task.is_over = True
                 if task.code == LOST:
                     self._tasks.pop(task.id, None)
@@ -145,10 +149,10 @@ class TaskEndpoint:
         running.add_done_callback(self._running.discard)
         return task
 
-    async def _sketch(self, order: Order) -> Sketch:
+    async def _sketch(self, order: Order, index: int) -> Sketch:
         link = "data:application/octet-stream;base64," + base64.b64encode(order.reference).decode("ascii")
         colours = await self._shop.gallery.reduce_reference(link) if order.reference else b""
-        return Sketch(order.prompt, order.width, order.height, 0, order.seed, colours, order.is_grid)
+        return Sketch(order.prompt, order.width, order.height, index, order.seed, colours, order.is_grid)
 
     async def poll(self, request: Request) -> Response:
         try:
