@@ -88,12 +88,9 @@ class TaskTracker:
         """
         self._open[opened.lease] = opened
         try:
-            await self._store.note(opened, opened.expires_s - self._clock() + RENEWED_S)
-        except GatewayError as error:  # this process knows it
-            _LOG.warning("task_not_recorded", **_named(opened), detail=error.detail)
-        try:
+            await self._note(opened)
             outcome = await self._ask(endpoint, key, opened, ends_s, memory)
-        except asyncio.CancelledError:
+        except BaseException:  # the request ends, the task does not
             self._follow(endpoint, key, opened)
             raise
         if outcome is None:
@@ -104,6 +101,12 @@ class TaskTracker:
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
+
+    async def _note(self, opened: OpenTask) -> None:
+        try:
+            await self._store.note(opened, opened.expires_s - self._clock() + RENEWED_S)
+        except GatewayError as error:  # it is recorded with its renewal
+            _LOG.warning("task_not_recorded", **_named(opened), detail=error.detail)
 
     async def run(self) -> None:
         """Renews the tasks of this process, and takes over those of dead ones; runs until cancelled."""
