@@ -161,6 +161,8 @@ class ImageOutcomes:
     settlement: RequestOutcome = RequestOutcome.NOT_SENT
     """The most significant outcome among the request's images; set by `close`."""
     reached_upstream: bool = False  # set by `close`
+    tasks: list[str] = field(default_factory=list)
+    """IDs of tasks whose images are unconfirmed because they went on."""
 
     def open(self, upstream: str, account: str, images: int) -> AccountOutcome:
         """Records that images are requested from an account."""

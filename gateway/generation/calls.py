@@ -134,9 +134,13 @@ class UpstreamClient:
             math.ceil(order.price.tariff.cost(order.price.planned) / order.images),
             self._clock() + provider.rhythm.expires_s,
         )
-        made = await self.tasks.finish(
-            endpoint, key, opened, ends_s, order.memory, lambda: reservation.settled_s is not None
-        )
+        try:
+            made = await self.tasks.finish(
+                endpoint, key, opened, ends_s, order.memory, lambda: reservation.settled_s is not None
+            )
+        finally:
+            if self.tasks.holds(lease.id):
+                reservation.tally.tasks.append(lease.id)
         stated = made.stated_usd_micros
         return replace(made, stated_usd_micros=task.stated_usd_micros if stated is None else stated)
 

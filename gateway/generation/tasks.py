@@ -6,7 +6,7 @@ ends no task. A task whose request got no answer is followed until it ends, so t
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -68,6 +68,7 @@ class TaskTracker:
     _over: dict[str, tuple[str, Callable[[], bool]]] = field(default_factory=dict, init=False)
     """By lease ID: upstreams of tasks that ended, which stay in Redis until their request is settled."""
     _following: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _is_closed: bool = field(default=False, init=False)
 
     def holds(self, lease_id: str) -> bool:
         """Returns whether the lease is that of a task that has not ended: it is not to be released."""
@@ -88,22 +89,25 @@ class TaskTracker:
         """
         self._open[opened.lease] = opened
         try:
-            await self._store.note(opened, opened.expires_s - self._clock() + RENEWED_S)
-        except GatewayError as error:  # this process knows it
-            _LOG.warning("task_not_recorded", **_named(opened), detail=error.detail)
-        try:
+            await self._note(opened)
             outcome = await self._ask(endpoint, key, opened, ends_s, memory)
-        except asyncio.CancelledError:
+        except BaseException:  # the request ends, the task does not
             self._follow(endpoint, key, opened)
             raise
         if outcome is None:
             self._follow(endpoint, key, opened)
             raise GatewayError(ErrorCode.TASK_UNFINISHED, f"task {opened.task.id} goes on")
-        del self._open[opened.lease]
+        self._open.pop(opened.lease, None)
         self._over[opened.lease] = (opened.upstream, is_settled)
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
+
+    async def _note(self, opened: OpenTask) -> None:
+        try:
+            await self._store.note(opened, opened.expires_s - self._clock() + RENEWED_S)
+        except GatewayError as error:  # it is recorded with its renewal
+            _LOG.warning("task_not_recorded", **_named(opened), detail=error.detail)
 
     async def run(self) -> None:
         """Renews the tasks of this process, and takes over those of dead ones; runs until cancelled."""
@@ -111,27 +115,37 @@ class TaskTracker:
         while True:
             await asyncio.sleep(_ROUND_S * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the processes
             try:
-                for endpoint in list(self._endpoints().values()):
-                    if isinstance(endpoint.provider, TaskProvider):
-                        await self._run_round(endpoint)
+                for name in self._upstreams():
+                    await self._renew(name, self._store.renew)
+                    if endpoint := self._endpoints().get(name):
+                        await self._take_over(endpoint)
                 was_well = True
             except GatewayError as error:
                 if was_well:
                     _LOG.warning("tasks_not_renewed", detail=error.detail)
                 was_well = False
 
-    async def _run_round(self, endpoint: UpstreamEndpoint) -> None:
-        """Raises: GatewayError REDIS_UNAVAILABLE."""
-        name = endpoint.name
+    def _upstreams(self) -> set[str]:
+        """Returns those that may have tasks, be it from before a reload."""
+        found = {name for name, endpoint in self._endpoints().items() if isinstance(endpoint.provider, TaskProvider)}
+        return found | {opened.upstream for opened in self._open.values()} | {name for name, _ in self._over.values()}
+
+    async def _renew(self, name: str, renew: Callable[[str, Sequence[str]], Awaitable[Sequence[str]]]) -> None:
+        """Renews its tasks, except those whose request has been settled. Raises: GatewayError REDIS_UNAVAILABLE."""
         if settled := [lease for lease, (of, is_settled) in self._over.items() if of == name and is_settled()]:
             await self._store.end(name, settled)
             for lease in settled:
-                del self._over[lease]
+                self._over.pop(lease, None)
         kept = [lease for lease, opened in self._open.items() if opened.upstream == name]
         kept += [lease for lease, (of, _) in self._over.items() if of == name]
-        if kept:
-            await self._store.renew(name, kept)
-        room = _FOLLOWED_MAX - len(self._following)
+        for lease in await renew(name, kept) if kept else ():
+            if opened := self._open.get(lease):
+                await self._note(opened)
+
+    async def _take_over(self, endpoint: UpstreamEndpoint) -> None:
+        """Raises: GatewayError REDIS_UNAVAILABLE."""
+        name = endpoint.name
+        room = 0 if self._is_closed else _FOLLOWED_MAX - len(self._following)
         for opened in await self._store.take_due(name, room) if room > 0 else []:
             if opened.lease in self._open or opened.lease in self._over:
                 continue  # its renewal was late
@@ -146,13 +160,15 @@ class TaskTracker:
 
     async def close(self) -> None:
         """Lets other processes take its tasks over."""
+        self._is_closed = True
         for following in self._following:
             following.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
-        for name in {opened.upstream for opened in self._open.values()}:
+        for name in self._upstreams():
             with suppress(GatewayError):  # they do so once nobody renews them
-                leases = [lease for lease, opened in self._open.items() if opened.upstream == name]
-                await self._store.hand_over(name, leases)
+                await self._renew(name, self._store.hand_over)
+        self._open.clear()
+        self._over.clear()
 
     def _follow(self, endpoint: UpstreamEndpoint, key: ProviderKey, opened: OpenTask) -> None:
         self._open[opened.lease] = opened
@@ -161,24 +177,24 @@ class TaskTracker:
         following.add_done_callback(self._following.discard)
 
     async def _follow_to_end(self, endpoint: UpstreamEndpoint, key: ProviderKey, opened: OpenTask) -> None:
-        """Asks for a task until it ends or is forgotten, and then corrects the ledger and releases its lease."""
+        """Asks for a task until it ends or is forgotten, and then releases its lease and corrects the ledger."""
         ends_s = self._monotonic() + opened.expires_s - self._clock()
         try:
             outcome = await self._ask(endpoint, key, opened, ends_s, ByteAccount())
             if outcome is None:
                 outcome = GatewayError(ErrorCode.TASK_LOST, "it did not end in time")
+            report = _report(opened, outcome)
+            lease = Lease(opened.lease, key, opened.model, opened.images, self._monotonic(), "")
+            with suppress(GatewayError):  # it expires
+                await self._pool.release(lease, report)
             if truth := await self._judge(endpoint, opened, outcome):
                 await self._correct(opened, truth)
-            report = _report(opened, outcome)
-            with suppress(GatewayError):  # it expires
-                await self._pool.release(_lease(opened, key, self._monotonic()), report)
-            result = report.error_code.value if report.error_code else "made"
+            result = outcome.error_code.value if isinstance(outcome, GatewayError) else "made"
             _LOG.info("task_ended_late", **_named(opened), outcome=result, images=report.images)
             self._over[opened.lease] = (opened.upstream, lambda: True)
-            del self._open[opened.lease]
         except Exception:  # noqa: BLE001 - a bug must not keep others from the task: another process takes it over
-            self._open.pop(opened.lease, None)
             _LOG.exception("task_failed", **_named(opened))
+        self._open.pop(opened.lease, None)
 
     async def _judge(self, endpoint: UpstreamEndpoint, opened: OpenTask, outcome: _Outcome) -> LateOutcome | None:
         """Returns what is now known of its images; None if they stay unconfirmed, as those that nobody can get do."""
@@ -272,10 +288,6 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.decode('ascii')}"
 
 
-def _lease(opened: OpenTask, key: ProviderKey, now_s: float) -> Lease:
-    return Lease(opened.lease, key, opened.model, opened.images, now_s, "")
-
-
 def _report(opened: OpenTask, outcome: _Outcome) -> CallReport:
     if isinstance(outcome, GatewayError):
         return CallReport(outcome.error_code, outcome.retry_after_s, outcome.cooldown_s)
@@ -284,5 +296,5 @@ def _report(opened: OpenTask, outcome: _Outcome) -> CallReport:
 
 
 def _named(opened: OpenTask) -> dict[str, str]:
-    named = {"upstream": opened.upstream, "account": opened.account, "request_id": opened.request_id}
-    return named | {"task": opened.task.id}
+    named = {"upstream": opened.upstream, "account": opened.account, "task": opened.task.id}
+    return named | {"request_id": opened.request_id}

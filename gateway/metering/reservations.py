@@ -166,6 +166,8 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
     charges_unconfirmed: bool
     price_basis: str = ""
     """A Basis's value; empty for ANSWER."""
+    tasks: str = ""
+    """IDs of its unfinished tasks, joined by " "."""
 
     @classmethod
     def of(cls, reservation: Reservation, rule: BillingRule) -> Self:
@@ -179,6 +181,7 @@ class ReservationOutcome(msgspec.Struct, frozen=True):
             reservation.ended_s,
             *(rule.charges_withheld, rule.charges_unconfirmed),
             "" if tally.basis is Basis.ANSWER else tally.basis.value,
+            " ".join(tally.tasks),
         )
 
     def entry(self) -> Entry:

@@ -76,6 +76,8 @@ _REFUSED: Final = {
     "Task not found": ErrorCode.TASK_LOST,
 }
 _CREDIT_USD_MICROS: Final = 10_000
+_CREDITS_MAX: Final = 1_000_000_000
+"""A larger amount is none."""
 _ACCEPT: Final = ("accept", "application/json")
 
 
@@ -129,7 +131,7 @@ class BlackForestLabs:
     ) -> ImageReply | GatewayError | None:
         answer = parse_any(reply)
         status = answer.text("status")
-        if status not in {"Ready", *_PENDING, *_REFUSED}:
+        if reply.status == 429 or reply.status >= 500 or status not in {"Ready", *_PENDING, *_REFUSED}:
             _raise_error(reply, answer)
             raise GatewayError(ErrorCode.INVALID_RESPONSE, f"status {status!r}")
         if status in _PENDING:
@@ -173,7 +175,7 @@ def _headers(secret: Secret) -> tuple[tuple[str, str], ...]:
 
 def _credits(value: object) -> int | None:
     """Converts credits, of a cent each, to micro-dollars, rounded up."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _CREDITS_MAX:
         return None
     try:
         return int((Decimal(str(value)) * _CREDIT_USD_MICROS).to_integral_value("ROUND_CEILING"))

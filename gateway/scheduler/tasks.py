@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+import structlog
 
 from gateway.domain.images import ResponseFormat, Size
 from gateway.domain.tasks import Task
 from gateway.scheduler.scripts import Scripts
 
+_LOG = structlog.get_logger("imagegate.tasks")
 RENEWED_S: Final = 20.0
 """Without renewal for this long, another process takes a task over."""
 
@@ -56,18 +58,24 @@ class TaskStore:
         text = msgspec.json.encode(task).decode()
         await self._run(task.upstream, "note", task.lease, text, _us(RENEWED_S), _us(held_s))
 
-    async def renew(self, upstream: str, leases: Sequence[str]) -> None:
-        """Keeps tasks of this process."""
-        await self._run(upstream, "renew", _us(RENEWED_S), *leases)
+    async def renew(self, upstream: str, leases: Sequence[str]) -> Sequence[str]:
+        """Keeps tasks of this process. Returns: those that Redis does not know."""
+        return await self._run(upstream, "renew", _us(RENEWED_S), *leases)
 
-    async def hand_over(self, upstream: str, leases: Sequence[str]) -> None:
-        """Lets other processes take tasks over at once."""
-        await self._run(upstream, "renew", 0, *leases)
+    async def hand_over(self, upstream: str, leases: Sequence[str]) -> Sequence[str]:
+        """Lets other processes take tasks over at once. Returns: those that Redis does not know."""
+        return await self._run(upstream, "renew", 0, *leases)
 
     async def take_due(self, upstream: str, most: int) -> list[OpenTask]:
         """Takes over tasks that no process has renewed."""
         texts = await self._run(upstream, "due", _us(RENEWED_S), most)
-        return [msgspec.json.decode(text, type=OpenTask) for text in texts]
+        found = list[OpenTask]()
+        for text in texts:
+            try:
+                found.append(msgspec.json.decode(text, type=OpenTask))
+            except msgspec.MsgspecError as error:  # of another version: its processes end it
+                _LOG.warning("task_unreadable", upstream=upstream, detail=str(error))
+        return found
 
     async def end(self, upstream: str, leases: Sequence[str]) -> None:
         await self._run(upstream, "end", *leases)

@@ -2,12 +2,16 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
+from gateway.metering.admission import Admission
+from gateway.providers.bfl import BlackForestLabs
 from tests.support.harness import (
     Gateway,
     Simulator,
@@ -112,6 +116,66 @@ def test_a_task_that_fails_after_the_deadline_is_free(redis_url: str, simulator:
         assert (504, PRICE) == (answer.status_code, total(gateway.url)["usd"])
         wait_until(lambda: total(gateway.url)["unconfirmed"] == 0, "the ledger has the truth", 30)
         assert ("0.00", 0) == (total(gateway.url)["usd"], total(gateway.url)["images"])
+
+
+def kept(redis_url: str, name: str) -> int:
+    """How many entries a sorted set of the upstream has."""
+    with redis.Redis.from_url(redis_url) as client:
+        found: Any = client.zcard(f"ig3:{{pool:bfl}}:{name}")
+    return int(found)
+
+
+@pytest.mark.slow
+def test_an_answer_that_cannot_be_read_ends_no_task(
+    redis_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug: the request fails, and its task is followed."""
+    read, bugs = BlackForestLabs.read_poll, ["one"]
+
+    def fail_once(*args: Any) -> Any:
+        if bugs:
+            raise RuntimeError(bugs.pop())
+        return read(*args)
+
+    monkeypatch.setattr(BlackForestLabs, "read_poll", fail_once)
+    with gatewaying(configured(redis_url, simulator.url)) as gateway:
+        body = {"model": "image-01", "prompt": "a cat", "response_format": "b64_json"}
+        with suppress(httpx.TimeoutException):  # the bug's traceback takes long to render
+            assert 500 == gateway.post("/v1/images/generations", body, idempotency_key="one").status_code
+        wait_until(lambda: total(gateway.url)["images"] == 1, "the ledger has the truth", 90)
+        wait_until(lambda: kept(redis_url, "leases") == 0, "the account has its place back", 30)
+
+
+def test_a_task_that_ends_gives_its_place_back_before_its_request_is_settled(
+    redis_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a dead process is only once it has expired."""
+
+    async def settle_not_yet(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(Admission, "settle_late", settle_not_yet)
+    with gatewaying(configured(redis_url, simulator.url, deadline_s=1)) as gateway:
+        assert 504 == gateway.generate(model="image-01", prompt="a cat [delay=2][code=1027]").status_code
+        assert 1 == kept(redis_url, "leases")
+        wait_until(lambda: kept(redis_url, "leases") == 0, "the account has its place back", 30)
+        assert 1 == kept(redis_url, "tasks_due")
+
+
+def test_a_gateway_that_stops_leaves_none_of_its_ended_tasks(redis_url: str, simulator: Simulator) -> None:
+    with gatewaying(configured(redis_url, simulator.url)) as gateway:
+        assert 200 == gateway.generate(model="image-01", prompt="a cat").status_code
+        assert 1 == kept(redis_url, "tasks_due")
+    assert 0 == kept(redis_url, "tasks_due")
+
+
+@pytest.mark.slow
+def test_a_task_that_redis_has_lost_is_recorded_again(redis_url: str, simulator: Simulator) -> None:
+    with gatewaying(configured(redis_url, simulator.url, deadline_s=1)) as gateway:
+        assert 504 == gateway.generate(model="image-01", prompt="a cat [hang]").status_code
+        with redis.Redis.from_url(redis_url) as client:
+            client.delete("ig3:{pool:bfl}:tasks", "ig3:{pool:bfl}:tasks_due")
+        wait_until(lambda: kept(redis_url, "tasks_due") == 1, "the task is recorded again", 30)
 
 
 CONFIGURATION = """

@@ -35,6 +35,7 @@ async def unconfirmed(admission: Admission, redis: Client, images: int) -> str:
     async with admitted(admission, caller, images) as reservation:
         for _ in range(images):
             await reservation.mark_sent("sim", "main", 1)
+        reservation.tally.tasks += "abcd"[:images]
     name: str = reservation.id
     return name
 
@@ -64,6 +65,7 @@ async def test_a_request_that_is_not_settled_is_corrected_later(redis_url: str) 
         admission, caller = admitting(redis), await put_tenant(redis)
         async with admitted(admission, caller, 1) as reservation:
             await reservation.mark_sent("sim", "main", 1)
+            reservation.tally.tasks.append("a")
             assert not await admission.settle_late("acme", reservation.id, late("a"))
         assert await admission.settle_late("acme", reservation.id, late("a"))
         record = await record_of(redis)
@@ -76,6 +78,7 @@ async def test_a_settlement_that_is_repeated_keeps_the_correction(redis_url: str
         admission, caller = admitting(redis), await put_tenant(redis)
         async with admitted(admission, caller, 1) as reservation:
             await reservation.mark_sent("sim", "main", 1)
+            reservation.tally.tasks.append("a")
         await admission.settle_late("acme", reservation.id, late("a", delivered=1))
         before = await record_of(redis)
         admission._unsettled[reservation.id] = reservation
@@ -97,6 +100,7 @@ async def test_a_dead_process_s_task_is_corrected_and_what_it_says_itself_counts
             assert await heir.settle_late("acme", reservation.id, late("a"))
             assert "sim/main:0,0,0,1" == (await record_of(redis))["calls"]
             own.share.deliver(1, 1, 0)
+            reservation.tally.tasks.append("a")
         record = await record_of(redis)
     assert ("sim/main:1,0,0,0", "delivered", "3500") == (record["calls"], record["outcome"], record["usd_micros"])
 
@@ -120,3 +124,41 @@ async def test_a_closed_month_gets_a_correction(redis_url: str) -> None:
     assert ("-1", "-3500", first["reservation"]) == tuple(
         second[name] for name in ("unconfirmed", "usd_micros", "reservation")
     )
+
+
+@pytest.mark.parametrize("has_expired", [False, True])
+async def test_a_task_that_ended_within_its_request_corrects_no_other_one(redis_url: str, *, has_expired: bool) -> None:
+    """Its process died before Redis forgot the task, or was cut off: another one asks for it again."""
+    async with connected(redis_url) as redis:
+        own, heir = admitting(redis, lease_s=0.1 if has_expired else 60), admitting(redis)
+        async with admitted(own, await put_tenant(redis), 2) as reservation:
+            call = await reservation.mark_sent("sim", "main", 1)
+            await reservation.mark_sent("sim", "main", 1)
+            if has_expired:
+                await asyncio.sleep(0.2)
+                await heir.settle_expired("acme", reservation.id)
+                await heir.settle_late("acme", reservation.id, late("a", withheld=1))
+            call.share.deliver(1, 0, 1)
+            reservation.tally.tasks.append("b")
+        await heir.settle_late("acme", reservation.id, late("a", withheld=1))
+        assert "sim/main:0,1,0,1" == (await record_of(redis))["calls"]
+        await heir.settle_late("acme", reservation.id, late("b", delivered=1))
+        assert "sim/main:1,1,0,0" == (await record_of(redis))["calls"]
+
+
+async def test_an_expired_request_that_is_corrected_is_kept_for_its_journal(redis_url: str) -> None:
+    """Its process may return a day later, with what it delivered beside the task."""
+    async with connected(redis_url) as redis:
+        dead, heir = admitting(redis, lease_s=0.1), admitting(redis)
+        async with admitted(dead, await put_tenant(redis), 2) as reservation:
+            own = await reservation.mark_sent("sim", "main", 1)
+            await reservation.mark_sent("sim", "main", 1)
+            await asyncio.sleep(0.2)
+            await heir.settle_expired("acme", reservation.id)
+            name = f"ig3:{{acme}}:reservation:{reservation.id}"
+            kept_s = await execute(redis, redis.ttl(name), int)
+            await heir.settle_late("acme", reservation.id, late("b", delivered=1))
+            assert kept_s - 60 < await execute(redis, redis.ttl(name), int)
+            own.share.deliver(1, 1, 0)
+            reservation.tally.tasks.append("b")
+        assert "sim/main:2,0,0,0" == (await record_of(redis))["calls"]

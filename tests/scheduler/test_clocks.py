@@ -67,3 +67,22 @@ def test_an_account_that_is_gone_leaves_nothing_behind(pool: ClockedPool) -> Non
     pool.run("cancel", NOW_S + 2, "one")
     pool.run("heartbeat", NOW_S + 70, channel_of("p"), ALIVE_US, LEASE_US, 0)
     assert {"b"} == pool.state().loads.keys()
+
+
+def test_a_task_keeps_its_place_and_its_end_after_the_clock_was_set_back(pool: ClockedPool) -> None:
+    """Its process is dead: another one is to take it over at once, and not when the clock is there again."""
+    declare(pool, 1, NOW_S, a=AccountLimits(20, 100, 1))
+    assert "leased" == lease(pool, "one", NOW_S)
+    pool.run("task", NOW_S, "note", "one", "{}", 20_000_000, 600_000_000)
+
+    def beat(now_s: float) -> None:
+        pool.run("heartbeat", now_s, channel_of("p"), ALIVE_US, LEASE_US, 0)
+
+    beat(NOW_S + 1)
+    for second in range(0, 150, 15):
+        beat(NOW_S - 3600 + second)
+    assert 1 == pool.state().loads["a"]["in_flight"]
+    assert ["{}"] == pool.run("task", NOW_S - 3450, "due", 20_000_000, 10).answer["tasks"]
+    for second in range(150, 650, 15):
+        beat(NOW_S - 3600 + second)
+    assert 0 == pool.state().loads["a"]["in_flight"]

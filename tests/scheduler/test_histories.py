@@ -31,7 +31,7 @@ MUTANTS: dict[str, Mutant] = {
     "an unsent request keeps its room": ("if is_unsent then remove_entry(a, lease.s, lease.n) end", ""),
     "a late call is not moved": ("if later_us ~= '' then shift(id, tonumber(later_us)) end", ""),
     "what a clock ahead wrote is dropped": ("t <= now + span then", "t <= now then"),
-    "no lease is renewed": ("redis.call('ZADD', K.leases, now + lease_us, id)\n", "\n"),
+    "no lease is renewed": ("redis.call('ZADD', K.leases, 'GT', now + lease_us, id)", ""),
     "a lane that was given back is held": ("f.h = math.max(0, f.h + more)", "f.h = f.h + math.max(0, more)"),
     "no tenant may hold its share": ("if math.min(f.h, in_flight) < share then return true end", ""),
     "flows count on": ("redis.call('HDEL', K.flows, unpack(gone))", ""),

@@ -7,10 +7,11 @@
 --          "records_end", "closed" and "recent": see redis/__init__.py; BASE .. "split_sums:YYYYMMDD": see split_sums.lua
 -- ARGV[1]  JSON of the outcome, see ReservationOutcome: reservation (its ID), charges_withheld, charges_unconfirmed, and of
 --          a request that ended settlement, was_sent, calls (as write_calls in ledger_keys.py renders them), price_basis (see
---          Basis in domain/pricing.py), queue_ms, upstream_ms, total_ms and key_id. Without settlement it is settled only if
+--          Basis in domain/pricing.py), tasks (IDs of those that it left unfinished), queue_ms, upstream_ms, total_ms and key_id. Without settlement it is settled only if
 --          it has expired, by its own fields: sent images are unconfirmed. Or late, the outcome of a
 --          task that ended after its request: task (its ID), account (UPSTREAM/ACCOUNT), images (of the task), and which of
---          them were delivered, withheld and lost; the others were free. They are moved from the unconfirmed, once a task.
+--          them were delivered, withheld and lost; the others were free. They are moved from the unconfirmed, once a task,
+--          unless the request itself knew the outcome.
 --          Delivered ones cost their share of the reserved cost
 -- ARGV[2]  retention of the ledger's records, days
 -- ARGV[3]  JSON, ascending: the percentages of quotas and budgets at which an event is appended, see events.lua, unless the
@@ -57,6 +58,9 @@ local function number(name) return tonumber(reservation[name] or 0) end
 -- The share of the reserved cost for some of its images.
 local function cost_of(images) return math.floor(images * number('cost') / number('images')) end
 
+-- Whether a task is in a list, joined by " ".
+local function has_task(tasks, task) return string.find(' ' .. (tasks or '') .. ' ', ' ' .. task .. ' ', 1, true) end
+
 -- The outcome with the truth about a task: its images are no longer unconfirmed.
 local function correct(calls, truth)
   local corrected, sums = {}, {delivered = 0, withheld = 0, lost = 0, unconfirmed = 0}
@@ -85,13 +89,16 @@ local function correct(calls, truth)
 end
 if late then
   if not reservation.settled then return cjson.encode({status = 'alive'}) end
-  if reservation['late:' .. late.task] then return cjson.encode({status = 'same'}) end
+  local is_known = reservation.settled == 'by itself' and not has_task(reservation.tasks, late.task)
+  if is_known or reservation['late:' .. late.task] then return cjson.encode({status = 'same'}) end
   correct(reservation.calls, late)
   ended.was_sent = true
   for _, name in ipairs({'queue_ms', 'upstream_ms', 'total_ms', 'price_basis'}) do ended[name] = reservation[name] or '' end
 elseif ended.settlement then
   for name, truth in pairs(reservation) do
-    if string.match(name, '^late:') then correct(ended.calls, cjson.decode(truth)) end
+    if string.match(name, '^late:') and has_task(ended.tasks, string.sub(name, 6)) then
+      correct(ended.calls, cjson.decode(truth))
+    end
   end
 end
 local scopes = {base, base .. 'key:' .. reservation.key_id .. ':'}
@@ -209,16 +216,16 @@ for _, scope in ipairs(scopes) do
   for _, name in ipairs({'open', 'batch_open'}) do redis.call('ZREM', scope .. name, id) end
 end
 
-local how = by_expiry and 'by expiry' or 'by itself'
+local how = late and reservation.settled or by_expiry and 'by expiry' or 'by itself'
 if ended.settlement == 'unconfirmed' and reservation.identity then
   redis.call('SET', base .. 'unknown:' .. reservation.identity, id, 'PX', reservation.unknown_ms)
 end
 local settled = {
   'settled', how, 'settled_ms', now_ms, 'outcome', ended.settlement, 'calls', ended.calls, 'settled:charged', charged,
   'queue_ms', ended.queue_ms, 'upstream_ms', ended.upstream_ms, 'total_ms', ended.total_ms, 'price_basis', ended.price_basis or ''}
-if late then
-  table.insert(settled, 'late:' .. late.task)
-  table.insert(settled, cjson.encode(late))
+for name, value in pairs(late and {['late:' .. late.task] = cjson.encode(late)} or {tasks = ended.tasks}) do
+  table.insert(settled, name)
+  table.insert(settled, value)
 end
 local moved = {}
 for name, value in pairs(new) do
@@ -293,6 +300,6 @@ else
   end
   redis.call('HSET', KEYS[1], unpack(settled))
   local least_s = new.unconfirmed > 0 and UNCONFIRMED_KEPT_S or SETTLED_KEPT_S
-  redis.call('EXPIRE', KEYS[1], math.max(by_expiry and EXPIRED_KEPT_S or least_s, number('kept_s')))
+  redis.call('EXPIRE', KEYS[1], math.max(how == 'by expiry' and EXPIRED_KEPT_S or least_s, number('kept_s')))
 end
 return reply(reservation.settled and 'corrected' or 'settled', new.usd_micros - number('settled:usd_micros'))

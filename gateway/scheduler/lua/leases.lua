@@ -11,9 +11,15 @@ local function set_back()
   for _, name in ipairs(redis.call('ZRANGE', K.timers, 0, -1)) do redis.call('ZADD', K.timers, now, name) end
   local longest = {leases = setting('lease_us'), processes = 2 * SILENCE, holders = MINUTE, used = 2 * window(),
     recent = 0, served = 0}
+  -- A task is held for as long as its provider may need: its times go back with the clock.
+  local function back(name, id) return now + math.max(0, redis.call('ZSCORE', name, id) - setting('seen_at')) end
+  for _, id in ipairs(redis.call('ZRANGE', K.tasks_due, 0, -1)) do
+    redis.call('ZADD', K.tasks_due, back(K.tasks_due, id), id)
+  end
   for name, us in pairs(longest) do
     for _, member in ipairs(redis.call('ZRANGEBYSCORE', K[name], '(' .. moment(now + us), '+inf')) do
-      redis.call('ZADD', K[name], now + us, member)
+      local is_task = name == 'leases' and redis.call('ZSCORE', K.tasks_due, member)
+      redis.call('ZADD', K[name], is_task and back(K.leases, member) or now + us, member)
     end
   end
   for _, name in ipairs({'well_since', 'keeper_until', 'interactive_at', 'interactive_n_at'}) do

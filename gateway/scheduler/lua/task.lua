@@ -3,10 +3,10 @@
 -- ARGV[1]  what to do, with its further arguments:
 --   note   ID of the lease, JSON of the task, after how long without renewal another process may take it over, and how
 --          long the lease is held at most; microseconds
---   renew  the first of these times, IDs
+--   renew  the first of these times, IDs; returns those that Redis does not know, as it lost them or never got them
 --   due    the first of these times, for which the caller takes over what it gets, and the limit on these
 --   end    IDs
--- Returns  JSON: decision "done"; tasks: JSON of each that was due
+-- Returns  JSON: decision "done"; tasks: JSON of each that was due, or IDs
 local act = ARGV[1]
 
 local function note(id, task, renewed_us, held_us)
@@ -19,8 +19,13 @@ local found = {decision = 'done', tasks = {}}
 if act == 'note' then
   note(ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]))
 elseif act == 'renew' then
-  touch('tasks')
-  for i = 3, #ARGV do redis.call('ZADD', touch('tasks_due'), 'XX', now + tonumber(ARGV[2]), ARGV[i]) end
+  for i = 3, #ARGV do
+    if redis.call('HEXISTS', touch('tasks'), ARGV[i]) == 1 then
+      redis.call('ZADD', touch('tasks_due'), now + tonumber(ARGV[2]), ARGV[i])
+    else
+      table.insert(found.tasks, ARGV[i])
+    end
+  end
 elseif act == 'due' then
   -- After an outage, the processes that have them renew them first.
   local ids = in_grace() and {} or redis.call('ZRANGEBYSCORE', K.tasks_due, '-inf', now, 'LIMIT', 0, ARGV[3])
