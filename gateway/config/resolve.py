@@ -141,7 +141,7 @@ def _strong_secrets(
     for number, source in enumerate(sources):
         with problems.collecting():
             found.append(read_strong_secret(source, environ, f"{where}[{number}]", what, _KEY_MIN_CHARS))
-    return found  # noqa: RET504 - after a mistake, it is None
+    return found
 
 
 def _redis_credentials(redis: Redis, environ: Mapping[str, str]) -> Credentials:

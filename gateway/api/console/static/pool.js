@@ -77,7 +77,7 @@ const room = (part) => (part ? `${int(part.free)} of ${int(part.now ?? part.limi
 export function holds(context, row) {
   const name = `${row.account}${row.key ? `/${row.key}` : ""}`;
   const held = row.state === "disabled" || row.state === "draining";
-  const choices = { ...(row.state !== "ready" && { Enable: "ready" }), ...(!held && { Drain: "draining", Disable: "disabled" }) };
+  const choices = { ...(row.state !== "ready" && row.state !== "half_open" && { Enable: "ready" }), ...(!held && { Drain: "draining", Disable: "disabled" }) };
   return h("span", { class: "rowactions" }, Object.entries(choices).map(([label, state]) => {
     const command = `imagegate pool ${label.toLowerCase()} ${shell(fullName(row))}`;
     return rowButton(label, name, () => act(context, () => call("PATCH", `/admin/v1/pool/${pathOf(row)}`, { body: { state } }), `${name}: ${words(state)}.`, command), command);
