@@ -15,7 +15,7 @@ export function keyTable(context, keys, none) {
   return table("API keys", [
     { label: "Key", cell: (key) => [key.label || "no label", h("span", { class: "note mono" }, `sk-ig-${key.id}…`)] },
     { label: "Tenant", hidden: !ofAll, cell: (key) => (may(context.session, "tenants.read") ? link(`/console/tenants/${encodeURIComponent(key.tenant)}`, key.tenant) : key.tenant) },
-    { label: "State", cell: state }, { label: "Last used", cell: (key) => when(key.last_used_at, "never") },
+    { label: "State", cell: (key) => [state(key), key.old_secret_until > Date.now() / 1000 && h("span", { class: "note" }, "old secret ends ", when(key.old_secret_until))] }, { label: "Last used", cell: (key) => when(key.last_used_at, "never") },
     { label: "Expires", cell: (key) => when(key.expires_at, "never") },
     { label: "This month", num: true, cell: (key) => usd(key.usd_this_month ?? key.used?.usd_this_month), hidden: !keys.some((key) => (key.usd_this_month ?? key.used) !== undefined) },
     { label: "Own limits", wide: true, cell: limitWords },
