@@ -145,6 +145,22 @@ def test_a_report_is_compared_with_as_many_days_before(gateway: Gateway, books: 
     assert refused(gateway, "/usage", "from=0001-01-01&to=0001-01-01&compare=previous")["param"] in {"from", "compare"}
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("month=2026-07", ("2026-06-01", "2026-06-30")),
+        ("month=2024-03", ("2024-02-01", "2024-02-29")),
+        ("from=2026-07-01&to=2026-07-30", ("2026-06-01", "2026-06-30")),
+        ("from=2026-07-02&to=2026-07-31", ("2026-06-02", "2026-07-01")),
+    ],
+)
+def test_a_whole_month_is_compared_with_the_month_before(
+    gateway: Gateway, query: str, expected: tuple[str, str]
+) -> None:
+    previous = get(gateway, "/usage", f"{query}&compare=previous")["previous"]
+    assert expected == (previous["from"], previous["to"])
+
+
 def test_money_is_exact(gateway: Gateway, books: "redis.Redis") -> None:
     amounts = [1, 10, 999_999, 1_000_000, 1_500_000, 123_456_789_012_345_678]
     settle(books, [Settled(key=f"k{number}", usd_micros=amount) for number, amount in enumerate(amounts)])

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { flat } from "./audit.js";
-import { ceiling, everyDay } from "./chart.js";
+import { ceiling, dollars, everyDay } from "./chart.js";
 import { duration, href, relative, shell, usd, utc } from "./core.js";
 import { limitFlags, limitsOf } from "./limits.js";
 import { aroundDay, explain } from "./request.js";
@@ -48,6 +48,7 @@ test("code quotes what a person types", () => {
   const body = { prompt: "it's a \"cat\"\n$(id)", model: "image-01", n: 1, seed: 7 };
   assert.match(curl(body, null), /-d '\{"prompt":"it'\\''s a \\"cat\\"\\n\$\(id\)"/);
   assert.match(curl(body, "a b.png"), /-F 'image=@a b\.png' \\\n {2}--form-string 'prompt=it'\\''s/);
+  assert.match(curl(body, null), /^curl "\$OPENAI_BASE_URL\/images\/generations"/);
   assert.match(pythonCode(body, null), /prompt="it's a \\"cat\\"\\n\$\(id\)",[\s\S]*extra_body=\{"seed": 7\}/);
   assert.match(node(body, null), /images\.generate\(\{\n {2}prompt: "it's a \\"cat\\"/);
 });
@@ -59,7 +60,8 @@ test("a record is explained", () => {
 });
 
 test("scales and audit entries are flat", () => {
-  assert.deepEqual([1, 25, 100, 5000], [0, 24.1, 100, 4100].map(ceiling));
+  assert.deepEqual([1, 40, 100, 6000], [0, 24.1, 100, 4100].map(ceiling));
+  assert.deepEqual(["$0.01", "$0.0025", "$1,500"], [0.04 / 4, 0.01 / 4, 1500].map(dollars));
   assert.deepEqual({ "limits.concurrency": "3", models: "a, b", expires_at: "2026-11-30 06:00:00 UTC" },
     flat({ limits: { concurrency: 3 }, models: ["a", "b"], none: null, expires_at: Date.UTC(2026, 10, 30, 6) / 1000 }));
 });

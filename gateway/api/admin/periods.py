@@ -87,9 +87,15 @@ def _parse_last(text: str, today: date) -> tuple[date, date]:
 
 
 def days_before(selection: UsageFilter) -> UsageFilter:
-    """Returns as many days directly before. Raises: GatewayError INVALID_VALUE if the calendar has not as many."""
+    """Returns the month before a whole month, else as many days directly before.
+
+    Raises: GatewayError INVALID_VALUE if the calendar has not as many.
+    """
     days = (selection.last - selection.first).days + 1
     if selection.first.toordinal() <= days:
         raise refused_value("compare", f"there are not {days} days before {selection.first}.")
+    if selection.first.day == 1 and days == monthrange(selection.first.year, selection.first.month)[1]:
+        end = selection.first - timedelta(days=1)
+        return UsageFilter(end.replace(day=1), end, selection.tenant)
     span = timedelta(days=days)
     return UsageFilter(selection.first - span, selection.last - span, selection.tenant)

@@ -154,7 +154,7 @@ class UsageSection:
         return [row | {"label": labels.get(str(row["key"]))} for row in rows]
 
     async def _previous(self, of: UsageFilter, wanted: RequestFilter) -> dict[str, object]:
-        """Returns the total of as many days directly before. Costs as much as a first page by day."""
+        """Returns the total of the period before. Costs as much as a first page by day."""
         before, report = days_before(of), UsageReport((GroupBy.DAY,), 1, wanted=wanted)
         await self.ledger.fill(report, before)
         return {"from": before.first, "to": before.last, "total": amounts_document(report.total)}

@@ -14,12 +14,15 @@ const GRID_LINES = 4;
 const DAY_MS = 86_400_000;
 const DAYS_MAX = 92;
 
-/** Rounds up to a number of the form 1, 2, 2.5 or 5 times a power of ten. @param {number} value */
+/** Rounds up to 1, 2, 4, 6 or 8 times a power of ten, whose quarters are short numbers. @param {number} value */
 export function ceiling(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return ([1, 2, 2.5, 5].find((step) => step * power >= value * 0.999999) ?? 10) * power;
+  return ([1, 2, 4, 6, 8].find((step) => step * power >= value * 0.999999) ?? 10) * power;
 }
+
+/** Writes a value of the scale in US dollars. @param {number} value */
+export const dollars = (value) => `$${value.toLocaleString("en-US", { maximumFractionDigits: 8 })}`;
 
 /** @param {Bar[]} bars @param {(value: number) => string} unit @param {number} width in pixels */
 function draw(bars, unit, width) {

@@ -1,6 +1,6 @@
 // @ts-check
 /** API keys: the table of them, and the dialogs that create, change, rotate and revoke one. */
-import { badge, call, empty, h, link, may, scoped, usd, when } from "./core.js";
+import { badge, call, empty, h, link, may, scoped, shell, usd, when } from "./core.js";
 import { announce, confirmation, copyable, editor, flags, maker, rowButton, table } from "./ui.js";
 import { limitFields, limitFlags, limitsOf, limitWords } from "./limits.js";
 
@@ -15,13 +15,13 @@ export function keyTable(context, keys, none) {
   return table("API keys", [
     { label: "Key", cell: (key) => [key.label || "no label", h("span", { class: "note mono" }, `sk-ig-${key.id}…`)] },
     { label: "Tenant", hidden: !ofAll, cell: (key) => (may(context.session, "tenants.read") ? link(`/console/tenants/${encodeURIComponent(key.tenant)}`, key.tenant) : key.tenant) },
-    { label: "State", cell: state }, { label: "Last used", cell: (key) => when(key.last_used_at, "never") },
+    { label: "State", cell: (key) => [state(key), key.old_secret_until > Date.now() / 1000 && h("span", { class: "note" }, "old secret ends ", when(key.old_secret_until))] }, { label: "Last used", cell: (key) => when(key.last_used_at, "never") },
     { label: "Expires", cell: (key) => when(key.expires_at, "never") },
     { label: "This month", num: true, cell: (key) => usd(key.usd_this_month ?? key.used?.usd_this_month), hidden: !keys.some((key) => (key.usd_this_month ?? key.used) !== undefined) },
     { label: "Own limits", wide: true, cell: limitWords },
     { label: "Created", cell: (key) => [when(key.created_at), key.created_by && h("span", { class: "note" }, `by ${key.created_by}`)] },
     { label: "Actions", num: true, hidden: !may(context.session, "keys.write"), cell: (key) => actions(context, key) },
-  ], keys, { none: none ?? empty("There is no key yet.", context.session.tenant ? "imagegate me key create --label web" : "imagegate key create TENANT --label web") });
+  ], keys, { none: none ?? empty("There is no key yet.", context.session.tenant ? "imagegate me key create --label web" : `imagegate key create ${ofAll ? "TENANT" : shell(context.params[0])} --label web`) });
 }
 
 /** @param {Row} key */
@@ -77,7 +77,7 @@ export function createKey(context, tenant) {
 
 /** @param {Row} made */
 const secretOf = (made) => ({ text: "This is the only time that the key is shown. Store it now.", secret: made.key, label: "The key",
-  more: [h("h3", null, "For a program"), copyable(`export OPENAI_API_KEY=${made.key}`, "Environment variable")] });
+  more: [h("h3", null, "For a program"), copyable(`export OPENAI_API_KEY=${made.key}`, "Environment variable"), h("p", { class: "note" }, "OPENAI_BASE_URL is the address of the gateway, with /v1.")] });
 
 /** @param {Context} context @param {Row} key */
 const changeKey = (context, key) => editor(context, `Change ${key.label || key.id}`, {

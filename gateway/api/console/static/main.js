@@ -181,8 +181,8 @@ async function show() {
   if (isNew) {
     if (shownPath) main.querySelector("h1")?.focus();
     scrollTo(0, 0);
-  } else if (focused?.id) {
-    const again = /** @type {any} */ (document.getElementById(focused.id));
+  } else if (focused) {
+    const again = /** @type {any} */ (document.getElementById(focused.id) ?? main.querySelector("h1"));
     again?.focus({ preventScroll: true });
     if (at !== null) again?.setSelectionRange?.(at, at);
   }

@@ -1,7 +1,7 @@
 // @ts-check
 /** What an operator looks at first: spend, trend, what needs attention, refusals, capacity. Finance sees the spend. */
 import { badge, empty, get, h, heading, href, int, link, may, plural, section, serves, usd, when, words } from "./core.js";
-import { barChart, ranking } from "./chart.js";
+import { barChart, dollars, ranking } from "./chart.js";
 
 /** @typedef {import("./core.js").Row} Row */
 /** @typedef {import("./core.js").Child} Child */
@@ -22,7 +22,7 @@ export default async function overview(context) {
       figure("Images this month", int(seen.month.images), plural(seen.month.requests, "request")),
       seen.queue && figure("Waiting", seen.queue.map((/** @type {Row} */ row) => int(row.waiting)).join(" · ") || "0", waiting(seen.queue))),
     section("Spend of 30 days", barChart({
-      title: "Spend by day in US dollars", sentence: sentenceOf(seen.days), columns: ["Day", "US dollars"], unit: (value) => `$${value.toLocaleString("en-US")}`,
+      title: "Spend by day in US dollars", sentence: sentenceOf(seen.days), columns: ["Day", "US dollars"], unit: dollars,
       bars: seen.days.map((/** @type {Row} */ row) => ({ label: row.day.slice(5), value: Number(row.usd), text: usd(row.usd) })),
     }), link("/console/usage", "Usage & cost")),
     seen.resting && h("div", { class: "columns" }, section("Needs attention", attention(seen), may(session, "pool.read") && link("/console/pool?state=unready", "Pool")),
@@ -53,7 +53,7 @@ function attention(seen) {
   const items = [
     ...seen.resting.map((/** @type {Row} */ row) => [
       h("div", null, row.key ? link(`/console/pool/${[row.upstream, row.account, row.key].map(encodeURIComponent).join("/")}`, `${row.account}/${row.key}`) : link(href("/console/pool", { q: row.account }), row.account ?? row.upstream),
-        h("span", { class: "note" }, `${row.fault?.replace(/\.$/, "") ?? (row.error_code ? words(row.error_code) : `held by ${row.held_by ?? "an operator"}`)}, since `, when(row.since))),
+        h("span", { class: "note" }, `${row.fault?.replace(/\.$/, "") ?? (row.error_code ? words(row.error_code) : `held by ${row.held_by ?? "an operator"}`)}, `, when(row.since))),
       h("div", null, badge(row.state === "quarantined" ? "bad" : row.state === "cooling" || row.state === "half_open" ? "warn" : "off", STATES[row.state] ?? words(row.state)),
         h("span", { class: "note" }, !row.retry_at ? "until it is enabled" : row.retry_at > now ? ["retry ", when(row.retry_at)] : "the next call tries it"))]),
     ...(seen.certificates ?? []).filter((/** @type {Row} */ row) => row.expires_at < now + 10 * SOON_S).map((/** @type {Row} */ row) => [

@@ -19,8 +19,11 @@ export function reason(row) {
   if (row.state === "ready") return "–";
   if (row.state === "disabled" || row.state === "draining") return ["by ", row.held_by || "an operator", ", ", when(row.since)];
   const model = row.model ? ` for ${row.model} only` : "";
-  return [`${cause || "an error"}${model}, since `, when(row.since), !row.until ? null : row.until > Date.now() / 1000 ? [", retry ", when(row.until)] : "; the next call tries it"];
+  return [`${cause || "an error"}${model}, `, when(row.since), !row.until ? null : row.until > Date.now() / 1000 ? [", retry ", when(row.until)] : "; the next call tries it"];
 }
+
+/** Says why a key is not used: its own state, else that of its account. @param {Row} key @param {Row | undefined} account */
+export const keyReason = (key, account) => (key.state === "ready" && account && account.state !== "ready" ? [`its account: ${STATES[account.state]?.[1] ?? words(account.state)}, `, reason(account)] : reason(key));
 
 /** @param {Row} row */
 const fullName = (row) => [row.upstream, row.account, row.key].filter(Boolean).join("/");
@@ -61,7 +64,7 @@ function ofUpstream(context, upstream, canWrite, keep) {
     h("h3", null, "Keys"),
     table(`Keys of ${upstream.name}`, [
       { label: "Key", cell: (row) => [link(`/console/pool/${pathOf(row)}`, `${row.account}/${row.key}`), h("span", { class: "note mono" }, row.fingerprint)] },
-      { label: "State", cell: (row) => stateBadge(row.state) }, { label: "Why", wide: true, cell: reason },
+      { label: "State", cell: (row) => stateBadge(row.state) }, { label: "Why", wide: true, cell: (row) => keyReason(row, upstream.accounts.find((/** @type {Row} */ account) => account.account === row.account)) },
       { label: "Actions", num: true, hidden: !canWrite, cell: (row) => [rowButton("Probe", `${row.account}/${row.key}`, () => probe(context, row), `imagegate pool probe ${shell(fullName(row))}`), holds(context, row)] }], keys, { none: empty("No key matches.") }),
     canWrite && cli(...["list", "probe", "drain", "disable", "enable"].map((verb) => `imagegate pool ${verb}${verb === "list" ? "" : ` ${shell(upstream.name)}/ACCOUNT/KEY`}`)),
   ], lift);
@@ -70,11 +73,11 @@ function ofUpstream(context, upstream, canWrite, keep) {
 /** @param {Row | undefined} part */
 const room = (part) => (part ? `${int(part.free)} of ${int(part.now ?? part.limit)}` : "–");
 
-/** Buttons that disable, drain or enable an account or key. @param {Context} context @param {Row} row */
+/** Buttons that disable, drain or enable an account or key; to enable also ends a cooldown. @param {Context} context @param {Row} row */
 export function holds(context, row) {
   const name = `${row.account}${row.key ? `/${row.key}` : ""}`;
   const held = row.state === "disabled" || row.state === "draining";
-  const choices = held ? { Enable: "ready" } : { Drain: "draining", Disable: "disabled" };
+  const choices = { ...(row.state !== "ready" && row.state !== "half_open" && { Enable: "ready" }), ...(!held && { Drain: "draining", Disable: "disabled" }) };
   return h("span", { class: "rowactions" }, Object.entries(choices).map(([label, state]) => {
     const command = `imagegate pool ${label.toLowerCase()} ${shell(fullName(row))}`;
     return rowButton(label, name, () => act(context, () => call("PATCH", `/admin/v1/pool/${pathOf(row)}`, { body: { state } }), `${name}: ${words(state)}.`, command), command);

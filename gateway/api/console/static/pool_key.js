@@ -2,7 +2,7 @@
 /** One provider key: state, history of states, probe, hold, new secret, removal. */
 import { call, empty, get, h, heading, link, may, part, section, serves, shell, when, words } from "./core.js";
 import { cli, confirmation, dialog, editor, facts, table } from "./ui.js";
-import { holds, pathOf, probe, probed, reason, stateBadge } from "./pool.js";
+import { holds, keyReason, pathOf, probe, probed, stateBadge } from "./pool.js";
 
 /** @typedef {import("./core.js").Row} Row */
 
@@ -11,7 +11,8 @@ export default async function poolKey(context) {
   const { params: [upstream, account, name], session, signal } = context;
   const path = `/admin/v1/pool/${pathOf({ upstream, account, key: name })}`;
   const route = "/pool/{upstream}/{account}/{key}";
-  const key = await get(path, undefined, signal);
+  const [key, { data }] = await Promise.all([get(path, undefined, signal), get("/admin/v1/pool", undefined, signal)]);
+  const ofKey = data.find((/** @type {Row} */ each) => each.name === upstream)?.accounts.find((/** @type {Row} */ each) => each.account === account);
   const full = `${upstream}/${account}/${name}`;
   const actions = may(session, "pool.write") && [
     h("button", { type: "button", onclick: () => probe(context, key) }, "Probe"), holds(context, key),
@@ -19,7 +20,7 @@ export default async function poolKey(context) {
     !key.declared && h("button", { type: "button", onclick: () => remove(context, path, full) }, "Remove")];
   return [
     heading(`${account}/${name}`, actions, [link("/console/pool", "Pool"), ` / ${upstream}`]),
-    section("State", [facts([["State", stateBadge(key.state)], ["Why", reason(key)], ["Fingerprint of the secret", h("code", null, key.fingerprint)], ["From", key.declared ? "the configuration: change its secret there" : "added at run time"]]), cli(...["probe", "drain", "disable", "enable"].map((verb) => `imagegate pool ${verb} ${shell(full)}`))]),
+    section("State", [facts([["State", stateBadge(key.state)], ["Why", keyReason(key, ofKey)], ["Fingerprint of the secret", h("code", null, key.fingerprint)], ["From", key.declared ? "the configuration: change its secret there" : "added at run time"]]), cli(...["probe", "drain", "disable", "enable"].map((verb) => `imagegate pool ${verb} ${shell(full)}`))]),
     serves(session, `${route}/history`) && section("History", await part(get(`${path}/history`, undefined, signal), (history) => table("States, newest first", [
       { label: "When", cell: (row) => when(row.at) }, { label: "Of", cell: (row) => row.scope ?? "key" }, { label: "State", cell: (row) => stateBadge(row.state) },
       { label: "Why", wide: true, cell: (row) => (row.error_code ? `${words(row.error_code)}${row.model ? ` for ${row.model} only` : ""}` : "–") }, { label: "By", cell: (row) => row.actor || "the gateway" }],

@@ -40,7 +40,7 @@ async function records(context) {
       { label: "Model", cell: (row) => row.model }, { label: "Outcome", cell: (row) => (row.correction_of ? badge("off", `correction of ${row.correction_of}`) : outcomeBadge(row.outcome)) },
       { label: "Images", num: true, cell: (row) => `${int(row.delivered)} of ${int(row.asked)}` }, { label: "Cost", num: true, cell: (row) => usd(row.usd) },
       { label: "Total", num: true, cell: (row) => [duration(row.total_ms), row.queue_ms >= QUEUED_MS && h("span", { class: "note" }, `${duration(row.queue_ms)} queued`)] },
-    ], page.data, { none: empty("No request matches in this range.", query.size ? undefined : "imagegate demo") }),
+    ], page.data, { none: named.request_id ? h("div", { class: "empty" }, h("p", null, "No admitted request of this range has this ID."), link(pathOf(named), "Search the refusals and all days")) : empty("No request matches in this range.", query.size ? undefined : "imagegate demo") }),
     pager(context, "cursor", page.next_cursor, (page.total ?? null) === null ? null : `${plural(page.total, "request")} ${day ? `on ${day}` : "in 30 days"}`),
     !own && cli(`imagegate usage records${flags({ ...withDashes(named), ...range, limit: PAGE })}`),
   ];

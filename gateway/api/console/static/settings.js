@@ -74,10 +74,10 @@ async function configuration(context) {
 async function alerts(context) {
   const tenant = await get("/console/tenant", undefined, context.signal);
   const percent = tenant.alerts?.percent;
-  return section("Alerts of the team", facts([["At percent of a quota", percent?.join(", ") || "as configured"], ["Sent to", tenant.alerts?.to?.join(", ") || "–"], ["Contact", tenant.contact || "–"]]),
+  return section("Alerts of the team", facts([["At percent of a quota", percent?.join(", ") || "as the operator configured"], ["Sent to", tenant.alerts?.to?.join(", ") || "no address: only the operator's endpoints get alerts"], ["Contact", tenant.contact || "–"]]),
     h("button", { type: "button", onclick: () => editor(context, "Change alerts", {
-      fields: [{ name: "percent", label: "Percent of a quota", value: percent?.join(", "), pattern: "[\\d, ]*", help: "As 80, 100. Empty: as the gateway is configured." },
-        { name: "to", label: "Send to", value: tenant.alerts?.to?.join(", "), help: "mailto: and the contact, or an https URL of a permitted host, with commas between them." }],
+      fields: [{ name: "percent", label: "Percent of a quota", value: percent?.join(", "), pattern: "[\\d, ]*", help: "As 80, 100. Empty: as the operator configured." },
+        { name: "to", label: "Send to", value: tenant.alerts?.to?.join(", "), help: `${/@/.test(tenant.contact ?? "") ? `mailto:${tenant.contact}` : "mailto: and the contact, once an administrator sets an e-mail address as the contact"}, or an https URL of a host that the operator permits. Commas between several.` }],
       action: "Save", command: (/** @type {Row} */ values) => `imagegate me update${list(values.percent).map((each) => ` --alert-percent ${each}`).join("")}${list(values.to).map((each) => ` --alert-to ${each}`).join("")}`,
       submit: (/** @type {Row} */ values) => call("PATCH", "/console/tenant", { body: { alerts: { percent: list(values.percent).length ? list(values.percent).map(Number) : null, to: list(values.to) } } }),
     }, "The alerts are changed.") }, "Change alerts"));

@@ -1,5 +1,5 @@
 // @ts-check
-/** Code for a request: curl, Python and Node. URL and key are variables: the console may be served on another port. */
+/** Code for a request: curl, Python and Node. URL and key are the variables that OpenAI's SDKs read: the console may be served on another port. */
 
 /** @typedef {Record<string, any>} Row */
 
@@ -19,7 +19,7 @@ function split(body) {
 
 /** @param {Row} body @param {string | null} file name of the picture to edit */
 export function curl(body, file) {
-  const head = `curl "$IMAGEGATE_URL/v1/images/${file ? "edits" : "generations"}" \\\n  -H "authorization: Bearer $IMAGEGATE_API_KEY"`;
+  const head = `curl "$OPENAI_BASE_URL/images/${file ? "edits" : "generations"}" \\\n  -H "authorization: Bearer $OPENAI_API_KEY"`;
   if (file) return [head, `  -F ${inShell(`image=@${file}`)}`, ...Object.entries(body).map(([name, value]) => `  --form-string ${inShell(`${name}=${value}`)}`)].join(" \\\n");
   return `${head} \\\n  -H "content-type: application/json" \\\n  -d ${inShell(JSON.stringify(body))}`;
 }
@@ -30,12 +30,12 @@ export function pythonCode(body, file) {
   const lines = known.map(([name, value]) => `    ${name}=${python(value)},`);
   if (file) lines.unshift(`    image=open(${python(file)}, "rb"),`);
   if (other.length) lines.push(`    extra_body={${other.map(([name, value]) => `${python(name)}: ${python(value)}`).join(", ")}},`);
-  return `import os\nfrom openai import OpenAI\n\nclient = OpenAI(base_url=os.environ["IMAGEGATE_URL"] + "/v1", api_key=os.environ["IMAGEGATE_API_KEY"])\nresult = client.images.${file ? "edit" : "generate"}(\n${lines.join("\n")}\n)\nprint(result.data[0])\n`;
+  return `from openai import OpenAI\n\nclient = OpenAI()\nresult = client.images.${file ? "edit" : "generate"}(\n${lines.join("\n")}\n)\nprint(result.data[0])\n`;
 }
 
 /** @param {Row} body @param {string | null} file */
 export function node(body, file) {
   const lines = Object.entries(body).map(([name, value]) => `  ${name}: ${JSON.stringify(value)},`);
   if (file) lines.unshift(`  image: fs.createReadStream(${JSON.stringify(file)}),`);
-  return `${file ? 'import fs from "node:fs";\n' : ""}import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: process.env.IMAGEGATE_URL + "/v1", apiKey: process.env.IMAGEGATE_API_KEY });\nconst result = await client.images.${file ? "edit" : "generate"}({\n${lines.join("\n")}\n});\nconsole.log(result.data[0]);\n`;
+  return `${file ? 'import fs from "node:fs";\n' : ""}import OpenAI from "openai";\n\nconst client = new OpenAI();\nconst result = await client.images.${file ? "edit" : "generate"}({\n${lines.join("\n")}\n});\nconsole.log(result.data[0]);\n`;
 }

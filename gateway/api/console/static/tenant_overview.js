@@ -1,7 +1,7 @@
 // @ts-check
 /** What a team looks at first: what is left of each limit and quota, spend by day, keys that expire, its latest refusals. */
 import { badge, empty, get, h, heading, link, may, part, plural, section, serves, usd, when } from "./core.js";
-import { barChart, everyDay } from "./chart.js";
+import { barChart, dollars, everyDay } from "./chart.js";
 import { table } from "./ui.js";
 import { metersOf } from "./limits.js";
 
@@ -32,7 +32,7 @@ export default async function tenantOverview(context) {
 /** @param {Row} usage */
 const spendOf = (usage) => (usage.data.length ? barChart({
   title: "Spend by day in US dollars", sentence: `${usd(usage.total.usd)} for ${plural(usage.total.images, "image")} in ${plural(usage.total.requests, "request")}. Amounts are exact.`,
-  bars: everyDay(/** @type {any} */ (usage)).map((/** @type {Row} */ row) => ({ label: row.day.slice(5), value: Number(row.usd), text: usd(row.usd) })), unit: (value) => `$${value}`, columns: ["Day", "US dollars"],
+  bars: everyDay(/** @type {any} */ (usage)).map((/** @type {Row} */ row) => ({ label: row.day.slice(5), value: Number(row.usd), text: usd(row.usd) })), unit: dollars, columns: ["Day", "US dollars"],
 }) : empty("No request in 30 days. The playground makes one, and shows the code for it."));
 
 /** @param {Row} page */

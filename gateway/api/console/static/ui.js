@@ -117,6 +117,8 @@ export function dialog(title, content, closed) {
 /** @typedef {{name: string, label: string, help?: Child, type?: string, value?: any, choices?: Record<string, string>, required?: boolean,
  *   pattern?: string, placeholder?: string, min?: number, max?: number, step?: string, autocomplete?: string, rows?: number, group?: string, inputmode?: string, list?: string}} Field */
 
+const HINTS = /** @type {Record<string, string>} */ ({ decimal: "US dollars with a point, as 12.50.", numeric: "A whole number, as 60." });
+
 /** @param {Field} field */
 export function control(field) {
   const id = unique(field.name.replaceAll(/\W/g, "-"));
@@ -128,7 +130,7 @@ export function control(field) {
   else if (field.type === "checkbox") {
     input = h("input", { id, name: field.name, type: "checkbox", "aria-describedby": notes, checked: field.value });
     return h("div", { class: "field check" }, h("label", null, input, field.label), field.help && h("p", { class: "help", id: `${id}-help` }, field.help), h("p", { class: "error", id: `${id}-error` }));
-  } else input = h("input", { ...props, type: field.type ?? "text", pattern: field.pattern, min: field.min, max: field.max, step: field.step, inputmode: field.inputmode, list: field.list, spellcheck: "false" });
+  } else input = h("input", { ...props, type: field.type ?? "text", pattern: field.pattern, title: field.pattern && (HINTS[field.inputmode ?? ""] ?? (typeof field.help === "string" ? field.help : field.label)), min: field.min, max: field.max, step: field.step, inputmode: field.inputmode, list: field.list, spellcheck: "false" });
   return h("div", { class: "field" }, h("label", { for: id }, field.label), input,
     field.help && h("p", { class: "help", id: `${id}-help` }, field.help), h("p", { class: "error", id: `${id}-error` }));
 }
@@ -174,7 +176,7 @@ export function form({ fields, action, danger, intro, command, submit, done, can
 /** Marks fields that the browser finds invalid, and moves the focus to the first. @param {HTMLFormElement} element */
 function check(element) {
   const fields = /** @type {any[]} */ ([...element.elements]).filter((each) => each.name);
-  for (const each of fields) mark(each, each.validity.valid ? "" : each.validationMessage);
+  for (const each of fields) mark(each, each.validity.valid ? "" : (each.validity.patternMismatch && each.title) || each.validationMessage);
   const wrong = fields.find((each) => !each.validity.valid);
   wrong?.focus();
   return !wrong;
@@ -250,7 +252,7 @@ export function meter(label, used, limit, { money = false, note } = {}) {
   const share = Number(limit) > 0 ? Math.min(1, Number(used) / Number(limit)) : 1;
   const tone = share >= 1 ? "bad" : share >= 0.8 ? "warn" : "good";
   return h("div", { class: "meter" }, h("p", null, h("span", null, label), h("span", null, `${write(used)} of ${write(limit)}`)),
-    h("div", { class: `track ${tone}`, "aria-hidden": "true" }, h("div", { vars: { share: `${share * 100}%` } })),
+    h("div", { class: `track ${tone}`, "aria-hidden": "true" }, share > 0 && h("div", { vars: { share: `${share * 100}%` } })),
     h("p", { class: "note" }, `${Math.floor(share * 100)}% used`, note && [" · ", note]));
 }
 

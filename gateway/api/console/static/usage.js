@@ -1,7 +1,7 @@
 // @ts-check
 /** Usage and cost: range, two-level grouping, chart, table with the API's total, comparison, exports, verification, closing. */
 import { call, empty, get, h, heading, href, int, link, listsRequests, may, plural, problem, replace, scoped, section, serves, usd, utc, words } from "./core.js";
-import { barChart, everyDay } from "./chart.js";
+import { barChart, dollars, everyDay } from "./chart.js";
 import { choice, cli, confirmation, flags, pager, search, table } from "./ui.js";
 
 /** @typedef {import("./core.js").Row} Row */
@@ -75,7 +75,7 @@ function chart({ by, data, from, to, next_cursor: next }) {
   const bars = by[0] === "day" ? everyDay({ from, to, data }) : isTime ? data : [...data].sort((left, right) => Number(right.usd) - Number(left.usd)).slice(0, 20);
   return section(`Cost by ${words(by[0])}`, barChart({
     title: `Cost by ${words(by[0])} in US dollars`, sentence: `The most is ${usd(most.usd)}: ${nameOf(most, by[0])}.${bars.length < data.length ? ` The ${bars.length} largest of ${int(data.length)} are drawn.` : ""}`,
-    columns: [GROUPS[by[0]] ?? words(by[0]), "US dollars"], unit: (value) => `$${value.toLocaleString("en-US")}`,
+    columns: [GROUPS[by[0]] ?? words(by[0]), "US dollars"], unit: dollars,
     bars: bars.map((/** @type {Row} */ row) => ({ label: isTime ? shortTime(row[by[0]]) : String(nameOf(row, by[0])), value: Number(row.usd), text: usd(row.usd) })),
   }));
 }
