@@ -19,6 +19,7 @@ from gateway.domain.pricing import PerImage, Rate
 from gateway.domain.sizes import AspectRatios, SizeBounds, SizeList, SizeRule
 from gateway.domain.tasks import PollRhythm, Task
 from gateway.providers.error_texts import refusal
+from gateway.providers.google import SIZES
 from gateway.providers.ideogram import V3_RATIOS
 from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest, lowered
 from gateway.providers.replies import UntrustedObject, UpstreamResponse, http_error, parse_any, read_link
@@ -54,7 +55,7 @@ def _map(
 
 _FLUX: Final = SizeBounds(256, 1440, 32)
 """Of FLUX.1 at its maker (4.1). fal documents no bounds [I]."""
-_ULTRA: Final = AspectRatios(
+ULTRA: Final = AspectRatios(
     {
         "1:1": Size(2048, 2048),
         "21:9": Size(3136, 1344),
@@ -68,7 +69,7 @@ _ULTRA: Final = AspectRatios(
     }
 )
 """About 4 megapixels [I]; the response states the size."""
-_RECRAFT: Final = SizeList(
+RECRAFT: Final = SizeList(
     (
         *(Size(1024, 1024), Size(1365, 1024), Size(1024, 1365), Size(1536, 1024), Size(1024, 1536)),
         *(Size(1820, 1024), Size(1024, 1820), Size(2048, 1024), Size(1024, 2048), Size(1434, 1024)),
@@ -78,20 +79,7 @@ _RECRAFT: Final = SizeList(
 """Of Recraft V3 at its maker (section 7)."""
 _IDEOGRAM: Final = AspectRatios(V3_RATIOS)
 """Ratios of 3.0 at its maker (6.2), sent as width and height [I]."""
-_NANO_BANANA: Final = AspectRatios(
-    {
-        "1:1": Size(1024, 1024),
-        "2:3": Size(848, 1264),
-        "3:2": Size(1264, 848),
-        "3:4": Size(896, 1200),
-        "4:3": Size(1200, 896),
-        "4:5": Size(928, 1152),
-        "5:4": Size(1152, 928),
-        "9:16": Size(768, 1376),
-        "16:9": Size(1376, 768),
-        "21:9": Size(1584, 672),
-    }
-)
+_NANO_BANANA: Final = AspectRatios(SIZES)
 """Of the model at 1K (section 10), which is the default and has the price below."""
 _EDITS: Final = EditRule(frozenset({Format.JPEG, Format.PNG, Format.WEBP}), 7 * 1024 * 1024, images_max=3)
 """As at the model's maker (section 10): fal documents up to 14 images, without a limit in bytes [I]."""
@@ -102,9 +90,9 @@ MODELS: Final[Mapping[str, FieldMap]] = {
     "fal-ai/flux/schnell": _map("image_size", _FLUX, images=4, prompt=10_000, fields=_FLUX_FIELDS),
     "fal-ai/flux-pro/v1.1": _map("image_size", _FLUX, images=4, prompt=10_000, fields=_FLUX_FIELDS),
     "fal-ai/flux-pro/v1.1-ultra": _map(
-        *("aspect_ratio", _ULTRA), images=4, prompt=10_000, fields=_FLUX_FIELDS, rate=PerImage(60_000)
+        *("aspect_ratio", ULTRA), images=4, prompt=10_000, fields=_FLUX_FIELDS, rate=PerImage(60_000)
     ),
-    "fal-ai/recraft/v3/text-to-image": _map("image_size", _RECRAFT, images=1, prompt=1000, rate=PerImage(40_000)),
+    "fal-ai/recraft/v3/text-to-image": _map("image_size", RECRAFT, images=1, prompt=1000, rate=PerImage(40_000)),
     "fal-ai/ideogram/v3": _map(
         *("image_size", _IDEOGRAM), images=8, prompt=10_000, fields=("seed",), rate=PerImage(60_000)
     ),

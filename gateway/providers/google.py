@@ -30,7 +30,7 @@ from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest, lo
 from gateway.providers.replies import UntrustedObject, UpstreamResponse, http_error, parse_any, read_base64
 from gateway.providers.stray_images import has_stray_images
 
-_SIZES: Final = {
+SIZES: Final = {
     "1:1": Size(1024, 1024),
     "2:3": Size(848, 1264),
     "3:2": Size(1264, 848),
@@ -61,7 +61,7 @@ _OUTPUT_TOKENS_MAX: Final = 2520
 def _facts(input_usd: float, output_usd: int, retires_on: date | None = None) -> ModelFacts:
     """Returns a model's facts, with its prices in USD per million tokens."""
     capability = Capability(
-        (AspectRatios(_SIZES),), prompt_max_chars=32_000, fields=frozenset({"background.opaque"}), edits=_EDITS
+        (AspectRatios(SIZES),), prompt_max_chars=32_000, fields=frozenset({"background.opaque"}), edits=_EDITS
     )
     micros = round(input_usd * 1_000_000)
     return ModelFacts(capability, PerToken(micros, output_usd * 1_000_000, 36_000, _OUTPUT_TOKENS_MAX), retires_on)

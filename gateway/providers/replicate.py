@@ -20,6 +20,7 @@ from gateway.domain.pricing import PerImage, Rate
 from gateway.domain.sizes import AspectRatios, SizeBounds, SizeList, SizeRule
 from gateway.domain.tasks import PollRhythm, Task
 from gateway.providers.error_texts import refusal
+from gateway.providers.fal import RECRAFT, ULTRA
 from gateway.providers.ideogram import V3_RATIOS, V3_SIZES
 from gateway.providers.protocol import KeyCheck, ModelFacts, ProviderRequest, lowered
 from gateway.providers.replies import UntrustedObject, UpstreamResponse, http_error, parse_any, read_link
@@ -68,29 +69,7 @@ _FLUX: Final = AspectRatios(
     }
 )
 """Ratios of both models [D], of about a megapixel. The sizes are not documented [K]."""
-_ULTRA: Final = AspectRatios(
-    {
-        "1:1": Size(2048, 2048),
-        "21:9": Size(3136, 1344),
-        "16:9": Size(2752, 1536),
-        "4:3": Size(2368, 1792),
-        "3:2": Size(2496, 1664),
-        "2:3": Size(1664, 2496),
-        "3:4": Size(1792, 2368),
-        "9:16": Size(1536, 2752),
-        "9:21": Size(1344, 3136),
-    }
-)
-"""Ratios [D], of about 4 megapixels [I]."""
 _CUSTOM: Final = SizeBounds(256, 1440, 32)
-_RECRAFT: Final = SizeList(
-    (
-        *(Size(1024, 1024), Size(1365, 1024), Size(1024, 1365), Size(1536, 1024), Size(1024, 1536)),
-        *(Size(1820, 1024), Size(1024, 1820), Size(2048, 1024), Size(1024, 2048), Size(1434, 1024)),
-        *(Size(1024, 1434), Size(1280, 1024), Size(1024, 1280), Size(1707, 1024), Size(1024, 1707)),
-    )
-)
-"""Of Recraft V3 at its maker (section 7)."""
 _IDEOGRAM: Final = (AspectRatios(V3_RATIOS), SizeList(V3_SIZES))
 _EDITS: Final = EditRule(frozenset({Format.JPEG, Format.PNG, Format.WEBP}), 256 * 1024, images_max=4)
 """Up to 4 images [D]. A data URL may have 256 KB [K]; the larger file must be a URL, as the gateway uploads none."""
@@ -99,13 +78,13 @@ MODELS: Final[Mapping[str, FieldMap]] = {
     "black-forest-labs/flux-schnell": _map(_FLUX, images=4, fields=_ALL, usd_micros=3_000),
     "black-forest-labs/flux-dev": _map(_FLUX, images=4, fields=_ALL, usd_micros=25_000),
     "black-forest-labs/flux-1.1-pro": _map(_CUSTOM, fields=_ALL, usd_micros=40_000),
-    "black-forest-labs/flux-1.1-pro-ultra": _map(_ULTRA, fields=_JPEG_PNG, usd_micros=60_000),
+    "black-forest-labs/flux-1.1-pro-ultra": _map(ULTRA, fields=_JPEG_PNG, usd_micros=60_000),
     "black-forest-labs/flux-2-dev": _map(_CUSTOM, fields=_ALL, edits=_EDITS),
     "ideogram-ai/ideogram-v3-turbo": _map(*_IDEOGRAM, fields=_SEEDED, usd_micros=30_000, pixels="resolution"),
     "ideogram-ai/ideogram-v3-balanced": _map(*_IDEOGRAM, fields=_SEEDED, usd_micros=60_000, pixels="resolution"),
     "ideogram-ai/ideogram-v3-quality": _map(*_IDEOGRAM, fields=_SEEDED, usd_micros=90_000, pixels="resolution"),
     "recraft-ai/recraft-v3": _map(
-        *(_RECRAFT,), fields=frozenset({"background.opaque"}), prompt=1000, usd_micros=40_000, pixels="size"
+        RECRAFT, fields=frozenset({"background.opaque"}), prompt=1000, usd_micros=40_000, pixels="size"
     ),
 }
 """Official models, with their fields [D] and prices per image [K]. That of flux-2-dev is by megapixel."""
