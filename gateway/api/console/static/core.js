@@ -4,7 +4,7 @@
 /** @typedef {Node | string | number | null | undefined | false | Array<any>} Child */
 /** @typedef {Record<string, any>} Row */
 
-/** @typedef {{signed_in: boolean, label?: string, subject?: string, role?: string, tenant?: string | null, may?: string[], api?: string[],
+/** @typedef {{signed_in: boolean, label?: string, subject?: string, role?: string, tenant?: string | null, other_tenants?: {tenant: string, role: string}[], may?: string[], api?: string[],
  *   expires_at?: number, idle_expires_at?: number, version?: string, organisation?: string, time_zone?: string,
  *   sign_in?: any, secure?: boolean}} Session */
 

@@ -95,6 +95,8 @@ function shell() {
       h("a", { href: BASE + path, onclick: () => setOpen(false) }, icon(/** @type {any} */ (name)), routeOf(path)?.[2])))),
     h("div", { class: "who" },
       h("p", null, h("strong", null, session.label), h("span", null, session.tenant ? `${session.role} of ${session.tenant}` : session.role)),
+      session.other_tenants?.length ? h("label", null, "Tenant", h("select", { value: session.tenant, onchange: (/** @type {any} */ event) => void switchTo(event.target.value) },
+        [session.tenant, ...session.other_tenants.map(({ tenant }) => tenant)].map((name) => h("option", { value: name }, name)))) : null,
       h("label", null, "Theme", h("select", { value: storedTheme(), onchange: (/** @type {any} */ event) => setTheme(event.target.value) },
         Object.entries(THEMES).map(([value, label]) => h("option", { value }, label)))),
       h("button", { type: "button", onclick: signOut }, "Sign out")));
@@ -105,6 +107,17 @@ function shell() {
   return [h("a", { href: "#main", class: "skip" }, "Skip to content"),
     h("header", { class: "side" }, h("a", { href: `${BASE}/`, class: "brand" }, logo(), h("span", null, session.organisation || "imagegate")), menu, nav),
     main, live];
+}
+
+/** Opens the session in another tenant of the person. @param {string} tenant */
+async function switchTo(tenant) {
+  try {
+    await call("POST", "/console/session/tenant", { body: { tenant } });
+  } catch (error) {
+    announce(`Not switched. ${/** @type {any} */ (error).message}`);
+    return start(); // the choice shows the tenant in force
+  }
+  location.assign(`${BASE}/`);
 }
 
 async function signOut() {
