@@ -103,8 +103,9 @@ def test_one_request_is_one_line_that_no_terminal_obeys(make_gateway: MakeGatewa
         ask(gateway.url, head(b"GET /v1/models", b"traceparent: \x1b[2J", b"x-forwarded-for: \x1b[2J", key="\x1b[2J"))
         ask(gateway.url, b"\x1b[2J\r\n\r\n")
         logging.getLogger("imagegate").info("last")
-    lines = log.text.split("\n")[:-1]
-    assert [] == [line for line in lines if not line.isprintable()]
+    found = log.text.split("\n")[:-1]
+    assert [] == [line for line in found if not line.isprintable()]
+    lines = [line for line in found if "redis_not_persistent" not in line]  # the gateway's own, soon after its start
     assert 8 == len(lines), lines
     assert 2 == len(
         [line for line in lines if "connections_rejected" in line]
