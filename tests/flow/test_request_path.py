@@ -16,7 +16,8 @@ FUNCTIONS_MAX = 254
 FILES_MAX = 53
 """Bounds are lowered with the code. Only what a request did not do before may raise them: repaired addresses, repeated
 requests, the numbers that a replay repeats, attribution, the headers of quotas and costs, prices of several kinds with
-the provider's cost beside the tenant's, pictures of several images, and tasks have. The goal without these is 166 functions in 28 files."""
+the provider's cost beside the tenant's, pictures of several images, and tasks have. The goal without these is 166
+functions in 28 files."""
 ROUNDS = 10
 SETTLED_S = 0.05
 """For what a request leaves to be done once its response has been sent."""
