@@ -45,7 +45,7 @@ def large(make_gateway: MakeGateway, provider: Hostile) -> Gateway:
     return make_gateway(
         upstream("sim", "minimax", provider.url) | {"breaker_failures": 1000},
         server={"max_memory_bytes": 2048 * MB},
-        requests={"call_timeout_s": 5, "max_attempts": 1},
+        requests={"call_timeout_s": 60, "max_attempts": 1},
     )
 
 
