@@ -54,7 +54,7 @@ def measure(run: Run) -> list[Row]:
             for accounts, (costs, fixed_us) in measured.items()
         ),
         Row(
-            measure="  fixed script of 1,000,000 steps, ms",
+            measure="  fixed script, 1e6 steps, ms",
             gateway=statistics.median(fixed_us for _, fixed_us in measured.values()) / 1000,
         ),
         Row(measure="  slowest of all, ms", gateway=slowest_us / 1000, goal=at_most(_SLOWEST_MAX_MS)),
