@@ -1,4 +1,4 @@
-"""Tasks: calls that a provider accepts first and ends later. The gateway submits one, and asks for it until it ends."""
+"""Tasks: calls that a provider accepts first and ends later. The gateway submits one, and polls it until it ends."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class PollRhythm:
-    """When a provider's tasks are asked for; seconds."""
+    """When a provider's tasks are polled; seconds."""
 
     first_s: float
-    """Before the first question."""
+    """Before the first poll."""
     interval_s: float
     """Before the second; each further wait is `factor` times longer."""
     factor: float
@@ -28,7 +28,7 @@ class PollRhythm:
     """After this time a task that has not ended counts as lost: the provider has forgotten it."""
 
     def waits(self) -> Iterator[float]:
-        """Yields the time before each question, without end."""
+        """Yields the time before each poll, without end."""
         yield self.first_s
         wait_s = self.interval_s
         while True:

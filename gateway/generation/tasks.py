@@ -1,7 +1,7 @@
-"""Asks for tasks until they end: those of this process's requests, and those of processes that died.
+"""Polls tasks until they end: those of this process's requests, and those of processes that died.
 
-Invariants: a task is in Redis before it is asked for, and keeps its account's place until it ends. A failed question
-ends no task. A task whose request got no answer is followed until it ends, so that the ledger has the truth.
+Invariants: a task is in Redis before the first poll, and keeps its account's place until it ends. A failed poll ends no
+task. A task whose request got no images is followed until it ends, and the ledger is then corrected.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from gateway.scheduler.tasks import RENEWED_S, OpenTask, TaskStore
 _LOG = structlog.get_logger("imagegate.tasks")
 _ROUND_S: Final = 5.0
 _POLL_S: Final = 30.0
-"""Limit on one question."""
+"""Limit on one poll."""
 _CONNECT_S: Final = 5.0
 _PAUSE_MAX_S: Final = 60.0
-"""Limit on a Retry-After of a question, and on the waits after failed ones."""
+"""Limit on a Retry-After of a poll, and on the waits after failed ones."""
 _FOLLOWED_MAX: Final = 200
 """Limit on the tasks that this process follows after their requests; the others wait in Redis."""
 _DOWNLOAD_S: Final = 120.0
 _SETTLE_S: Final = 3600.0
-"""For a request to be settled, by itself or by expiry, before the truth about its task is given up."""
+"""For a request to be settled, by itself or by expiry, before the correction of its task is given up."""
 
 _Outcome = ImageReply | GatewayError
 
@@ -64,7 +64,7 @@ class TaskTracker:
     keep: Callable[[str, str, ImageResult], Awaitable[bool]] | None = None
     """Keeps the images of a tenant's order, by its reservation ID, for requests that repeat it."""
     _open: dict[str, OpenTask] = field(default_factory=dict, init=False)
-    """By lease ID: tasks that this process asks for; it renews them."""
+    """By lease ID: tasks that this process polls; it renews them."""
     _over: dict[str, tuple[str, Callable[[], bool]]] = field(default_factory=dict, init=False)
     """By lease ID: upstreams of tasks that ended, which stay in Redis until their request is settled."""
     _following: set[asyncio.Task[None]] = field(default_factory=set, init=False)
@@ -83,14 +83,14 @@ class TaskTracker:
         memory: ByteAccount,
         is_settled: Callable[[], bool],
     ) -> ImageReply:
-        """Asks for a task until `ends_s` (monotonic). `is_settled`: whether its request has been settled.
+        """Polls a task until `ends_s` (monotonic). `is_settled`: whether its request has been settled.
 
         Raises: GatewayError with which the task ended; TASK_UNFINISHED if it goes on, which is then followed.
         """
         self._open[opened.lease] = opened
         try:
             await self._note(opened)
-            outcome = await self._ask(endpoint, key, opened, ends_s, memory)
+            outcome = await self._poll(endpoint, key, opened, ends_s, memory)
         except BaseException:  # the request ends, the task does not
             self._follow(endpoint, key, opened)
             raise
@@ -177,10 +177,10 @@ class TaskTracker:
         following.add_done_callback(self._following.discard)
 
     async def _follow_to_end(self, endpoint: UpstreamEndpoint, key: ProviderKey, opened: OpenTask) -> None:
-        """Asks for a task until it ends or is forgotten, and then releases its lease and corrects the ledger."""
+        """Polls a task until it ends or is forgotten, and then releases its lease and corrects the ledger."""
         ends_s = self._monotonic() + opened.expires_s - self._clock()
         try:
-            outcome = await self._ask(endpoint, key, opened, ends_s, ByteAccount())
+            outcome = await self._poll(endpoint, key, opened, ends_s, ByteAccount())
             if outcome is None:
                 outcome = GatewayError(ErrorCode.TASK_LOST, "it did not end in time")
             report = _report(opened, outcome)
@@ -197,7 +197,7 @@ class TaskTracker:
         self._open.pop(opened.lease, None)
 
     async def _judge(self, endpoint: UpstreamEndpoint, opened: OpenTask, outcome: _Outcome) -> LateOutcome | None:
-        """Returns what is now known of its images; None if they stay unconfirmed, as those that nobody can get do."""
+        """Returns the outcome of its images; None if they stay unconfirmed, as those that no request can get."""
         account = f"{opened.upstream}/{opened.account}"
         if isinstance(outcome, ImageReply):
             withheld = max(0, min(opened.images - outcome.images, outcome.failed or 0))
@@ -229,10 +229,10 @@ class TaskTracker:
             await asyncio.sleep(_ROUND_S)
         _LOG.error("task_not_settled", **_named(opened), hint="its images stay unconfirmed in the ledger")
 
-    async def _ask(
+    async def _poll(
         self, endpoint: UpstreamEndpoint, key: ProviderKey, opened: OpenTask, ends_s: float, memory: ByteAccount
     ) -> _Outcome | None:
-        """Asks for a task until it ends. Returns: None at `ends_s`."""
+        """Polls a task until it ends. Returns: None at `ends_s`."""
         provider, failures = endpoint.provider, 0
         assert isinstance(provider, TaskProvider)
         for wait_s in provider.rhythm.waits():
@@ -242,14 +242,14 @@ class TaskTracker:
             if left_s <= pause_s:
                 break
             try:
-                outcome = await self._ask_once(endpoint, provider, key, opened, memory)
+                outcome = await self._poll_once(endpoint, provider, key, opened, memory)
                 failures = 0
             except GatewayError as error:
                 failures = min(failures + 1, 6)
                 detail = redact(error.detail, key.secret)
-                _LOG.info("task_question_failed", **_named(opened), error_code=error.error_code.value, detail=detail)
-                asked_s = min(_PAUSE_MAX_S, error.retry_after_s or 0.0, max(0.0, ends_s - self._monotonic()))
-                await asyncio.sleep(asked_s)
+                _LOG.info("task_poll_failed", **_named(opened), error_code=error.error_code.value, detail=detail)
+                retry_s = min(_PAUSE_MAX_S, error.retry_after_s or 0.0, max(0.0, ends_s - self._monotonic()))
+                await asyncio.sleep(retry_s)
                 continue
             if isinstance(outcome, ImageReply):
                 return redact_reply(outcome, key.secret)
@@ -257,7 +257,7 @@ class TaskTracker:
                 return outcome
         return None
 
-    async def _ask_once(
+    async def _poll_once(
         self,
         endpoint: UpstreamEndpoint,
         provider: TaskProvider,
@@ -266,14 +266,14 @@ class TaskTracker:
         memory: ByteAccount,
     ) -> _Outcome | None:
         """Raises: GatewayError if the response says nothing about the task."""
-        asked, given = provider.build_poll(opened.task, key.secret), opened.task.poll_url
+        poll, given = provider.build_poll(opened.task, key.secret), opened.task.poll_url
         trust = LinkPolicy((*provider.poll_hosts, _origin(endpoint.base_url))).trust(given)
         is_trusted = trust is LinkTrust.NAMED or (trust is LinkTrust.PUBLIC and given.startswith("https://"))
-        url = given if is_trusted else endpoint.base_url + asked.path
-        headers = [*asked.headers, ("accept-encoding", "identity"), ("user-agent", self._user_agent)]
+        url = given if is_trusted else endpoint.base_url + poll.path
+        headers = [*poll.headers, ("accept-encoding", "identity"), ("user-agent", self._user_agent)]
         extensions = {"timeout": {"connect": _CONNECT_S}, "proxy": find_proxy(endpoint.proxies, url)}
         try:
-            request = httpx.Request(asked.method, url, headers=headers, extensions=extensions)
+            request = httpx.Request(poll.method, url, headers=headers, extensions=extensions)
             async with asyncio.timeout(_POLL_S):
                 reply = await read_reply(self._transport, request, self._max_bytes, memory)
         except TimeoutError as error:

@@ -54,7 +54,7 @@ _CONTENT_WORDS: Final = frozenset(
 _PATH: Final = "/302/v2/image/generate?run_async=true"
 _MODELS_PATH: Final = "/v1/models"
 _NOT_FOUND: Final = -10010
-"""The code of a resource that is not found (reference/minimax.md 5.3): of a question, the task [I]."""
+"""The code of a resource that is not found (reference/minimax.md 5.3): of a poll, the task [I]."""
 _ITEMS_MAX: Final = 32
 
 
@@ -106,7 +106,7 @@ class Ai302Tasks:
         delivery: ResponseFormat,  # noqa: ARG002 - part of the protocol
     ) -> ImageReply | GatewayError | None:
         answer = parse_any(reply)
-        if answer.text("task_id") != task.id:  # an error of the question
+        if answer.text("task_id") != task.id:  # an error of the poll
             if answer.inner("error").integer("err_code") == _NOT_FOUND:
                 return GatewayError(ErrorCode.TASK_LOST, "302.AI does not know the task")
             _raise_error(reply, answer)

@@ -150,7 +150,7 @@ class Fal:
     poll_hosts: tuple[str, ...] = ("queue.fal.run", "queue.falrun.com")
     paths: tuple[str, ...] = tuple(f"/{model}" for model in MODELS)
     rhythm = PollRhythm(first_s=0.5, interval_s=0.5, factor=1.3, longest_s=4.0, expires_s=1800.0)
-    """fal's own clients ask twice a second [S]. It keeps a result for days; a task that waits begins within 10 minutes
+    """fal's own clients poll twice a second [S]. It keeps a result for days; a task that waits begins within 10 minutes
     or never, as `_headers` asks."""
     models: Mapping[str, ModelFacts] = {name: known.facts for name, known in MODELS.items()}
 
@@ -180,7 +180,7 @@ class Fal:
         return ProviderRequest("POST", f"/{plan.model}{known.edits_at}", _submitting(secret), (*pieces, b"]}"))
 
     def read_reply(self, reply: UpstreamResponse, delivery: ResponseFormat) -> ImageReply | Task:  # noqa: ARG002
-        """Reads the task. Raises: GatewayError; INVALID_RESPONSE if it cannot be asked for, as it may have begun."""
+        """Reads the task. Raises: GatewayError; INVALID_RESPONSE if it cannot be polled, as it may have begun."""
         answer = UntrustedObject({})
         try:
             answer = parse_any(reply)
@@ -197,7 +197,7 @@ class Fal:
         return Task(found[1], url)
 
     def build_poll(self, task: Task, secret: Secret) -> ProviderRequest:
-        """Asks for the result, which says if there is none yet: a question less than by its status."""
+        """Requests the result, whose response says if there is none yet: one request less than by its status."""
         return ProviderRequest("GET", f"/{task.id}", _headers(secret))
 
     def read_poll(

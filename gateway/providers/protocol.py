@@ -121,7 +121,7 @@ class TaskProvider(Provider, Protocol):
 
     @property
     def rhythm(self) -> PollRhythm:
-        """When its tasks are asked for."""
+        """When its tasks are polled."""
 
     @property
     def poll_hosts(self) -> tuple[str, ...]:
@@ -136,5 +136,5 @@ class TaskProvider(Provider, Protocol):
         """Reads the state of a task.
 
         Returns: its images, its error, or None while it has not ended.
-        Raises: GatewayError if the response says nothing about the task, which is then asked for again.
+        Raises: GatewayError if the response says nothing about the task, which is then polled again.
         """

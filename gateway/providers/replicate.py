@@ -123,7 +123,7 @@ class Replicate:
         _ACCOUNT_PATH,
     )
     rhythm = PollRhythm(first_s=0.5, interval_s=0.5, factor=1.3, longest_s=4.0, expires_s=1800.0)
-    """Its clients ask twice a second [S]; it keeps files of a result for an hour [K]."""
+    """Its clients poll twice a second [S]; it keeps files of a result for an hour [K]."""
     models: Mapping[str, ModelFacts] = {name: known.facts for name, known in MODELS.items()}
 
     def capability(self, model: str, overrides: Mapping[str, int]) -> Capability:

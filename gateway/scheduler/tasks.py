@@ -1,4 +1,4 @@
-"""Tasks at providers, in Redis from before the first question until they end: whichever process lives asks for them.
+"""Tasks at providers, in Redis from before the first poll until they end: whichever process lives polls them.
 
 A task keeps its lease, and so its place at the account, until it ends or the provider has forgotten it.
 """
@@ -31,9 +31,9 @@ class OpenTask(msgspec.Struct, frozen=True):
     """The upstream's name for the model."""
     images: int
     delivery: ResponseFormat
-    """The form that the provider is asked for."""
+    """The form requested from the provider."""
     asked: ResponseFormat
-    """The form that the client asked for."""
+    """The form that the client requested."""
     made: Size
     task: Task
     tenant: str

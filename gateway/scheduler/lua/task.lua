@@ -1,5 +1,5 @@
 -- Tasks: calls that the provider has accepted and not ended. A task keeps its place at the account until it ends, and
--- whichever process lives asks for it.
+-- whichever process lives polls it.
 -- ARGV[1]  what to do, with its further arguments:
 --   note   ID of the lease, JSON of the task, after how long without renewal another process may take it over, and how
 --          long the lease is held at most; microseconds
