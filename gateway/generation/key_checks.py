@@ -17,7 +17,7 @@ from gateway.domain.errors import ERROR_SPECS, ErrorCode, GatewayError, KeyState
 from gateway.generation.exchange import find_proxy, read_reply
 from gateway.generation.redaction import redact
 from gateway.generation.upstreams import UpstreamEndpoint
-from gateway.providers.protocol import KeyCheck, ProviderRequest
+from gateway.providers.protocol import DoubleCheckedProvider, KeyCheck, ProviderRequest
 from gateway.providers.replies import UpstreamResponse
 from gateway.redis import LeaderLock
 from gateway.scheduler.status import Health, KeyStatus, PoolStatus
@@ -67,8 +67,11 @@ class KeyChecker:
             raise GatewayError(ErrorCode.NOT_FOUND, f"There is no upstream '{key.upstream}'.")
         started, provider = self._monotonic(), endpoint.provider
         result = await self._request(endpoint, provider.build_key_check(key.secret), provider.read_key_check)
-        second = provider.build_second_check(key.secret) if result.error_code is ErrorCode.KEY_INVALID else None
-        if second:
+        if (
+            result.error_code is ErrorCode.KEY_INVALID
+            and isinstance(provider, DoubleCheckedProvider)
+            and (second := provider.build_second_check(key.secret))
+        ):
             result = _confirm(result, await self._request(endpoint, second, provider.read_second_check))
         return replace(result, detail=redact(result.detail, key.secret), seconds=self._monotonic() - started)
 

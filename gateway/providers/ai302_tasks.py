@@ -126,12 +126,6 @@ class Ai302Tasks:
             raise GatewayError(ErrorCode.INVALID_RESPONSE, "no list of models")
         return KeyCheck()
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the first one is certain
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 _JSON: Final = ("content-type", "application/json")
 

@@ -231,12 +231,6 @@ class Fal:
         _raise_error(reply, answer)
         raise GatewayError(ErrorCode.INVALID_RESPONSE, "the status of a task that does not exist")
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the first one is certain
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 def _headers(secret: Secret) -> tuple[tuple[str, str], ...]:
     return ("authorization", f"Key {secret.plaintext}"), ("accept", "application/json")

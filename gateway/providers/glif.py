@@ -62,12 +62,6 @@ class Glif:
             raise http_error(reply, parse_any(reply).text("error"))
         return KeyCheck()
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the protocol
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 def _build(body: Mapping[str, object], secret: Secret) -> ProviderRequest:
     headers = (

@@ -175,12 +175,6 @@ class Google:
             raise GatewayError(ErrorCode.INVALID_RESPONSE, "no list of models")
         return KeyCheck()
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the protocol
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 def _encode(value: object) -> bytes:
     return msgspec.json.encode(value)

@@ -182,12 +182,6 @@ class Ideogram:
         _raise_error(reply, envelope)
         raise GatewayError(ErrorCode.INVALID_RESPONSE, "a success without a prompt")
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the protocol
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 def _headers(secret: Secret) -> tuple[tuple[str, str], ...]:
     return ("api-key", secret.plaintext), ("accept", "application/json")

@@ -157,12 +157,6 @@ class Luma:
             raise GatewayError(ErrorCode.INVALID_RESPONSE, "no list of files")
         return KeyCheck()
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the first one is certain
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 def bearer_headers(secret: Secret) -> tuple[tuple[str, str], ...]:
     return ("authorization", f"Bearer {secret.plaintext}"), ("accept", "application/json")

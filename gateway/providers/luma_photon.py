@@ -121,12 +121,6 @@ class LumaPhoton:
             return KeyCheck(ErrorCode.INSUFFICIENT_BALANCE, "no credits are left")
         return KeyCheck(proves_balance=True)
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the first one is certain
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 def _raise_error(reply: UpstreamResponse, answer: UntrustedObject) -> None:
     """Raises the error of a response that is not 2xx."""

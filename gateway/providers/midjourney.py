@@ -159,12 +159,6 @@ class Midjourney:
             _raise_error(reply, parse_any(reply))
         return KeyCheck()
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the first one is certain
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 _JSON: Final = ("content-type", "application/json")
 

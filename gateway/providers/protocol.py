@@ -108,6 +108,11 @@ class Provider(Protocol):
     def read_key_check(self, reply: UpstreamResponse) -> KeyCheck:
         """Reads the response of a key check. Raises: GatewayError with the provider's error."""
 
+
+@runtime_checkable
+class DoubleCheckedProvider(Provider, Protocol):
+    """A provider whose key check may refuse a valid key."""
+
     def build_second_check(self, secret: Secret) -> ProviderRequest | None:
         """Builds a free request that confirms KEY_INVALID of the first one; None if that is certain."""
 

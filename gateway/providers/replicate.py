@@ -198,12 +198,6 @@ class Replicate:
             raise GatewayError(ErrorCode.INVALID_RESPONSE, "no account")
         return KeyCheck()
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the first one is certain
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 def _headers(secret: Secret) -> tuple[tuple[str, str], ...]:
     return ("authorization", f"Bearer {secret.plaintext}"), ("accept", "application/json")

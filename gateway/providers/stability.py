@@ -156,12 +156,6 @@ class Stability:
             return KeyCheck(ErrorCode.INSUFFICIENT_BALANCE, f"{credits_} credits left")
         return KeyCheck(proves_balance=credits_ >= _DEAREST)
 
-    def build_second_check(self, secret: Secret) -> ProviderRequest | None:  # noqa: ARG002 - the protocol
-        return None
-
-    def read_second_check(self, reply: UpstreamResponse) -> KeyCheck:
-        return self.read_key_check(reply)
-
 
 def _headers(secret: Secret) -> tuple[tuple[str, str], ...]:
     return ("authorization", f"Bearer {secret.plaintext}"), ("accept", "application/json")
