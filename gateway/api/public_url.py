@@ -41,7 +41,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_protected(url: str) -> bool:
-    """Returns whether nobody on the network reads what is sent to a URL: https, or this machine."""
+    """Returns whether a URL is https or on this machine, so that the network cannot read what is sent to it."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

@@ -23,7 +23,7 @@ _ClaimPath = Annotated[
 
 
 class OidcRole(Table, frozen=True, kw_only=True):
-    """The role of everybody whose claim has a value."""
+    """The role of all people whose claim has a value."""
 
     value: Annotated[str, Meta(min_length=1, max_length=256)]
     role: Literal["admin", "finance", "viewer", "lead", "member"]
@@ -31,7 +31,7 @@ class OidcRole(Table, frozen=True, kw_only=True):
 
 
 class Oidc(Table, frozen=True, kw_only=True):
-    """The organisation's identity provider; nobody signs in by it without a role."""
+    """The organisation's identity provider; a sign-in by it needs a role."""
 
     issuer: HttpUrl
     client_id: Annotated[str, Meta(pattern=r"^[ -~]{1,255}\Z", description="1 to 255 printable ASCII characters")]

@@ -30,7 +30,7 @@ def read_base_url(upstream: Upstream, provider: Provider, where: str) -> str:
         raise SettingsError(f"{where}: missing required field `base_url`; expected {_URL_FORM}")
     try:
         if "\\" in base_url:
-            raise ValueError("it has a backslash")  # noqa: TRY301 - told as the others
+            raise ValueError("it has a backslash")  # noqa: TRY301 - reported as the others
         httpx.URL(base_url)
         _ = urlsplit(base_url).port  # raises for one out of range
     except (httpx.InvalidURL, ValueError) as error:

@@ -67,7 +67,7 @@ class Config:
     calendar: Calendar = UTC_CALENDAR
     signing_keys: tuple[str, ...] = ()  # of links, the current one first; empty: those that Redis holds
     alerts: AlertConfig = field(default_factory=AlertConfig)
-    oidc: OidcTerms | None = None  # None: nobody signs in by an identity provider
+    oidc: OidcTerms | None = None  # None: no sign-in by an identity provider
     variables: frozenset[str] = frozenset()  # names of environment variables that may set settings, in upper case
 
 

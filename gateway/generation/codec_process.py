@@ -30,7 +30,7 @@ class CodecProcess:
         self._state = "idle"
 
     def open(self, encoded: memoryview, form: Format, quality: int, quarter: int | None = None) -> int:
-        """Hands an image in base64 to the process, which cuts a quarter out of it if told so. Blocks.
+        """Hands an image in base64 to the process, which cuts a quarter out of it if requested. Blocks.
 
         Returns: its pixels.
         Raises: OSError if it is not an image, or the process does not answer.

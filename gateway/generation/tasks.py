@@ -165,7 +165,7 @@ class TaskTracker:
             following.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
         for name in self._upstreams():
-            with suppress(GatewayError):  # they do so once nobody renews them
+            with suppress(GatewayError):  # they do so once no process renews them
                 await self._renew(name, self._store.hand_over)
         self._open.clear()
         self._over.clear()

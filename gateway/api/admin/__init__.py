@@ -95,7 +95,7 @@ def find_admin_key(keys: Sequence[AdminKey], secret: str) -> AdminKey | None:
 
 
 def may(request: Request, permission: str) -> bool:
-    """Returns whether whoever makes a request to the admin API has a further permission, to read more."""
+    """Returns whether the caller of the admin API has a further permission, to read more."""
     held = request.scope["state"].get(HELD)
     return held is None or permission in held
 

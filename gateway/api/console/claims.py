@@ -41,7 +41,7 @@ class SignInError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RoleRule:
-    """Grants a role to everybody whose claim has a value."""
+    """Grants a role to all people whose claim has a value."""
 
     value: str
     """Compared exactly, with case."""

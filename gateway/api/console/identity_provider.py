@@ -159,7 +159,7 @@ def _failed(place: str, reason: str) -> SignInError:
 def _code_refused(result: FetchResult) -> Exception:
     """Returns the error of a refusal: of this client, or of the code.
 
-    Providers call a malformed code `invalid_grant` or `invalid_request`: whoever sends it is throttled.
+    Providers call a malformed code `invalid_grant` or `invalid_request`: its sender is throttled.
     """
     try:
         error = msgspec.json.decode(result.body, type=_Refusal).error

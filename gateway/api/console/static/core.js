@@ -181,12 +181,12 @@ export const scoped = (session, path) => (session.tenant ? `/console/tenant${pat
 /** @param {Session} session @param {string} what */
 export const may = (session, what) => Boolean(session.may?.includes(what));
 
-/** Tells if this gateway serves a route, or takes a parameter of it, as in `/usage?model`.
+/** Returns whether this gateway serves a route, or takes a parameter of it, as in `/usage?model`.
  * @param {Session} session @param {string} path as for `scoped` @param {string} [method] */
 export const serves = (session, path, method = "GET") =>
   Boolean(session.api?.includes(`${method} ${session.tenant ? "/v1/tenant" : "/admin/v1"}${path}`));
 
-/** Tells if this gateway lists requests newest first. @param {Session} session */
+/** Returns whether this gateway lists requests newest first. @param {Session} session */
 export const listsRequests = (session) => may(session, "records.read") && serves(session, session.tenant ? "/requests" : "/usage/records?order");
 
 /** Shows a part of a page. If the API refuses it, the part shows why and the page stays.
