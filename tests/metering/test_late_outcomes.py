@@ -2,9 +2,11 @@
 
 import asyncio
 from datetime import UTC, datetime
+from fractions import Fraction
 
 import pytest
 
+from gateway.domain.pricing import Bill
 from gateway.metering.admission import Admission
 from gateway.metering.reservations import LateOutcome
 from gateway.redis import Client, execute
@@ -162,3 +164,19 @@ async def test_an_expired_request_that_is_corrected_is_kept_for_its_journal(redi
             own.share.deliver(1, 1, 0)
             reservation.tally.tasks.append("b")
         assert "sim/main:2,0,0,0" == (await record_of(redis))["calls"]
+
+
+async def test_a_late_image_is_charged_its_share_beside_one_with_a_charge_of_its_own(redis_url: str) -> None:
+    """The first image cost what its answer stated; of the second only the reservation is known."""
+    async with connected(redis_url) as redis:
+        admission, caller = admitting(redis), await put_tenant(redis)
+        async with admitted(admission, caller, 2) as reservation:
+            first = await reservation.mark_sent("sim", "main", 1)
+            await reservation.mark_sent("sim", "main", 1)
+            first.share.deliver(1, 1, 0, Bill(Fraction(1000), Fraction(500)))
+            reservation.tally.tasks.append("a")
+        before = await record_of(redis)
+        await admission.settle_late("acme", reservation.id, late("a", delivered=1))
+        after = await record_of(redis)
+    assert ("sim/main:1,0,0,1,1000", "4500") == (before["calls"], before["usd_micros"])
+    assert ("sim/main:2,0,0,0,4500", "4500", "0") == (after["calls"], after["usd_micros"], after["unconfirmed"])
